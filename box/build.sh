@@ -1,0 +1,102 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Makes the emulated host from what is in the build directory:
+#
+#   box/build.sh BUILD_DIR
+#
+#   BUILD_DIR/box/vmlinux          its kernel: the guests' kernel (a link)
+#   BUILD_DIR/box/initramfs.cpio   kernel modules, busybox, box/init
+#   BUILD_DIR/box/programs.erofs   its root: podflared, podflare-vmm, their libraries, busybox, and
+#                                  the kernel and initramfs of the guests
+#
+# The images of templates are not copied: each is a disk of its own. Nothing is done when the inputs
+# have not changed.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+
+die() {
+	echo "box/build.sh: $*" >&2
+	exit 1
+}
+
+[ $# -eq 1 ] || die "usage: box/build.sh BUILD_DIR"
+[ -d "$1" ] || die "there is no directory $1"
+build=$(cd "$1" && pwd)
+guest=$build/guest
+out=$build/box
+modules=(virtio_pci virtio_blk virtio_net virtio_console erofs kvm-amd)
+
+for file in podflared podflare-vmm guest/vmlinux guest/initramfs.cpio guest/modules; do
+	[ -e "$build/$file" ] || die "$build/$file is missing: run make first"
+done
+for tool in mkfs.erofs strip ldd python3; do
+	[ -n "$(PATH=$PATH:/usr/sbin:/sbin type -P $tool)" ] || die "$tool is missing: run tools/install-deps.sh"
+done
+PATH=$PATH:/usr/sbin:/sbin
+busybox=$(type -P busybox) || die "busybox is missing: run tools/install-deps.sh"
+! ldd "$busybox" >/dev/null 2>&1 || die "$busybox is not static: install busybox-static"
+
+# Programs and their libraries, each at the path where the loader looks for it.
+programs=("$build/podflared" "$build/podflare-vmm")
+mapfile -t libraries < <(ldd "${programs[@]}" | awk '$2 == "=>" && $3 ~ /^\// {print $3}
+	$1 ~ /^\/.*ld-linux/ {print $1}
+	/not found/ {print "missing:" $1}' | sort -u)
+for library in "${libraries[@]}"; do
+	[[ $library != missing:* ]] || die "a program needs ${library#missing:}, which is not installed"
+done
+
+# One line that changes when any input does. Large files by size and time, small ones by content.
+stamp=$({
+	stat -Lc '%n %s %Y' "${programs[@]}" "${libraries[@]}" "$busybox" \
+		"$guest/vmlinux" "$guest/initramfs.cpio"
+	readlink -f "$guest/modules"
+	cat "$here"/{build.sh,init,rc,box-podflared} "$here"/../guest/{modules.py,mkcpio.py}
+} | sha256sum)
+if [ -e "$out/stamp" ] && [ "$(cat "$out/stamp")" = "$stamp" ]; then
+	exit 0
+fi
+
+mkdir -p "$out"
+rm -f "$out/stamp"
+work=$(mktemp -d "$out/work.XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+/usr/bin/python3 "$here/../guest/modules.py" --copy "$work/modules" "$guest/modules" "${modules[@]}"
+/usr/bin/python3 "$here/../guest/mkcpio.py" "$work/initramfs.cpio" - <<-SPEC
+	dir /dev
+	dir /proc
+	dir /sys
+	dir /root
+	file /init "$here/init" 755
+	file /bin/busybox "$busybox" 755
+	tree /modules "$work/modules"
+SPEC
+
+tree=$work/programs
+mkdir -p "$tree"/{bin,sbin,dev,etc,guest,proc,root,run,state,sys,tmp,usr/bin}
+install -m 755 "$busybox" "$tree/bin/busybox"
+for applet in $("$busybox" --list); do
+	[ "$applet" = busybox ] || ln -s busybox "$tree/bin/$applet"
+done
+install -m 755 "$here/rc" "$tree/sbin/init"
+install -m 755 "$here/box-podflared" "$tree/usr/bin/"
+for program in "${programs[@]}"; do
+	strip -o "$tree/usr/bin/$(basename "$program")" "$program"
+done
+for library in "${libraries[@]}"; do
+	mkdir -p "$tree$(dirname "$library")"
+	install -m 755 "$library" "$tree$library"
+done
+cp -L "$guest/vmlinux" "$guest/initramfs.cpio" "$tree/guest/"
+printf '%s\n' root:x:0:0:root:/root:/bin/sh podflare:x:1000:1000::/state:/bin/sh >"$tree/etc/passwd"
+printf '%s\n' root:x:0: tty:x:5: podflare:x:1000: >"$tree/etc/group"
+printf '%s\n' '127.0.0.1 localhost podflare-box' >"$tree/etc/hosts"
+log=$work/mkfs.log
+mkfs.erofs --all-root -T0 -U 00000000-0000-0000-0000-000000000000 "$work/programs.erofs" "$tree" \
+	>"$log" 2>&1 || die "mkfs.erofs failed: $(tail -n 3 "$log")"
+
+mv "$work/initramfs.cpio" "$work/programs.erofs" "$out/"
+ln -sfn ../guest/vmlinux "$out/vmlinux"
+echo "$stamp" >"$out/stamp"

@@ -1,0 +1,220 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Builds a root image from Debian packages, as root or as an ordinary user.
+#
+#   build-image.sh [--update] PLAN_DIR OUT_DIR
+#   build-image.sh --release ENTRY_DIR
+#
+# PLAN_DIR is a recipe merged with its bases, written by template.py:
+#   name         of the template, for messages
+#   key          cache key: a hash of all that decides the image, except the packages of the day
+#   needs        MB to download and MB on disk, as far as they are known
+#   packages     Debian packages, one a line
+#   excludes     dpkg path-exclude and path-include lines
+#   files/       copied over the root, owned by root
+#   customize/   scripts that run inside the root, in the order of their names
+# Makes in OUT_DIR the links rootfs.erofs and manifest into the cache. An image is built once for a
+# key; --update builds it anew, with the packages of today. The same package versions give the same
+# bytes, whoever builds and wherever. --release removes an entry of the cache that nobody uses.
+#
+# An entry notes in its file "links" who uses it; what nobody uses goes when KEEP_UNUSED newer ones
+# are there that nobody uses.
+#
+# Environment: PODFLARE_CACHE (see lib.sh), TMPDIR (default /var/tmp), PODFLARE_DEBIAN_SOURCES (apt
+# source lines to build from, instead of those of this machine).
+
+SCRIPT=image
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+KEEP_UNUSED=3
+
+# choose_mode: sets MODE, how mmdebstrap may work here: "root", "unshare" (a user namespace of
+# ours) or "sudo" (as root, where there are no such namespaces).
+choose_mode() {
+	local user problem hint
+	user=$(id -un)
+	MODE=root
+	[ "$(id -u)" != 0 ] || return 0
+	need_tools fakeroot:fakeroot uidmap:newuidmap
+	MODE=unshare
+	if ! grep -q "^$user:" /etc/subuid 2>/dev/null || ! grep -q "^$user:" /etc/subgid; then
+		problem="$user has no range of subordinate user ids"
+		hint="sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $user"
+	elif ! unshare --user true 2>/dev/null; then
+		problem="this machine does not let ordinary users make user namespaces"
+		hint="sudo sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000"
+	else
+		return 0
+	fi
+	MODE=sudo
+	if sudo -n true 2>/dev/null || { [ -t 0 ] && command -v sudo >/dev/null && sudo -v; }; then
+		say "$problem; making the root with sudo"
+	else
+		die "the image cannot be built as $user: $problem" \
+			"change that with: $hint" "or build as root"
+	fi
+}
+
+# Runs a long step in the background and a process group of its own, so that a signal ends this
+# script at once and can take the whole step with it.
+run_step() {
+	set -m
+	"$@" &
+	STEP=$!
+	set +m
+	wait "$STEP" || { local status=$?; STEP=; return "$status"; }
+	STEP=
+}
+
+# Removes the working folder. Files of a build in a user namespace belong to ids of that namespace.
+clean_work() {
+	[[ ${1:-} == */podflare-image.* && -d $1 ]] || return 0
+	rm -rf "$1" 2>/dev/null || mmdebstrap --unshare-helper rm -rf "$1"/mmdebstrap.* 2>/dev/null ||
+		sudo -n rm -rf "$1"/mmdebstrap.* 2>/dev/null || true
+	rm -rf "$1"
+}
+
+on_exit() {
+	trap - EXIT ERR
+	if [ -n "${STEP:-}" ]; then
+		kill -TERM -- "-$STEP" 2>/dev/null || true
+		wait "$STEP" 2>/dev/null || true
+	fi
+	clean_work "${WORK:-}"
+	rm -rf "${STAGE:-}"
+}
+
+step_failed() {
+	echo "--- end of the log:" >&2
+	sed -E '/^I: |^tar: (This does not look|Exiting with)/d' "$LOG" | tail -n 10 >&2
+	die "$1" "$(failure_hint "$LOG")"
+}
+
+write_manifest() {
+	local entry=$1
+	{
+		echo "key $KEY"
+		echo "sha256 $(sha256sum <"$entry/rootfs.erofs" | cut -d' ' -f1)"
+		echo "size $(stat -c %s "$entry/rootfs.erofs")"
+		dpkg-query -W -f='tool ${Package} ${Version}\n' mmdebstrap erofs-utils 2>/dev/null || true
+		sed -n 's/^deb /source &/p' "$WORK/tree/etc/apt/sources.list"
+		dpkg-query --admindir="$WORK/tree/var/lib/dpkg" -W \
+			-f='package ${Package} ${Version} ${Architecture}\n'
+	} >"$entry/manifest"
+}
+
+# entry_links ENTRY: the links that lead to an entry now.
+entry_links() {
+	local link
+	[ -e "$1/links" ] || return 0
+	sort -u "$1/links" | while IFS= read -r link; do
+		[ "$(readlink "$link" 2>/dev/null)" != "$1/rootfs.erofs" ] || printf '%s\n' "$link"
+	done
+}
+
+# entry_use ENTRY OUT_DIR: makes the links to an entry and notes that they are there.
+entry_use() {
+	local out
+	out=$(cd "$2" && pwd)
+	link_to "$1/rootfs.erofs" "$out/rootfs.erofs"
+	link_to "$1/manifest" "$out/manifest"
+	grep -sqxF "$out/rootfs.erofs" "$1/links" || printf '%s\n' "$out/rootfs.erofs" >>"$1/links"
+	touch "$1"
+}
+
+# Removes images that nobody uses, except those used last. Call it with the lock held.
+prune_images() {
+	local entry kept=0
+	while IFS= read -r entry; do
+		[ -z "$(entry_links "$entry")" ] || continue
+		[ $((++kept)) -gt $KEEP_UNUSED ] || continue
+		say "removing $entry from the cache, nothing uses it"
+		rm -rf "$entry"
+	done < <(find "$PODFLARE_CACHE/image" -mindepth 1 -maxdepth 1 -type d -printf '%T@ %p\n' |
+		sort -rn | cut -d' ' -f2-)
+}
+
+# build PLAN ENTRY: makes the entry in the cache.
+build() {
+	local plan=$1 place start=$SECONDS download='' disk=''
+	need_tools mmdebstrap:mmdebstrap erofs-utils:mkfs.erofs erofs-utils:fsck.erofs tar:tar
+	choose_mode
+	read -r download disk <"$plan/needs" || true
+	place=${TMPDIR:-/var/tmp}
+	# The root is there twice while it is packed, and the image is about as large.
+	need_space "$place" $((${disk:-350} * 5 / 2)) "building the image"
+	need_space "$PODFLARE_CACHE" $((${disk:-350} * 5 / 4)) "the image"
+	# Not in the cache: in a user namespace we are somebody else, who may not enter a private home.
+	WORK=$(mktemp -d "$place/podflare-image.XXXXXXXX")
+	echo "$WORK" >"$PODFLARE_CACHE/image.work"
+	chmod 711 "$WORK"
+	mkdir -p "$STAGE/entry"
+	LOG=$STAGE/log
+	: >"$LOG"
+	say "building template $NAME: $(wc -l <"$plan/packages") Debian packages and what they need" \
+		"(a few minutes${download:+; $download MB to download, $disk MB unpacked})"
+	run_step "$GUEST_DIR/make-root.sh" "$MODE" "$plan" "$WORK" "$STAGE/entry/rootfs.erofs" "$LOG" ||
+		step_failed "the image could not be made"
+	fsck.erofs "$STAGE/entry/rootfs.erofs" >>"$LOG" 2>&1 || step_failed "the packed image is damaged"
+	write_manifest "$STAGE/entry"
+	sums_write "$STAGE/entry" rootfs.erofs manifest
+	[ ! -e "$2/links" ] || cp "$2/links" "$STAGE/entry/links"
+	entry_publish "$STAGE/entry" "$2"
+	say "built in $((SECONDS - start)) s"
+}
+
+release() {
+	[ $# -eq 1 ] || die "usage: build-image.sh --release ENTRY_DIR"
+	cache_init
+	[ "$(dirname "$1")" = "$PODFLARE_CACHE/image" ] || return 0 # another cache's: leave it
+	cache_lock image
+	if [ -d "$1" ] && [ -z "$(entry_links "$1")" ]; then
+		rm -rf "$1"
+	fi
+}
+
+main() {
+	local update=no out plan entry state size
+	case ${1:-} in
+	--release)
+		shift
+		release "$@"
+		return
+		;;
+	--update)
+		update=yes
+		shift
+		;;
+	esac
+	[ $# -eq 2 ] || die "usage: build-image.sh [--update] PLAN_DIR OUT_DIR"
+	plan=$1 out=$2
+	[ -s "$plan/packages" ] && [ -s "$plan/key" ] || die "$plan is not a plan of template.py"
+	NAME=$(cat "$plan/name")
+	KEY=$(cat "$plan/key")
+	mkdir -p "$out"
+	cache_init
+	entry=$PODFLARE_CACHE/image/$KEY
+	state=$(entry_state "$entry")
+	if [ "$state" != good ] || [ $update = yes ]; then
+		cache_lock image
+		STAGE=$PODFLARE_CACHE/tmp/image.$$
+		trap on_exit EXIT
+		trap 'exit 130' INT
+		trap 'exit 143' TERM HUP
+		clean_work "$(cat "$PODFLARE_CACHE/image.work" 2>/dev/null || true)"
+		[ $update = yes ] || state=$(entry_state "$entry") # somebody may have built it by now
+		case $state in
+		damaged*) say "the image in the cache is $state; building it again" ;;
+		esac
+		if [ "$state" != good ] || [ $update = yes ]; then
+			build "$plan" "$entry"
+		fi
+		entry_use "$entry" "$out"
+		prune_images
+	fi
+	entry_use "$entry" "$out"
+	size=$(stat -c %s "$entry/rootfs.erofs")
+	say "ready: template $NAME, $((size / 1048576)) MiB ($out)"
+}
+
+main "$@"

@@ -1,0 +1,426 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AsyncSandbox: Sandbox for asyncio. What is sent and what is made of it is shared with the sync side
+(_calls.py, _exec.py); the documentation of most methods is there."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import (
+    Any,
+    BinaryIO,
+    Callable,
+    Generator,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    TypeVar,
+    Union,
+)
+
+from . import _calls, _fan
+from ._async_files import AsyncFiles
+from ._base import (
+    AsyncClosing,
+    SandboxBase,
+    client_from,
+    id_of,
+    not_persistent,
+    wish_from,
+)
+from ._calls import Remote
+from ._children import AsyncChildren
+from ._client import AsyncClient
+from ._commands import AsyncCommands
+from ._contexts import AsyncContext
+from ._errors import (
+    ExecNotFoundError,
+    ForkError,
+    SandboxEndedError,
+)
+from ._exec import (
+    DEFAULT_TIMEOUT,
+    OVERTAKEN_PAUSE,
+    OVERTAKEN_TRIES,
+    Callbacks,
+    request,
+)
+from ._http import Call
+from ._results import ExecError, ExecResult, Language, RaceResult, Result
+from ._streams import AsyncExecStream, async_collect
+from ._transfer import Data, Local, Progress
+from ._types import ContextInfo, Diff, ExecInfo, FileInfo, SandboxInfo, TreeNode
+
+T = TypeVar("T")
+
+
+class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
+    """`Sandbox` for asyncio: the same names, arguments, results and errors; what asks the daemon is
+    awaited.
+
+        async with AsyncSandbox() as s:
+            await s.run_code("x = 42")
+            async for event in s.run_code_stream("print(x * 2)"):
+                ...
+
+    The sandbox is created when the block is entered, or by `await AsyncSandbox.create(...)`; the
+    constructor alone asks for nothing. Cancelling a task that waits for a command ends the command,
+    and one that waits for a new sandbox gives that up.
+
+    The arguments are those of Sandbox; `client` is an AsyncClient.
+    """
+
+    def __init__(
+        self,
+        *,
+        template: Optional[str] = None,
+        host: Optional[str] = None,
+        api_key: Optional[str] = None,
+        client: Optional[AsyncClient] = None,
+        traceparent: Optional[str] = None,
+        egress: Optional[bool] = None,
+        persistent: Optional[bool] = None,
+        memory_mib: Optional[int] = None,
+        vcpus: Optional[int] = None,
+        disk_mib: Optional[int] = None,
+        metadata: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        self._wish = wish_from(template, egress, persistent, memory_mib, vcpus, disk_mib, metadata)
+        self._attach(client, host, api_key, traceparent, AsyncClient)
+
+    @classmethod
+    async def create(cls, **wish: Any) -> "AsyncSandbox":
+        """A new sandbox, ready to use; the arguments are those of the class. `close()` it."""
+        return await cls(**wish)._create()
+
+    async def _create(self) -> "AsyncSandbox":
+        try:
+            reply = await self._call(_calls.create(self._wish))
+            self._id = reply["id"]
+        except BaseException:
+            await self._detach()
+            raise
+        if self._wish["persistent"] and not reply.get("persistent"):
+            await self.close()
+            raise not_persistent()
+        return self
+
+    async def __aenter__(self) -> "AsyncSandbox":
+        return self if self._id else await self._create()
+
+    @classmethod
+    async def connect(
+        cls,
+        id: str,
+        *,
+        host: Optional[str] = None,
+        api_key: Optional[str] = None,
+        client: Optional[AsyncClient] = None,
+        traceparent: Optional[str] = None,
+    ) -> "AsyncSandbox":
+        """See Sandbox.connect."""
+        _calls.check_id(id)
+        self = cls(host=host, api_key=api_key, client=client, traceparent=traceparent)
+        self._id = id
+        try:
+            info = await self.info()
+            if info.state == "ended":
+                raise SandboxEndedError(f"sandbox {id} has ended: {info.ended_reason or 'closed'}")
+        except BaseException:
+            await self._detach()
+            raise
+        return self
+
+    @staticmethod
+    async def list(
+        *,
+        host: Optional[str] = None,
+        api_key: Optional[str] = None,
+        client: Optional[AsyncClient] = None,
+    ) -> List[SandboxInfo]:
+        """See Sandbox.list."""
+        shared = client_from(client, host, api_key, AsyncClient)
+        try:
+            return await shared.call(_calls.sandboxes())
+        finally:
+            if client is None:
+                await shared.close()
+
+    async def info(self) -> SandboxInfo:
+        """See Sandbox.info."""
+        return await self._call(_calls.info(self.id))
+
+    # Running code.
+
+    async def run_code(
+        self,
+        code: str,
+        language: Language = "python",
+        *,
+        timeout: Optional[float] = DEFAULT_TIMEOUT,
+        context: Union[str, AsyncContext, None] = None,
+        cwd: Optional[Remote] = None,
+        env: Optional[Mapping[str, str]] = None,
+        user: Optional[str] = None,
+        stdin: Union[str, bytes, None] = None,
+        output_limit: Optional[int] = None,
+        on_stdout: Optional[Callable[[str], object]] = None,
+        on_stderr: Optional[Callable[[str], object]] = None,
+        on_result: Optional[Callable[[Result], object]] = None,
+        on_error: Optional[Callable[[ExecError], object]] = None,
+    ) -> ExecResult:
+        """See Sandbox.run_code."""
+        stream = self.run_code_stream(
+            code,
+            language,
+            timeout=timeout,
+            context=context,
+            cwd=cwd,
+            env=env,
+            user=user,
+            stdin=stdin,
+            output_limit=output_limit,
+        )
+        return await async_collect(stream, Callbacks(on_stdout, on_stderr, on_result, on_error))
+
+    def run_code_stream(
+        self,
+        code: str,
+        language: Language = "python",
+        *,
+        timeout: Optional[float] = DEFAULT_TIMEOUT,
+        context: Union[str, AsyncContext, None] = None,
+        cwd: Optional[Remote] = None,
+        env: Optional[Mapping[str, str]] = None,
+        user: Optional[str] = None,
+        stdin: Union[str, bytes, None] = None,
+        output_limit: Optional[int] = None,
+    ) -> AsyncExecStream:
+        """See Sandbox.run_code_stream."""
+        self._check_open()
+        wish = request(
+            self._id,
+            code=code,
+            language=language,
+            timeout=timeout,
+            context=context,
+            cwd=cwd,
+            env=env,
+            user=user,
+            stdin=stdin,
+            output_limit=output_limit,
+        )
+        return AsyncExecStream(self, wish)
+
+    async def exec(
+        self,
+        argv: Sequence[Remote],
+        *,
+        timeout: Optional[float] = DEFAULT_TIMEOUT,
+        context: Union[str, AsyncContext, None] = None,
+        cwd: Optional[Remote] = None,
+        env: Optional[Mapping[str, str]] = None,
+        user: Optional[str] = None,
+        stdin: Union[str, bytes, None] = None,
+        output_limit: Optional[int] = None,
+        on_stdout: Optional[Callable[[str], object]] = None,
+        on_stderr: Optional[Callable[[str], object]] = None,
+    ) -> ExecResult:
+        """See Sandbox.exec."""
+        stream = self.exec_stream(
+            argv,
+            timeout=timeout,
+            context=context,
+            cwd=cwd,
+            env=env,
+            user=user,
+            stdin=stdin,
+            output_limit=output_limit,
+        )
+        return await async_collect(stream, Callbacks(on_stdout, on_stderr, None, None))
+
+    def exec_stream(
+        self,
+        argv: Sequence[Remote],
+        *,
+        timeout: Optional[float] = DEFAULT_TIMEOUT,
+        context: Union[str, AsyncContext, None] = None,
+        cwd: Optional[Remote] = None,
+        env: Optional[Mapping[str, str]] = None,
+        user: Optional[str] = None,
+        stdin: Union[str, bytes, None] = None,
+        output_limit: Optional[int] = None,
+    ) -> AsyncExecStream:
+        """See Sandbox.exec_stream."""
+        self._check_open()
+        wish = request(
+            self._id,
+            argv=argv,
+            timeout=timeout,
+            context=context,
+            cwd=cwd,
+            env=env,
+            user=user,
+            stdin=stdin,
+            output_limit=output_limit,
+        )
+        return AsyncExecStream(self, wish)
+
+    async def interrupt(self, exec_id: Optional[str] = None, *, escalate: bool = False) -> bool:
+        """See Sandbox.interrupt."""
+        self._check_open()
+        targets = (exec_id,) if exec_id is not None else self._underway.targets()
+        hit = False
+        for target in targets:
+            hit = await self._interrupt(target, escalate) or hit
+        return hit
+
+    async def _interrupt(self, exec_id: str, escalate: bool) -> bool:
+        for _ in range(OVERTAKEN_TRIES):
+            ours = exec_id in self._underway
+            try:
+                return await self._call(_calls.interrupt(self._id, exec_id, escalate)) != "ended"
+            except ExecNotFoundError:
+                if not ours:
+                    raise
+                # It is on its way there.
+                await asyncio.sleep(OVERTAKEN_PAUSE)
+            if exec_id not in self._underway:
+                return False
+        raise ExecNotFoundError(f"the daemon knows of no call {exec_id}")
+
+    async def list_execs(self) -> List[ExecInfo]:
+        """See Sandbox.list_execs."""
+        return await self._call(_calls.execs(self.id))
+
+    async def create_context(
+        self,
+        context_id: Optional[str] = None,
+        *,
+        language: Optional[str] = None,
+        cwd: Optional[Remote] = None,
+        user: Optional[str] = None,
+    ) -> AsyncContext:
+        """See Sandbox.create_context."""
+        self._check_open()
+        return AsyncContext(
+            self, await self._call(_calls.create_context(self._id, context_id, language, cwd, user))
+        )
+
+    async def list_contexts(self) -> List[ContextInfo]:
+        """See Sandbox.list_contexts."""
+        return await self._call(_calls.contexts(self.id))
+
+    @property
+    def commands(self) -> AsyncCommands:
+        """Commands, also in the background: run, list, connect."""
+        return AsyncCommands(self)
+
+    # Files.
+
+    @property
+    def files(self) -> AsyncFiles:
+        """Files of the sandbox: read, write, list, stat, upload_dir and so on."""
+        return AsyncFiles(self)
+
+    async def upload(
+        self,
+        data: Union[Data, Remote],
+        path: Union[Remote, Data],
+        *,
+        progress: Optional[Progress] = None,
+    ) -> FileInfo:
+        """See Sandbox.upload."""
+        return await self.files.upload(data, path, progress=progress)
+
+    async def download(self, path: Remote) -> bytes:
+        """See Sandbox.download."""
+        return await self.files.read(path)
+
+    async def download_to(
+        self,
+        path: Remote,
+        file: Union[Local, BinaryIO],
+        *,
+        resume: bool = False,
+        progress: Optional[Progress] = None,
+    ) -> int:
+        """See Sandbox.download_to."""
+        return await self.files.download_to(path, file, resume=resume, progress=progress)
+
+    # Forks.
+
+    async def fork(self, n: int = 1, *, reseed: bool = True) -> AsyncChildren:
+        """See Sandbox.fork."""
+        self._check_open()
+        try:
+            reply = await self._call(_calls.fork(self._id, n, reseed))
+        except ForkError as exc:
+            _calls.none_forked(exc, n)
+            raise
+        children = AsyncChildren(
+            map(self._sibling, reply.ids), pause_us=reply.pause_us, ready_us=reply.ready_us
+        )
+        error = reply.error(self._id, children)
+        if error is not None:
+            raise error
+        return children
+
+    async def merge_into(self, winner: Union["AsyncSandbox", str]) -> None:
+        """See Sandbox.merge_into."""
+        self._check_open()
+        await self._call(_calls.merge(self._id, id_of(winner)))
+        if isinstance(winner, AsyncSandbox):
+            await winner._detach()
+
+    async def diff(
+        self, other: Union["AsyncSandbox", str], paths: Optional[Iterable[Remote]] = None
+    ) -> Diff:
+        """See Sandbox.diff."""
+        self._check_open()
+        return await self._call(_calls.diff(self._id, id_of(other), paths))
+
+    async def tree(self) -> TreeNode:
+        """See Sandbox.tree."""
+        return _calls.family(self.id, await self._client.tree())
+
+    async def map(
+        self,
+        codes: Iterable[str],
+        language: Language = "python",
+        *,
+        timeout: Optional[float] = DEFAULT_TIMEOUT,
+        reseed: bool = True,
+    ) -> List[ExecResult]:
+        """See Sandbox.map."""
+        return await _fan.async_map(self, codes, language, timeout, reseed)
+
+    async def race(
+        self,
+        codes: Iterable[str],
+        until: Optional[Callable[[ExecResult], object]] = None,
+        language: Language = "python",
+        *,
+        timeout: Optional[float] = DEFAULT_TIMEOUT,
+        reseed: bool = True,
+    ) -> RaceResult:
+        """See Sandbox.race."""
+        return await _fan.async_race(self, codes, until, language, timeout, reseed)
+
+    async def close(self) -> None:
+        """See Sandbox.close."""
+        if self._closed:
+            return
+        if self._id:
+            with _calls.gone_is_fine():
+                await self._call(_calls.delete(self._id))
+        await self._detach()
+
+    async def _call(self, call: Call[T], **kw: Any) -> T:
+        """One request of this sandbox."""
+        return await self._client.call(call, traceparent=self._traceparent, **kw)
+
+    async def _detach(self) -> None:
+        if self._let_go():
+            await self._client.close()

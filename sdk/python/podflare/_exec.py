@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running code, without I/O: what is asked, from the bytes of the reply to events, from events to a
+result, and which calls of a sandbox are under way."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import math
+import os
+import secrets
+import threading
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
+
+from ._calls import check_name, url
+from ._errors import PodflareError, RequestTimeoutError, StreamBrokenError
+from ._http import Call
+from ._results import Event, ExecError, ExecResult, Result
+
+DEFAULT_TIMEOUT = 300.0
+
+# How long after a command's own time-out the client still waits. The guest ends it within two seconds,
+# the daemon ends a guest that does not, somewhat later; in an emulated host all of that is slow.
+GRACE = 120.0
+
+# What a result keeps at most, whatever the code shows: characters of its values, and notices. (Output
+# has the limit of the call.)
+RESULTS = 256 << 20
+NOTICES = 1000
+
+Callback = Optional[Callable[[Any], object]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command that is to run.
+
+    exec_id   chosen here, so that it can be interrupted before the daemon has said anything.
+    limit     seconds after its start when the client gives up; None: never.
+    """
+
+    exec_id: str
+    call: Call[None]
+    limit: Optional[float]
+
+
+def request(
+    sandbox_id: str,
+    *,
+    code: Optional[str] = None,
+    argv: Optional[Sequence[Union[str, PurePath]]] = None,
+    language: Optional[str] = None,
+    timeout: Optional[float] = DEFAULT_TIMEOUT,
+    context: Any = None,
+    cwd: Optional[Union[str, PurePath]] = None,
+    env: Optional[Mapping[str, str]] = None,
+    user: Optional[str] = None,
+    stdin: Optional[Union[str, bytes]] = None,
+    output_limit: Optional[int] = None,
+) -> Request:
+    """The request for some code or an argument list; TypeError and ValueError for what cannot be
+    meant."""
+    exec_id = f"py_{secrets.token_hex(12)}"
+    body: Dict[str, Any] = {"rich": True, "exec_id": exec_id}
+    if argv is not None:
+        body["argv"] = _checked_argv(argv)
+    elif isinstance(code, str):
+        body["code"] = dedent(code)
+        body["language"] = language
+    else:
+        raise TypeError(f"code must be str, not {type(code).__name__}")
+    seconds = checked_timeout(timeout)
+    body["timeout"] = seconds
+    if context is not None:
+        body["context_id"] = check_name("context", getattr(context, "id", context))
+    if cwd is not None:
+        body["cwd"] = str(cwd)
+    if env is not None:
+        body["env"] = dict(env)
+    if user is not None:
+        body["user"] = user
+    if isinstance(stdin, str) and "\0" not in stdin:
+        body["stdin"] = stdin
+    elif isinstance(stdin, str):
+        body["stdin_base64"] = base64.b64encode(stdin.encode()).decode()
+    elif isinstance(stdin, (bytes, bytearray, memoryview)):
+        body["stdin_base64"] = base64.b64encode(stdin).decode()
+    elif stdin is not None:
+        raise TypeError(f"stdin must be str or bytes, not {type(stdin).__name__}")
+    if output_limit is not None:
+        body["output_limit"] = output_limit
+    call: Call[None] = Call(
+        "POST", url(sandbox_id, "/exec"), lambda reply: None, json=body, patient=True
+    )
+    return Request(exec_id, call, seconds + GRACE if seconds else None)
+
+
+def checked_timeout(timeout: Optional[float]) -> float:
+    """Seconds; 0 for none."""
+    if timeout is None:
+        return 0
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds, not {type(timeout).__name__}")
+    if not math.isfinite(timeout) or timeout < 0:
+        raise ValueError(f"timeout must be 0 (none) or more seconds, not {timeout}")
+    return timeout
+
+
+def _checked_argv(argv: Sequence[Union[str, PurePath]]) -> List[str]:
+    if isinstance(argv, (str, bytes)):
+        raise TypeError(
+            "a list of arguments is wanted, not one string: exec(['ls', '-l']), or "
+            "run_code('ls -l', 'bash') for a line of shell"
+        )
+    argv = list(argv)
+    for one in argv:
+        if not isinstance(one, (str, PurePath)):
+            raise TypeError(f"each argument must be str, not {type(one).__name__}")
+    if not argv:
+        raise ValueError("an empty list names no program")
+    return [str(one) for one in argv]
+
+
+def dedent(code: str) -> str:
+    """Take the common indentation off a block that is indented as a whole; any other text is
+    returned untouched, also the blank lines in it that textwrap.dedent would change."""
+    margin: Optional[str] = None
+    lines = code.split("\n")
+    for line in lines:
+        content = line.lstrip(" \t")
+        if not content.strip():
+            continue
+        indent = line[: len(line) - len(content)]
+        margin = indent if margin is None else os.path.commonprefix([margin, indent])
+        if not margin:
+            return code
+    if margin is None:
+        return code
+    width = len(margin)
+    return "\n".join(line[width:] if line.startswith(margin) else line.lstrip() for line in lines)
+
+
+class Decoder:
+    """From the bytes of a reply to its events.
+
+    Only b"\\n" ends a line. (str.splitlines and httpx's iter_lines also split at U+2028 and other
+    characters that may stand unescaped in JSON strings.)
+    """
+
+    def __init__(self) -> None:
+        self._pending: List[bytes] = []
+        self.ended = False
+
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """The events that this piece completes. What comes after the exit event is left alone."""
+        start = 0
+        while not self.ended:
+            end = chunk.find(b"\n", start)
+            if end < 0:
+                if start < len(chunk):
+                    self._pending.append(chunk[start:])
+                return
+            self._pending.append(chunk[start:end])
+            line = b"".join(self._pending)
+            self._pending.clear()
+            start = end + 1
+            if line:
+                event = parse_event(line)
+                self.ended = event.type == "exit"
+                yield event
+
+    def finish(self) -> None:
+        """The reply is over: StreamBrokenError if the exit event is missing."""
+        if not self.ended:
+            raise StreamBrokenError(
+                "the output ended without an exit event: the daemon has stopped, and what "
+                "became of the command is unknown"
+            )
+
+
+def parse_event(line: bytes) -> Event:
+    """Read one NDJSON line of the rich form."""
+    try:
+        fields = json.loads(line)
+        kind = fields.pop("type")
+        seq, ts = int(fields.pop("seq", 0)), int(fields.pop("ts", 0))
+        data: Any = fields.pop("data", None)
+        raw = b""
+        code = None
+        if kind in ("stdout", "stderr"):
+            if fields.pop("encoding", None) == "base64":
+                raw = base64.b64decode(data, validate=True)
+                data = raw.decode("utf-8", "replace")
+            else:
+                raw = data.encode("utf-8", "surrogatepass")
+        elif kind == "exit":
+            code = int(data)
+        elif kind == "result":
+            data = Result(dict(data))
+        elif kind == "error":
+            data = _error({**fields, **(data or {})})
+        elif kind == "notice":
+            data = str(data)
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as exc:
+        start = line[:120].decode("utf-8", "replace")
+        raise StreamBrokenError(f"the server sent a line that is not an event: {start}") from exc
+    return Event(type=kind, data=data, seq=seq, ts=ts, code=code, raw=raw, extra=fields)
+
+
+def _error(fields: Mapping[str, Any]) -> ExecError:
+    traceback = fields.get("traceback", "")
+    if isinstance(traceback, list):  # text, or a list of lines
+        traceback = "\n".join(str(line) for line in traceback)
+    return ExecError(str(fields.get("name", "")), str(fields.get("value", "")), str(traceback))
+
+
+class Collector:
+    """Gathers the events of one command into an `ExecResult`."""
+
+    def __init__(self, exec_id: str = "") -> None:
+        self._exec_id = exec_id
+        self._stdout: List[bytes] = []
+        self._stderr: List[bytes] = []
+        self._results: List[Result] = []
+        self._notices: List[str] = []
+        self._room = RESULTS
+        self._left_out = 0
+        self._error: Optional[ExecError] = None
+        self._exit: Optional[Event] = None
+
+    def add(self, event: Event) -> None:
+        """Take one event. Types that this version does not know are left alone."""
+        if event.type == "stdout":
+            self._stdout.append(event.raw)
+        elif event.type == "stderr":
+            self._stderr.append(event.raw)
+        elif event.type == "result":
+            self._room -= event.data.size
+            if self._room >= 0:
+                self._results.append(event.data)
+            else:
+                self._left_out += 1
+        elif event.type == "notice":
+            if len(self._notices) < NOTICES:
+                self._notices.append(event.data)
+        elif event.type == "error":
+            self._error = event.data
+        elif event.type == "exit":
+            self._exit = event
+
+    def explain(self, exc: PodflareError) -> None:
+        """Gives an exception that cut the command short what had arrived."""
+        if isinstance(exc, (StreamBrokenError, RequestTimeoutError)):
+            exc.stdout, exc.stderr = b"".join(self._stdout), b"".join(self._stderr)
+
+    def result(self) -> ExecResult:
+        """The result; only legal after the exit event."""
+        assert self._exit is not None and self._exit.code is not None
+        extra = self._exit.extra
+        stdout, stderr = b"".join(self._stdout), b"".join(self._stderr)
+        notices = list(self._notices)
+        if self._left_out:
+            notices.append(
+                f"{self._left_out} results are not here: all together have over {RESULTS >> 20} MiB. "
+                "on_result and run_code_stream hand them over one by one"
+            )
+        if extra.get("truncated"):
+            notices.append(
+                f"output was cut: {extra.get('bytes_dropped', 0)} bytes are missing between the beginning "
+                "and the end of what is here"
+            )
+        return ExecResult(
+            stdout=stdout.decode("utf-8", "replace"),
+            stderr=stderr.decode("utf-8", "replace"),
+            exit_code=self._exit.code,
+            termination_reason=extra.get("termination_reason", "exited"),
+            state=extra.get("state", "unknown"),
+            truncated=extra.get("truncated", False),
+            bytes_dropped=extra.get("bytes_dropped", 0),
+            log=extra.get("log") or {},
+            duration_ms=extra.get("duration_ms"),
+            signal=extra.get("signal"),
+            results=tuple(self._results),
+            error=self._error,
+            notices=tuple(notices),
+            exec_id=self._exec_id,
+            stdout_bytes=stdout,
+            stderr_bytes=stderr,
+        )
+
+
+class Callbacks:
+    """Which function is called with what, for an event."""
+
+    def __init__(
+        self, on_stdout: Callback, on_stderr: Callback, on_result: Callback, on_error: Callback
+    ) -> None:
+        self._by_type = {
+            "stdout": on_stdout,
+            "stderr": on_stderr,
+            "result": on_result,
+            "error": on_error,
+        }
+
+    def call(self, event: Event) -> object:
+        """Call it; what it returned (an awaitable, perhaps)."""
+        callback = self._by_type.get(event.type)
+        return None if callback is None else callback(event.data)
+
+
+class Underway:
+    """The calls that one sandbox object has made and that have not ended. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._started: Dict[str, bool] = {}
+
+    def enter(self, exec_id: str) -> None:
+        """It is about to be sent."""
+        with self._lock:
+            self._started[exec_id] = False
+
+    def start(self, exec_id: str) -> None:
+        """It runs."""
+        with self._lock:
+            if exec_id in self._started:
+                self._started[exec_id] = True
+
+    def leave(self, exec_id: str) -> None:
+        """It has ended, or nobody waits for it any more."""
+        with self._lock:
+            self._started.pop(exec_id, None)
+
+    def __contains__(self, exec_id: str) -> bool:
+        return exec_id in self._started
+
+    def targets(self) -> Tuple[str, ...]:
+        """Those that an interrupt is meant for: all that run (each in a context of its own). If none
+        is known to, the one that was sent first; it is the next to run."""
+        with self._lock:
+            running = tuple(id for id, started in self._started.items() if started)
+            return running or tuple(self._started)[:1]
+
+
+# An interrupt may overtake the call that it is for: how often, and how many seconds apart, it is sent
+# again while the daemon knows nothing of that call.
+OVERTAKEN_TRIES = 200
+OVERTAKEN_PAUSE = 0.05

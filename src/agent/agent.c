@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The agent put together. Serves both podflare-agent (after boot.c has made a system of the
+ * machine) and the test harness, which runs the same objects as an ordinary process.
+ */
+#include "agent/agent.h"
+#include "agent/contexts.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/stat.h>
+
+int agent_init(struct agent *a, const struct agent_config *cfg, struct err *err)
+{
+	int rc;
+
+	signal(SIGPIPE, SIG_IGN);
+	umask(022);
+	list_init(&a->alarms);
+	list_init(&a->logs.list);
+	list_init(&a->kept.list);
+	list_init(&a->leftovers);
+	a->nleftovers = 0;
+	a->user = *cfg->user;
+	a->root = (struct user){.name = "root", .home = "/root", .ngroups = 1};
+	a->root.change = a->user.change;
+	a->layers = cfg->layers;
+	a->node = cfg->node;
+	a->log_dir = cfg->log_dir;
+	rc = loop_init(&a->loop);
+	if (rc < 0)
+		return err_set(err, -rc, "cannot make the event loop");
+	rc = reaper_init(&a->reaper, &a->loop, err);
+	if (rc < 0)
+		return rc;
+	rc = cgroups_init(&a->cgroups, &a->loop, cfg->cgroup_path, err);
+	if (rc < 0)
+		return rc;
+	contexts_init(a, cfg->repl_script);
+	freezer_init(&a->freezer, a);
+	renewal_init(&a->renewal, a, cfg->etc_dir, cfg->run_dir);
+	return server_init(&a->server, a, cfg->listen_fd, err);
+}
+
+int agent_run(struct agent *a)
+{
+	repl_start(&a->repl);
+	return loop_run(&a->loop);
+}

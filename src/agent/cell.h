@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Cells: what happens between an EXEC of the host and its EXIT. repl.c owns
+ * the process and its control socket and calls these; the functions of
+ * cell_end.c and repl.c that cells need stand at the end.
+ * Thread: the loop's. fork: no state of its own.
+ */
+#pragma once
+
+#include "agent/repl.h"
+#include "lib/err.h"
+
+/* Starts the first waiting cell if there is one and the REPL is ready. */
+void cell_begin_next(struct repl *r);
+/* Queues as much of the running cell's code as the control socket's buffer takes. */
+void cell_send_code(struct repl *r);
+/* Whether some of it is not queued yet. */
+bool cell_has_more(const struct repl *r);
+enum cell_took {
+	CELL_TOOK,
+	CELL_NO_ROOM, /* it has to wait for room in the stream */
+	CELL_ENDS,    /* it was EXIT: repl_go_on() will be called, or has been */
+};
+/* The frame of the REPL that was held. */
+enum cell_took cell_take_frame(struct repl *r, const struct frame *f);
+/* No REPL can be had for the waiting cells. */
+void cell_refuse_waiting(struct repl *r, const struct err *err);
+void cell_on_busy_timer(void *arg);
+/* A notice to its host. */
+void cell_notice(struct repl_cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void cell_free(struct repl_cell *c);
+
+/* In cell_end.c: */
+
+/* SIGINT to the session and to what the running cell has started. */
+void cell_interrupt(struct repl *r);
+/* The running cell has to end, by harder and harder means: it is cancelled, or its time is over. */
+void cell_must_end(struct repl *r, enum exec_stop stop);
+/* Deadline, next step, end of a wait. arg: the cell. */
+void cell_on_alarm(void *arg);
+/* EXIT of the REPL has come. */
+enum cell_took cell_ends(struct repl *r, int exit_code);
+/* The REPL died under the running cell: waits for the end of what that had started, then calls
+   repl_last_output(). */
+void cell_dies(struct repl *r);
+/* Everything that it wrote is delivered: tells its end. */
+void cell_died(struct repl *r, const char *why);
+/* In repl.c: */
+
+/* Sends what is queued for the REPL, and waits for what is needed next. */
+void repl_update_ctl(struct repl *r);
+/* Goes on with frames that were held back. */
+void repl_resume(struct repl *r);
+/* The cell whose end was held (HELD_END) is finished. */
+void repl_go_on(struct repl *r);
+/* Delivers the last output of a process that has ended, then starts a new one. */
+void repl_last_output(struct repl *r);
+/* It is ready: begins what waits, if anything does. */
+void repl_begin_next(struct repl *r);
+/* After an interrupt: ready when it has answered a PING, for then the interrupt has been used up.
+ */
+void repl_settle(struct repl *r);
+/* Kills the REPL and all that it started; its end is handled when it is reaped. */
+void repl_kill(struct repl *r, const char *fault);

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The body of an EXEC request. The job that collects it is replaced on the
+ * same stream by the job that runs it (command.c, kept.c, cell.c).
+ */
+#define _GNU_SOURCE
+#include "agent/exec.h"
+#include "agent/agent.h"
+#include "agent/command.h"
+#include "agent/contexts.h"
+#include "agent/kept.h"
+#include "agent/stream.h"
+#include "lib/io.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define EXEC_CODE_MAX ((size_t)4 * 1024 * 1024)
+
+struct exec_body {
+	struct request_exec req;
+	struct code code;
+	enum exec_stop stop;
+};
+
+static void exec_body_free(void *job)
+{
+	struct exec_body *b = job;
+
+	close_fd(&b->code.fd);
+	request_exec_free(&b->req);
+	free(b);
+}
+
+static void exec_on_data(struct stream *s, void *job, const uint8_t *p, size_t len)
+{
+	struct exec_body *b = job;
+	int rc;
+
+	if (b->code.size + len > EXEC_CODE_MAX) {
+		stream_error(s, E2BIG, "the code is longer than %zu bytes", EXEC_CODE_MAX);
+	} else if (b->req.language == LANGUAGE_ARGV && len) {
+		stream_error(s, EINVAL, "language \"argv\" takes no code");
+	} else if (memchr(p, '\0', len)) {
+		stream_error(s, EINVAL, "the code contains a NUL byte");
+	} else {
+		rc = io_write_full(b->code.fd, p, len);
+		b->code.size += len;
+		if (rc == 0)
+			return;
+		stream_error(s, -rc, "cannot store the code: %s", strerror(-rc));
+	}
+	exec_body_free(b);
+}
+
+static void exec_on_end(struct stream *s, void *job)
+{
+	struct exec_body *b = job;
+	struct code code = {take_fd(&b->code.fd), b->code.size};
+	struct repl *r = contexts_find(s->agent, b->req.context);
+
+	if (b->stop) {
+		struct exec_end end = {.stop = b->stop, .exit_code = 128 + SIGINT};
+
+		close_fd(&code.fd);
+		stream_final(s, FRAME_EXIT, exec_exit_object(&end, NULL));
+	} else if (b->req.keep) {
+		kept_start(s, &b->req, &code);
+	} else if (b->req.language != LANGUAGE_PYTHON) {
+		command_start(s, &b->req, &code);
+	} else if (r) {
+		repl_exec(r, s, &b->req, &code);
+	} else {
+		close_fd(&code.fd);
+		stream_error(s, ENOENT, "no such context");
+	}
+	exec_body_free(b);
+}
+
+/* The code is not complete yet; EXIT follows when it is. */
+static void exec_on_cancel(struct stream *s, void *job)
+{
+	struct exec_body *b = job;
+
+	(void)s;
+	b->stop = EXEC_CANCELLED;
+}
+
+static void exec_on_interrupt(struct stream *s, void *job)
+{
+	struct exec_body *b = job;
+
+	(void)s;
+	if (b->stop == EXEC_RUNS)
+		b->stop = EXEC_INTERRUPTED;
+}
+
+static const struct stream_ops exec_ops = {
+	.data = exec_on_data,
+	.end = exec_on_end,
+	.cancel = exec_on_cancel,
+	.interrupt = exec_on_interrupt,
+	.gone = exec_body_free,
+};
+
+void exec_begin(struct stream *s, struct request_exec *r)
+{
+	struct exec_body *b;
+	int fd, rc;
+
+	b = calloc(1, sizeof(*b));
+	fd = memfd_create("code", MFD_CLOEXEC);
+	if (!b || fd < 0) {
+		rc = b ? errno : ENOMEM;
+		stream_error(s, rc, "cannot store the code: %s", strerror(rc));
+		request_exec_free(r);
+		close_fd(&fd);
+		free(b);
+		return;
+	}
+	b->req = *r;
+	b->code.fd = fd;
+	stream_set_job(s, &exec_ops, b);
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * podflare-agent: PID 1 of the guest. Boots, says that it is ready, serves the
+ * host until the machine ends. One thread, one event loop; it sleeps when
+ * nobody wants anything. When it dies the kernel panics, which ends the VM:
+ * that is intended, a guest without its agent is of no use.
+ */
+#include "agent/agent.h"
+#include "agent/boot.h"
+#include "agent/status_port.h"
+#include "lib/log.h"
+#include "proto/guest.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+int main(void)
+{
+	static struct agent agent;
+	struct boot boot = {.listen_fd = -1, .layers = {-1, -1, -1}};
+	struct agent_config cfg = {
+		.user = &boot.user,
+		.cgroup_path = BOOT_CGROUP,
+		.repl_script = BOOT_REPL,
+		.etc_dir = "/etc",
+		.node = "/usr/bin/node",
+		.log_dir = "/tmp/.podflare",
+		.run_dir = BOOT_RUN,
+	};
+	struct err err;
+	int rc;
+
+	if (getpid() != 1) {
+		fprintf(stderr, "podflare-agent is the init program of a Podflare guest and does "
+				"nothing outside of one\n");
+		return 2;
+	}
+	boot_run(&boot);
+	cfg.listen_fd = boot.listen_fd;
+	cfg.layers = boot.layers;
+	if (agent_init(&agent, &cfg, &err) < 0)
+		boot_fail(BOOT_STEP_AGENT, "agent", &err);
+	/* The host connects while the REPL warms up. */
+	if (status_port_write(GUEST_STATUS_READY) < 0)
+		log_error("the status port cannot be written: the host has to find out by itself");
+	rc = agent_run(&agent);
+	err_text(&err, -rc, "the event loop ended: %s", strerror(-rc));
+	boot_fail(BOOT_STEP_LOOP, "event loop", &err);
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What makes a machine one of its own (see renewal.h for the order): the
+ * kernel's part in renew.c, which the test harness replaces, and files in
+ * renew_files.c.
+ *
+ * Files are written again in place when their size does not change: that
+ * dirties less memory and disk than a new file, and nobody looks meanwhile.
+ * Thread: the loop's. fork: no state.
+ */
+#pragma once
+
+#include "agent/request.h"
+
+/* Random numbers, clock, host name of the kernel. */
+__must_check int renew_kernel(const struct request_renew *r, struct err *err);
+/* What /proc shows as boot id: a file in run_dir, mounted over it. */
+__must_check int renew_boot_id(const char *run_dir, const struct request_renew *r, struct err *err);
+
+/* hostname, hosts, machine-id. */
+__must_check int renew_etc(const char *etc_dir, const struct request_renew *r, struct err *err);
+/* sandbox-id, fork-generation. */
+__must_check int renew_run(const char *run_dir, const struct request_renew *r, struct err *err);
+/* fork.json; serial, hold and done are for the REPL (guest/repl/renew.py). 0 or -errno. */
+__must_check int renew_state(const char *run_dir, const struct request_renew *r, unsigned serial,
+			     bool hold, bool done);
+/* One file of a directory, with mode 0644. 0 or -errno. */
+__must_check int renew_write(const char *dir, const char *name, const char *text);

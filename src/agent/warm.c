@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The WARM request. It outlives its stream in the REPL, which is busy until it
+ * has answered; the answer is then dropped.
+ */
+#include "agent/warm.h"
+#include "agent/agent.h"
+#include "agent/cell.h"
+#include "agent/stream.h"
+
+#include <errno.h>
+
+static void warm_on_gone(void *job)
+{
+	struct repl *r = job;
+
+	r->warm = NULL;
+}
+
+static const struct stream_ops warm_ops = {
+	.gone = warm_on_gone,
+};
+
+void repl_warm(struct repl *r, struct stream *s)
+{
+	if (r->warm || r->state == REPL_BUSY || r->state == REPL_WARMING) {
+		stream_error(s, EBUSY, "the Python session is running other code");
+		return;
+	}
+	r->warm = s;
+	stream_set_job(s, &warm_ops, r);
+	repl_start(r);
+	if (r->state == REPL_READY)
+		repl_begin_next(r);
+}
+
+bool warm_begin(struct repl *r)
+{
+	if (!r->warm || !repl_lives(r))
+		return false;
+	r->state = REPL_WARMING;
+	if (r->owes)
+		repl_pay(r);
+	if (frame_put(&r->ctl_out, FRAME_WARM, "{}", 2) < 0)
+		repl_kill(r, "its control channel has no room");
+	return true;
+}
+
+/* What the REPL says is not passed on as it is: it may be anything. */
+static void warm_tell_error(struct stream *s, const struct frame *f)
+{
+	json_t *obj = json_loadb((const char *)f->payload, f->len, 0, NULL);
+	const char *text = json_string_value(json_object_get(obj, "message"));
+
+	stream_error(s, EIO, "the Python session could not be warmed up: %.300s",
+		     text ? text : "it gave no reason");
+	json_decref(obj);
+}
+
+void warm_done(struct repl *r, const struct frame *f)
+{
+	struct stream *s = r->warm;
+
+	r->warm = NULL;
+	if (!s)
+		return;
+	if (f->type == FRAME_OK)
+		stream_final(s, FRAME_OK, json_object());
+	else
+		warm_tell_error(s, f);
+}
+
+void warm_refuse(struct repl *r, const struct err *err)
+{
+	struct stream *s = r->warm;
+
+	r->warm = NULL;
+	if (s)
+		stream_fail(s, err);
+}

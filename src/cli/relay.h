@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Copies a stream of the emulated host to a descriptor of ours, at the pace
+ * of its reader: what cannot be written now stops the reading, never the
+ * loop. Ends at end of file of the source; a destination that is gone or
+ * broken makes it discard the rest.
+ *
+ * Thread: the loop's. fork: none may be made while a relay exists except to exec.
+ */
+#pragma once
+
+#include "lib/loop.h"
+
+#define RELAY_CHUNK 4096 /* a pipe that polls writable takes this much without blocking */
+
+struct relay {
+	struct loop *loop;
+	struct loop_src in;  /* in the loop while the chunk is empty */
+	struct loop_src out; /* in the loop while the chunk waits for its reader */
+	int src, dst;
+	bool discard;
+	char data[RELAY_CHUNK];
+	size_t start, len;
+	void (*done)(struct relay *r); /* called once, at the end of the source */
+	void *arg;
+};
+
+/* src is non-blocking and stays the caller's, as dst does. 0 or -errno. */
+__must_check int relay_start(struct relay *r, struct loop *l, int src, int dst);
+
+void relay_stop(struct relay *r);

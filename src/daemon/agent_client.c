@@ -1,0 +1,307 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Streams to an agent. A stream that was closed inside a callback stays valid
+ * memory until the loop's batch is over (loop_defer_free), with fd == -1.
+ */
+#define _GNU_SOURCE
+#include "daemon/agent_client.h"
+#include "daemon/limits.h"
+#include "daemon/vmm_client.h"
+#include "lib/log.h"
+#include "proto/guest.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* Kept free in the output queue for END, CANCEL and one PING. */
+#define CONTROL_RESERVE 256u
+
+void agent_init(struct agent *a, struct loop *loop, struct vmm *vmm)
+{
+	*a = (struct agent){.loop = loop, .vmm = vmm};
+	list_init(&a->streams);
+	list_init(&a->idle);
+}
+
+void agent_free(struct agent *a)
+{
+	list_for_each_safe (s, &a->idle, struct agent_stream, link)
+		agent_close(s);
+	list_for_each_safe (s, &a->streams, struct agent_stream, link)
+		agent_close(s);
+}
+
+/* Asks the loop for what the stream waits for. */
+static void agent_arm(struct agent_stream *s)
+{
+	uint32_t ev = (s->drained ? EPOLLIN : 0) |
+		      (!s->held && frame_writer_pending(&s->out) ? EPOLLOUT : 0);
+
+	if (s->eof)
+		return;
+	if (s->src.loop)
+		loop_mod(&s->src, ev);
+	else if (s->drained && loop_add(s->agent->loop, &s->src, s->fd, ev) < 0)
+		s->error = -EIO;
+}
+
+/* Sends what waits. After an error the rest is dropped: the reason is to be read, not written. */
+static void agent_flush(struct agent_stream *s)
+{
+	if (s->held)
+		return;
+	if (!s->mute && frame_writer_flush(&s->out, s->fd) < 0) {
+		s->mute = true;
+		frame_writer_free(&s->out);
+	}
+}
+
+static void agent_on_event(struct loop_src *src, uint32_t events)
+{
+	struct agent_stream *s = src->arg;
+
+	if (!s->fn) {
+		/* Idle: whatever comes is not an answer to anything. */
+		agent_close(s);
+		return;
+	}
+	if (events & EPOLLOUT)
+		agent_flush(s);
+	s->drained = false;
+	s->fn(s);
+	if (s->fd < 0 || !s->fn || s->eof)
+		return;
+	/* A hang-up cannot be masked; an owner that does not read now comes back for the rest. */
+	if ((events & (EPOLLHUP | EPOLLERR)) && !s->drained)
+		loop_del(&s->src);
+	else
+		agent_arm(s);
+}
+
+static void agent_on_grace(struct loop_timer *t)
+{
+	struct agent_stream *s = t->arg;
+
+	s->error = -ECONNRESET;
+	s->fn(s);
+}
+
+static struct agent_stream *agent_connect(struct agent *a, unsigned int limit, struct err *err)
+{
+	struct agent_stream *s;
+	int sv[2];
+	int64_t id;
+
+	if (a->nstreams >= limit) {
+		err_text(err, EBUSY, "too many requests are under way in this sandbox");
+		return NULL;
+	}
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv) < 0) {
+		err_set(err, errno, "cannot make a stream");
+		return NULL;
+	}
+	id = vmm_connect(a->vmm, GUEST_AGENT_PORT, sv[1]);
+	close(sv[1]);
+	s = id < 0 ? NULL : calloc(1, sizeof(*s));
+	if (!s) {
+		close(sv[0]);
+		err_set(err, id < 0 ? (int)-id : ENOMEM, "cannot connect to the guest");
+		return NULL;
+	}
+	s->agent = a;
+	s->id = (uint32_t)id;
+	s->fd = sv[0];
+	s->src = (struct loop_src){.fd = -1, .fn = agent_on_event, .arg = s};
+	s->grace = (struct loop_timer){.fn = agent_on_grace, .arg = s};
+	frame_reader_init(&s->in);
+	frame_writer_init(&s->out, STREAM_OUT_MAX);
+	list_init(&s->link);
+	a->nstreams++;
+	if (loop_add(a->loop, &s->src, s->fd, EPOLLIN) < 0) {
+		agent_close(s);
+		err_text(err, EIO, "cannot watch a stream");
+		return NULL;
+	}
+	return s;
+}
+
+static struct agent_stream *agent_begin(struct agent_stream *s, agent_stream_fn *fn, void *user)
+{
+	s->fn = fn;
+	s->user = user;
+	s->drained = true;
+	list_add_tail(&s->agent->streams, &s->link);
+	return s;
+}
+
+struct agent_stream *agent_open(struct agent *a, agent_stream_fn *fn, void *user, struct err *err)
+{
+	struct agent_stream *s;
+
+	if (!list_empty(&a->idle)) {
+		s = list_entry(a->idle.next, struct agent_stream, link);
+		a->nidle--;
+		list_del(&s->link);
+	} else {
+		s = agent_connect(a, LIMIT_STREAMS, err);
+		if (!s)
+			return NULL;
+	}
+	s->held = a->hold;
+	return agent_begin(s, fn, user);
+}
+
+struct agent_stream *agent_open_new(struct agent *a, agent_stream_fn *fn, void *user,
+				    struct err *err)
+{
+	struct agent_stream *s = agent_connect(a, LIMIT_STREAMS + LIMIT_OWN_STREAMS, err);
+
+	return s ? agent_begin(s, fn, user) : NULL;
+}
+
+void agent_hold(struct agent *a)
+{
+	a->hold = true;
+}
+
+void agent_unhold(struct agent *a)
+{
+	a->hold = false;
+	list_for_each (s, &a->streams, struct agent_stream, link) {
+		if (!s->held)
+			continue;
+		s->held = false;
+		agent_flush(s);
+		/* Its owner comes by EPOLLOUT: it may have more to send. */
+		if (s->src.loop)
+			loop_mod(&s->src, EPOLLIN | EPOLLOUT);
+	}
+}
+
+void agent_release(struct agent_stream *s)
+{
+	struct agent *a = s->agent;
+	struct frame f;
+
+	/* Bytes behind the final frame, or ours still unsent: the two sides disagree. */
+	if (s->error || s->mute || s->eof || s->held || a->nidle >= LIMIT_IDLE_STREAMS ||
+	    frame_writer_pending(&s->out) || agent_next(s, &f) != 0 || buf_len(&s->in.in)) {
+		agent_close(s);
+		return;
+	}
+	frame_reader_free(&s->in);
+	frame_reader_init(&s->in);
+	frame_writer_free(&s->out);
+	s->fn = NULL;
+	s->user = NULL;
+	list_del(&s->link);
+	list_add_head(&a->idle, &s->link);
+	a->nidle++;
+}
+
+void agent_close(struct agent_stream *s)
+{
+	struct agent *a;
+
+	if (!s || s->fd < 0)
+		return;
+	a = s->agent;
+	if (!s->fn && !list_empty(&s->link))
+		a->nidle--;
+	list_del(&s->link);
+	loop_del(&s->src);
+	loop_timer_cancel(&s->grace);
+	close_fd(&s->fd);
+	frame_reader_free(&s->in);
+	frame_writer_free(&s->out);
+	a->nstreams--;
+	loop_defer_free(a->loop, s);
+}
+
+size_t agent_room(const struct agent_stream *s)
+{
+	size_t room = buf_room(&s->out.out);
+
+	if (s->error || room <= CONTROL_RESERVE + FRAME_HEADER_SIZE)
+		return 0;
+	room -= CONTROL_RESERVE + FRAME_HEADER_SIZE;
+	return room < FRAME_PAYLOAD_MAX ? room : FRAME_PAYLOAD_MAX;
+}
+
+void agent_send(struct agent_stream *s, uint8_t type, const void *payload, size_t len)
+{
+	int rc;
+
+	if (s->error || s->mute)
+		return;
+	rc = frame_put(&s->out, type, payload, len);
+	if (rc < 0) {
+		s->error = rc; /* no memory, or more than agent_room() */
+		return;
+	}
+	agent_flush(s);
+	if (frame_writer_pending(&s->out))
+		agent_arm(s);
+}
+
+int agent_next(struct agent_stream *s, struct frame *f)
+{
+	if (s->error)
+		return s->error;
+	for (;;) {
+		int rc = frame_reader_next(&s->in, f);
+		ssize_t n;
+
+		if (rc != 0) {
+			if (rc < 0)
+				s->error = rc;
+			return rc;
+		}
+		n = s->eof ? -EAGAIN : frame_reader_fill(&s->in, s->fd);
+		if (n == -EAGAIN) {
+			s->drained = true;
+			agent_arm(s);
+			return s->error;
+		}
+		if (n == 0 || n == -ECONNRESET) {
+			/* Closed, with or without having read what we sent. */
+			s->eof = true;
+			loop_del(&s->src);
+			loop_timer_set(s->agent->loop, &s->grace, AGENT_EOF_NS);
+		} else if (n < 0) {
+			s->error = (int)n;
+			return s->error;
+		}
+	}
+}
+
+void agent_refused(struct agent *a, uint32_t id, int errnum)
+{
+	list_for_each_safe (s, &a->streams, struct agent_stream, link) {
+		if (s->id != id)
+			continue;
+		if (!s->error) {
+			s->error = -errnum;
+			loop_timer_cancel(&s->grace);
+			s->fn(s);
+		}
+		return;
+	}
+}
+
+const char *agent_error_text(int error)
+{
+	switch (error) {
+	case -ECONNRESET:
+	case -EPIPE:
+		return "the guest's agent closed the connection";
+	case -EPROTO:
+	case -EMSGSIZE:
+		return "the guest's agent broke the protocol";
+	case -ECONNREFUSED:
+		return "the guest's agent does not accept connections";
+	default:
+		return strerror(-error);
+	}
+}

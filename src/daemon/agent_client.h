@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Streams to the agent of one sandbox. A stream is one end of a socket pair
+ * whose other end the VMM connects to the guest; it carries one conversation
+ * (frames, proto/frame.h) at a time. A stream whose conversation ended cleanly
+ * is kept for the next one, so that a request costs one round trip.
+ *
+ * Pull model: stream->fn is called when something may have changed (input,
+ * room for output, the end); the owner then takes frames with agent_next()
+ * until it returns 0, or stops earlier when it has no use for more: what it
+ * does not take is not read, and the guest is slowed down.
+ *
+ * The end of a stream is told a moment late (AGENT_EOF_NS): a VMM that dies
+ * closes its streams before its control socket, and the owner is better told
+ * that the sandbox has ended, and why, than that a stream broke.
+ *
+ * While the guest's user processes are frozen the agent serves only a few
+ * requests, and refuses the others. agent_hold() keeps what begins meanwhile
+ * here, until agent_unhold(); what had begun before rests in the guest.
+ *
+ * Memory: at most one frame in, STREAM_OUT_MAX out. The guest is hostile:
+ * broken frames end the stream, never the daemon.
+ * Thread: the loop's. fork: close-on-exec.
+ */
+#pragma once
+
+#include "lib/err.h"
+#include "lib/list.h"
+#include "lib/loop.h"
+#include "proto/frame.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct vmm;
+struct agent_stream;
+
+typedef void agent_stream_fn(struct agent_stream *s);
+
+struct agent {
+	struct loop *loop;
+	struct vmm *vmm;
+	struct list streams; /* in conversation */
+	struct list idle;    /* kept for the next */
+	unsigned int nstreams, nidle;
+	bool hold;
+};
+
+struct agent_stream {
+	struct list link; /* first: overwritten when freed */
+	struct agent *agent;
+	uint32_t id;
+	int fd; /* -1 once closed */
+	struct loop_src src;
+	struct frame_reader in;
+	struct frame_writer out;
+	bool drained; /* agent_next() has said 0: input is awaited */
+	bool held;    /* nothing is sent before agent_unhold() */
+	bool mute;    /* the other side takes no more; what it said before is still read */
+	bool eof;     /* the other side has closed; error follows when grace is over */
+	struct loop_timer grace;
+	int error; /* negative errno; what agent_next() returns from now on */
+	agent_stream_fn *fn;
+	void *user;
+};
+
+void agent_init(struct agent *a, struct loop *loop, struct vmm *vmm);
+/* Closes every stream; owners must have let go of theirs. */
+void agent_free(struct agent *a);
+
+/* A stream for a conversation. Frames may be sent at once. NULL and err when there is none. */
+struct agent_stream *agent_open(struct agent *a, agent_stream_fn *fn, void *user, struct err *err);
+/*
+ * The same on a new connection, at once, whatever is held: for what the agent
+ * serves in any state. Streams that were opened before are known to the agent
+ * before this one is.
+ */
+struct agent_stream *agent_open_new(struct agent *a, agent_stream_fn *fn, void *user,
+				    struct err *err);
+void agent_hold(struct agent *a);
+void agent_unhold(struct agent *a);
+/* The conversation ended with its final frame: the stream may serve the next. */
+void agent_release(struct agent_stream *s);
+/* Ends the conversation: the agent stops what runs on it. NULL is fine. */
+void agent_close(struct agent_stream *s);
+
+/* Payload bytes that agent_send() takes now; 0 = wait for fn. Keeps room for short control frames.
+ */
+size_t agent_room(const struct agent_stream *s);
+/* Queues and sends a frame. What fails comes out of agent_next(), behind what the agent had to say.
+ */
+void agent_send(struct agent_stream *s, uint8_t type, const void *payload, size_t len);
+
+/*
+ * 1 and a frame (valid until the next call), 0 when none is there yet (fn will
+ * be called), or -errno: -ECONNRESET when the other side closed, -EPROTO or
+ * -EMSGSIZE when it broke the protocol, what the VMM said when it refused.
+ */
+__must_check int agent_next(struct agent_stream *s, struct frame *f);
+
+/* The VMM could not connect the stream with this id. */
+void agent_refused(struct agent *a, uint32_t id, int errnum);
+
+/* What an error of agent_next() means, for a sentence. */
+const char *agent_error_text(int error);

@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * POST /v1/sandboxes: one from the pool, or a fork of the template's VM, for
+ * which the request waits when it has to be made first.
+ */
+#include "daemon/api.h"
+#include "daemon/daemon.h"
+#include "daemon/fields.h"
+#include "daemon/limits.h"
+#include "daemon/pool.h"
+#include "daemon/reply.h"
+#include "lib/io.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct create {
+	struct request *r;
+	struct template *t;
+	struct template_size size;
+	json_t *metadata;
+	bool place;         /* in the registry, reserved and not the sandbox's yet */
+	struct sandbox *sb; /* while it is being made */
+	struct template_waiter waiter;
+	struct sandbox_user user;
+};
+
+static void reply_create_failed(struct request *r, const char *reason, const char *console)
+{
+	char text[1600], hint[CONSOLE_TAIL_BYTES + 64];
+
+	snprintf(text, sizeof(text), "the sandbox did not start: %s", reason);
+	snprintf(hint, sizeof(hint), "end of the guest's console:\n%s", console);
+	reply_error(r, 503, "create_failed", text, console[0] ? hint : NULL, NULL);
+}
+
+static void reply_template_failed(struct create *c, const char *reason, const char *console)
+{
+	struct request *r = c->r;
+	char text[1600], hint[CONSOLE_TAIL_BYTES + 64];
+
+	snprintf(text, sizeof(text), "template %s cannot be made ready: %s", c->t->spec.name,
+		 reason);
+	snprintf(hint, sizeof(hint), "end of the guest's console:\n%s", console);
+	reply_error(r, 503, "template_failed", text, console[0] ? hint : NULL, NULL);
+}
+
+/* A sandbox for the client: it learns the id here. */
+static void create_done(struct create *c, struct sandbox *sb)
+{
+	struct template_size own = template_own_size(c->t);
+
+	sb->ready_us = (io_now_ns() - c->r->start_ns) / 1000;
+	if (sandbox_announce(sb) < 0) {
+		reply_create_failed(c->r, sb->reason, "");
+		return;
+	}
+	if (memcmp(&c->size, &own, sizeof(own)) == 0)
+		c->t->used = true;
+	pool_kick(c->r->http->d);
+	reply_json(c->r, 200, sandbox_json(sb, false));
+}
+
+static void create_ready(struct sandbox *sb, void *arg)
+{
+	struct create *c = arg;
+
+	sandbox_drop_user(&c->user);
+	c->sb = NULL;
+	create_done(c, sb);
+}
+
+static void create_ended(struct sandbox_user *u, const char *reason)
+{
+	struct create *c = u->arg;
+	char console[CONSOLE_TAIL_BYTES];
+
+	vmm_console_tail(&c->sb->vmm, console, sizeof(console), CONSOLE_TAIL_LINES);
+	c->sb = NULL;
+	reply_create_failed(c->r, reason, console);
+}
+
+static void create_end(struct request *r)
+{
+	struct create *c = r->state;
+
+	template_drop_waiter(&c->waiter);
+	if (c->sb) {
+		/* Nobody knows its id: nobody could ever end it. */
+		sandbox_drop_user(&c->user);
+		sandbox_end(c->sb, true, "the client left before it was ready");
+	}
+	if (c->place)
+		registry_unreserve(&r->http->d->registry, 1);
+	json_decref(c->metadata);
+	free(c);
+}
+
+static const struct request_ops create_ops = {.end = create_end};
+
+static void create_fork(struct create *c, struct template_vm *vm)
+{
+	struct sandbox_params p = sandbox_params_of_template(vm);
+
+	p.metadata = c->metadata;
+	c->sb = sandbox_new(c->r->http->d, &p, create_ready, c);
+	if (!c->sb) {
+		reply_json(c->r, 500, NULL);
+		return;
+	}
+	c->place = false;
+	sandbox_add_user(c->sb, &c->user, create_ended, c);
+	sandbox_start(c->sb);
+}
+
+static void create_template(struct template_waiter *w, struct template_vm *vm, const char *reason,
+			    const char *console)
+{
+	struct create *c = w->arg;
+
+	if (vm)
+		create_fork(c, vm);
+	else
+		reply_template_failed(c, reason, console);
+}
+
+static bool create_from_pool(struct create *c)
+{
+	struct template_size own = template_own_size(c->t);
+	struct sandbox *sb = NULL;
+
+	if (memcmp(&c->size, &own, sizeof(own)) == 0)
+		sb = pool_take(c->t);
+	if (!sb)
+		return false;
+	sandbox_count(sb);
+	c->place = false;
+	json_decref(sb->metadata);
+	sb->metadata = json_incref(c->metadata);
+	create_done(c, sb);
+	return true;
+}
+
+static void create_start(struct create *c)
+{
+	struct template_vm *vm;
+
+	if (create_from_pool(c))
+		return;
+	c->waiter.fn = create_template;
+	c->waiter.arg = c;
+	vm = template_get(c->t, &c->size, &c->waiter);
+	if (vm)
+		create_fork(c, vm);
+}
+
+/* --- the request ------------------------------------------------------------------------- */
+
+static void reply_unknown_template(struct request *r, const char *name)
+{
+	struct templates *ts = &r->http->d->templates;
+	char known[320] = "", text[480];
+	size_t n = 0;
+
+	for (size_t i = 0; i < ts->n && n < sizeof(known) - TEMPLATE_NAME_MAX - 8; i++)
+		n += (size_t)snprintf(known + n, sizeof(known) - n, "%s%s", i ? ", " : "",
+				      ts->all[i].spec.name);
+	if (n >= sizeof(known) - TEMPLATE_NAME_MAX - 8)
+		snprintf(known + n, sizeof(known) - n, ", ...");
+	snprintf(text, sizeof(text), "unknown template \"%.64s\"; there %s: %s", name,
+		 ts->n == 1 ? "is" : "are", known);
+	reply_error(r, 400, "invalid_request", text,
+		    "`podflare template ls` lists what is built; a daemon that runs sees new ones "
+		    "after its next start",
+		    "template");
+}
+
+/* Values of the body, checked. False: answered. */
+static bool create_params(struct request *r, json_t *body, struct create *c)
+{
+	static const char *const known[] = {"template", "memory_mib", "vcpus", "disk_mib",
+					    "egress",   "metadata",   NULL};
+	struct templates *ts = &r->http->d->templates;
+	const char *name = NULL;
+	json_int_t memory, vcpus, disk;
+	bool egress = false; /* grants what the operator configured: nothing so far */
+	json_t *metadata = NULL;
+
+	if (!fields_only(r, body, known) || !fields_string(r, body, "template", &name, NULL))
+		return false;
+	c->t = name ? template_find(ts, name) : template_find(ts, "default");
+	if (!c->t && !name)
+		c->t = &ts->all[0];
+	if (!c->t) {
+		reply_unknown_template(r, name);
+		return false;
+	}
+	memory = c->t->spec.memory_mib;
+	vcpus = c->t->spec.vcpus;
+	disk = c->t->spec.disk_mib;
+	if (!fields_int(r, body, "memory_mib", LIMIT_MEMORY_MIN_MIB, LIMIT_MEMORY_MAX_MIB,
+			&memory) ||
+	    !fields_int(r, body, "vcpus", 1, LIMIT_VCPUS_MAX, &vcpus) ||
+	    !fields_int(r, body, "disk_mib", LIMIT_DISK_MIN_MIB, LIMIT_DISK_MAX_MIB, &disk) ||
+	    !fields_bool(r, body, "egress", &egress) ||
+	    !fields_map(r, body, "metadata", LIMIT_METADATA, LIMIT_METADATA_BYTES, &metadata))
+		return false;
+	c->size = (struct template_size){(uint32_t)memory, (uint32_t)vcpus, (uint32_t)disk};
+	c->metadata = metadata ? json_incref(metadata) : json_object();
+	if (!c->metadata)
+		reply_json(r, 500, NULL);
+	return c->metadata != NULL;
+}
+
+void api_sandbox_create(struct request *r)
+{
+	struct daemon *d = r->http->d;
+	json_t *body = fields_parse(r, true);
+	struct create *c = body ? calloc(1, sizeof(*c)) : NULL;
+	bool go = c && create_params(r, body, c);
+
+	if (body && !c)
+		reply_json(r, 500, NULL);
+	json_decref(body);
+	if (!c)
+		return;
+	c->r = r;
+	r->ops = &create_ops;
+	r->state = c;
+	if (!go)
+		return;
+	if (d->stopping) {
+		reply_error(r, 503, "stopping", "the daemon is stopping", NULL, NULL);
+	} else if (!registry_reserve(&d->registry, 1)) {
+		reply_too_many_sandboxes(r);
+	} else {
+		c->place = true;
+		create_start(c);
+	}
+}

@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Content of files of a sandbox, written and read (transfer.h).
+ */
+#include "daemon/agent_failure.h"
+#include "daemon/api.h"
+#include "daemon/range.h"
+#include "daemon/reply.h"
+#include "daemon/transfer.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* --- upload ------------------------------------------------------------------------------ */
+
+static void put_done(struct transfer *t, const struct frame *f)
+{
+	json_t *o = json_loadb((const char *)f->payload, f->len, 0, NULL);
+	const json_t *path = json_object_get(o, "path"), *size = json_object_get(o, "size");
+
+	if (t->r->phase != REQUEST_WAIT || !json_is_string(path) || !json_is_integer(size)) {
+		transfer_lost(t, -EPROTO);
+	} else {
+		transfer_done(t);
+		reply_json(t->r, 200, json_pack("{s:O, s:O}", "path", path, "size", size));
+	}
+	json_decref(o);
+}
+
+static void put_on_stream(struct agent_stream *s)
+{
+	struct transfer *t = s->user;
+	struct agent_failure why;
+	struct frame f;
+	int rc = agent_next(s, &f);
+
+	if (rc == 1 && f.type == FRAME_OK) {
+		put_done(t, &f);
+	} else if (rc == 1 && f.type == FRAME_ERROR) {
+		agent_failure_parse(&f, &why);
+		transfer_fail(t, &why);
+	} else if (rc != 0) {
+		transfer_lost(t, rc < 0 ? rc : -EPROTO);
+	} else if (agent_room(s)) {
+		http_wake(t->r);
+	}
+}
+
+static size_t put_body(struct request *r, const void *data, size_t len)
+{
+	struct transfer *t = r->state;
+	size_t room;
+
+	if (!t->s)
+		return 0; /* it failed; the answer is under way */
+	room = agent_room(t->s);
+	if (len > room)
+		len = room;
+	if (len)
+		agent_send(t->s, FRAME_DATA_IN, data, len);
+	return len;
+}
+
+static void files_end(struct request *r)
+{
+	transfer_end(r->state);
+}
+
+static const struct request_ops put_ops = {.body = put_body, .end = files_end};
+
+void api_put_begin(struct request *r)
+{
+	struct sandbox *sb = api_find_sandbox(r);
+	_cleanup_free char *path = sb ? transfer_path(r) : NULL;
+
+	if (path)
+		transfer_begin(r, sb, FRAME_PUT, json_pack("{s:s}", "path", path),
+			       sizeof(struct transfer), put_on_stream, &put_ops);
+}
+
+void api_put_finish(struct request *r)
+{
+	struct transfer *t = r->state;
+
+	if (t->s)
+		agent_send(t->s, FRAME_END_IN, NULL, 0);
+}
+
+/* --- download ---------------------------------------------------------------------------- */
+
+/* A download of the whole file, or of a part. */
+struct download {
+	struct transfer t;
+	struct range range;
+};
+
+/* The part that was asked for, of a file of this size. */
+static void get_begin_part(struct transfer *t, const struct range *range, int64_t size)
+{
+	char text[96];
+	const char *const headers[] = {"Content-Range", text, "Accept-Ranges", "bytes", NULL};
+	int64_t last = range->last < size - 1 ? range->last : size - 1;
+
+	if (range->first < size) {
+		snprintf(text, sizeof(text), "bytes %" PRId64 "-%" PRId64 "/%" PRId64, range->first,
+			 last, size);
+		t->begun = true;
+		http_reply_stream(t->r, 206, "application/octet-stream", last - range->first + 1,
+				  headers);
+		return;
+	}
+	snprintf(text, sizeof(text), "bytes */%" PRId64, size);
+	agent_close(t->s);
+	t->s = NULL;
+	if (size < 0)
+		reply_error(t->r, 416, "range_not_satisfiable",
+			    "the size of this file is not known: it has no ranges",
+			    "ask for all of it", NULL);
+	else
+		reply_error_with(t->r, 416, "range_not_satisfiable",
+				 "the range begins behind the end of the file", NULL, NULL,
+				 headers);
+}
+
+static void get_begin(struct transfer *t, const struct frame *f)
+{
+	static const char *const headers[] = {"Accept-Ranges", "bytes", NULL};
+	struct download *d = (struct download *)t;
+	json_t *o = json_loadb((const char *)f->payload, f->len, 0, NULL);
+	const json_t *size = json_object_get(o, "size");
+	json_int_t n = json_integer_value(size);
+
+	if (!json_is_integer(size)) {
+		transfer_lost(t, -EPROTO);
+	} else if (d->range.given) {
+		get_begin_part(t, &d->range, n < 0 ? -1 : n);
+	} else {
+		t->begun = true;
+		http_reply_stream(t->r, 200, "application/octet-stream", n < 0 ? -1 : n,
+				  n < 0 ? NULL : headers);
+	}
+	json_decref(o);
+}
+
+/* Takes frames until there are bytes for the client, or none for now. */
+static void get_fetch(struct transfer *t)
+{
+	while (t->s && t->len == 0 && !t->complete) {
+		struct agent_failure why;
+		struct frame f;
+		int rc = agent_next(t->s, &f);
+
+		if (rc == 0)
+			return;
+		if (rc == 1 && f.type == FRAME_OK && !t->begun) {
+			get_begin(t, &f);
+		} else if (rc == 1 && f.type == FRAME_DATA_OUT && t->begun) {
+			t->data = f.payload;
+			t->len = f.len;
+		} else if (rc == 1 && f.type == FRAME_END_OUT && t->begun) {
+			t->complete = true;
+			transfer_done(t);
+		} else if (rc == 1 && f.type == FRAME_ERROR) {
+			agent_failure_parse(&f, &why);
+			transfer_fail(t, &why);
+		} else {
+			transfer_lost(t, rc < 0 ? rc : -EPROTO);
+			return;
+		}
+	}
+}
+
+static void get_on_stream(struct agent_stream *s)
+{
+	struct transfer *t = s->user;
+
+	get_fetch(t);
+	if (t->len || t->complete || t->cut)
+		http_wake(t->r);
+}
+
+static ssize_t get_pull(struct request *r, char *out, size_t max)
+{
+	struct transfer *t = r->state;
+	size_t n;
+
+	get_fetch(t);
+	n = t->len;
+	if (n == 0)
+		return t->cut ? PULL_ABORT : t->complete ? PULL_END : PULL_WAIT;
+	if (n > max)
+		n = max;
+	memcpy(out, t->data, n);
+	t->data += n;
+	t->len -= n;
+	return (ssize_t)n;
+}
+
+static const struct request_ops get_ops = {.pull = get_pull, .end = files_end};
+
+/* A range is for GET alone, and without a condition, as a file has no version that could match. */
+static struct range get_range(struct request *r)
+{
+	if (strcmp(r->method, "GET") != 0 || http_header(r, "If-Range"))
+		return (struct range){0};
+	return range_parse(http_header(r, "Range"));
+}
+
+static json_t *get_object(const char *path, const struct range *range)
+{
+	if (!range->given)
+		return json_pack("{s:s}", "path", path);
+	if (range->last == INT64_MAX)
+		return json_pack("{s:s, s:I}", "path", path, "offset", (json_int_t)range->first);
+	return json_pack("{s:s, s:I, s:I}", "path", path, "offset", (json_int_t)range->first,
+			 "length", (json_int_t)(range->last - range->first + 1));
+}
+
+void api_get(struct request *r)
+{
+	struct sandbox *sb = api_find_sandbox(r);
+	_cleanup_free char *path = sb ? transfer_path(r) : NULL;
+	struct range range = get_range(r);
+	struct transfer *t;
+
+	if (!path)
+		return;
+	t = transfer_begin(r, sb, FRAME_GET, get_object(path, &range), sizeof(struct download),
+			   get_on_stream, &get_ops);
+	if (t)
+		((struct download *)t)->range = range;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a guest says has changed in its file system (answer to CHANGES): lines
+ * of JSON, taken in pieces as they come, checked, and kept sorted so that a
+ * directory stands directly before what is below it.
+ *
+ * The guest is hostile: entries, bytes and the length of a line are bounded
+ * (limits.h), every member is checked, and a path that comes twice is an error.
+ * Not synchronised. fork: plain memory.
+ */
+#pragma once
+
+#include "lib/buf.h"
+#include "lib/cleanup.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum change_type {
+	CHANGE_NONE, /* nothing is there */
+	CHANGE_FILE,
+	CHANGE_DIR,
+	CHANGE_LINK,
+	CHANGE_OTHER,
+};
+
+struct change_stat {
+	enum change_type type;
+	uint32_t mode; /* permission bits */
+	int64_t size;
+};
+
+struct change {
+	char *path; /* absolute; any bytes but NUL */
+	char *link; /* target, or NULL */
+	struct change_stat now;
+	struct change_stat below; /* what the read-only image has there */
+	bool opaque;              /* a directory that hides what the image has below it */
+	json_int_t ino, ctime_ns, mtime_ns;
+};
+
+struct changes {
+	struct change *all;
+	size_t n, cap;
+	size_t bytes; /* that came */
+	struct buf line;
+};
+
+void changes_init(struct changes *c);
+void changes_free(struct changes *c);
+
+/* Bytes as they come: 0, -EPROTO (not what it should be), -E2BIG (too much), -ENOMEM. */
+__must_check int changes_feed(struct changes *c, const uint8_t *p, size_t len);
+/* All has come: sorts. The same errors. */
+__must_check int changes_end(struct changes *c);
+
+/* Order of paths in which a directory comes first, then all below it, then what follows. */
+int changes_path_compare(const char *a, const char *b);
+/* Whether path lies below dir. */
+bool changes_path_below(const char *path, const char *dir);

@@ -1,0 +1,451 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Command line and environment of podflared. Runs once, before the event loop.
+ */
+#define _GNU_SOURCE
+#include "daemon/config.h"
+#include "daemon/limits.h"
+#include "lib/cleanup.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char usage_text[] =
+	"usage: podflared --state DIR --guest DIR --vmm PATH [options]\n"
+	"\n"
+	"  --addr HOST:PORT     listen here (default: $PODFLARE_HOSTD_ADDR or 127.0.0.1:7070)\n"
+	"  --state DIR          where podflared keeps its database (made if missing)\n"
+	"  --guest DIR          holds vmlinux, initramfs.cpio and templates/NAME/ with\n"
+	"                       template.json and rootfs.erofs; without templates/ the image\n"
+	"                       rootfs.erofs is the template \"default\"\n"
+	"  --template NAME=JSON=IMAGE\n"
+	"                       a template instead of those of --guest (repeatable; the first\n"
+	"                       is made at once); IMAGE may be a block device\n"
+	"  --image FILE         the only template is \"default\", with this image\n"
+	"  --vmm PATH           the podflare-vmm program\n"
+	"  --kvm PATH           the KVM device (default: /dev/kvm)\n"
+	"  --disk-dir DIR       for the disks of sandboxes, files without a name (default:\n"
+	"                       disks in the state directory)\n"
+	"  --max-sandboxes N    most sandboxes at a time (default: 1024)\n"
+	"  --pool N             ready sandboxes of each used template (default: 2, 0 = none)\n"
+	"  --max-fork N         most children of one fork (default: 32)\n"
+	"  --public-addr HOST:PORT\n"
+	"                       the address that clients use, when another forwards here\n"
+	"  --trust-forward      the bind address was checked by who forwards to it\n"
+	"  --print-routes       print the endpoints and exit\n"
+	"  --version, --help\n"
+	"\n"
+	"environment:\n"
+	"  PODFLARE_API_KEYS        accepted keys, separated by commas\n"
+	"  PODFLARE_AUTH_DISABLED   1: ask nobody for a key\n"
+	"  PODFLARE_HOSTD_ADDR      default of --addr\n"
+	"  PODFLARE_LOG_FORMAT      text (default) or json\n"
+	"  PODFLARE_CREATE_TIMEOUT  seconds a sandbox may take to start (default: 120)\n"
+	"  PODFLARE_TEMPLATE_TIMEOUT  seconds a template may take to be made (default: 600)\n"
+	"  PODFLARE_FREEZE_TIMEOUT  seconds a guest may take to stand still for a fork, and to\n"
+	"                           go on (default: 20)\n"
+	"  PODFLARE_POOL_SIZE       default of --pool\n"
+	"  PODFLARE_MAX_FORK        default of --max-fork\n"
+	"  PODFLARE_PING_AFTER      seconds of silence of a command before the guest is asked\n"
+	"                           whether it lives (default: 30)\n"
+	"  PODFLARE_PONG_WITHIN     seconds it has to answer (default: 60)\n"
+	"  PODFLARE_EXEC_SLACK      seconds after the timeout of a command until the daemon ends\n"
+	"                           it itself, and as many again until the sandbox is ended\n"
+	"                           (default: 5)\n";
+
+const char *config_usage(void)
+{
+	return usage_text;
+}
+
+static int parse_number(const char *what, const char *text, uint32_t min, uint32_t max,
+			uint32_t *out, struct err *err)
+{
+	unsigned long v;
+	char *end;
+
+	errno = 0;
+	v = strtoul(text, &end, 10);
+	if (errno || end == text || *end || text[0] < '0' || text[0] > '9' || v < min || v > max)
+		return err_text(err, EINVAL, "%s is \"%s\", not a number from %u to %u", what, text,
+				min, max);
+	*out = (uint32_t)v;
+	return 0;
+}
+
+static int env_number(const char *name, uint32_t min, uint32_t max, uint32_t *out, struct err *err)
+{
+	const char *text = getenv(name);
+
+	return text && *text ? parse_number(name, text, min, max, out, err) : 0;
+}
+
+void config_format_addr(const struct sockaddr_storage *addr, char *out, size_t len)
+{
+	char host[INET6_ADDRSTRLEN] = "?";
+
+	if (addr->ss_family == AF_INET6) {
+		const struct sockaddr_in6 *a = (const void *)addr;
+
+		inet_ntop(AF_INET6, &a->sin6_addr, host, sizeof(host));
+		snprintf(out, len, "[%s]:%u", host, ntohs(a->sin6_port));
+	} else {
+		const struct sockaddr_in *a = (const void *)addr;
+
+		inet_ntop(AF_INET, &a->sin_addr, host, sizeof(host));
+		snprintf(out, len, "%s:%u", host, ntohs(a->sin_port));
+	}
+}
+
+int config_parse_addr(struct config *c, const char *text, struct err *err)
+{
+	const char *colon = strrchr(text, ':');
+	struct sockaddr_in6 *a6 = (void *)&c->addr;
+	struct sockaddr_in *a4 = (void *)&c->addr;
+	size_t hlen = colon ? (size_t)(colon - text) : 0;
+	char host[80];
+	uint32_t port = 0;
+	int rc;
+
+	if (!colon || hlen == 0 || hlen >= sizeof(host))
+		return err_text(err, EINVAL, "the address \"%s\" is not HOST:PORT", text);
+	rc = parse_number("the port of the address", colon + 1, 0, 65535, &port, err);
+	if (rc < 0)
+		return rc;
+	memcpy(host, text, hlen);
+	host[hlen] = '\0';
+	memset(&c->addr, 0, sizeof(c->addr));
+	if (strcmp(host, "localhost") == 0)
+		strcpy(host, "127.0.0.1");
+	if (host[0] == '[' && host[hlen - 1] == ']') {
+		host[hlen - 1] = '\0';
+		if (inet_pton(AF_INET6, host + 1, &a6->sin6_addr) != 1)
+			return err_text(err, EINVAL, "\"%s\" is not an IPv6 address", host + 1);
+		a6->sin6_family = AF_INET6;
+		a6->sin6_port = htons((uint16_t)port);
+		c->addr_len = sizeof(*a6);
+		c->loopback = IN6_IS_ADDR_LOOPBACK(&a6->sin6_addr);
+	} else {
+		if (inet_pton(AF_INET, host, &a4->sin_addr) != 1)
+			return err_text(
+				err, EINVAL,
+				"\"%s\" is not an IPv4 address, [IPv6 address] or localhost", host);
+		a4->sin_family = AF_INET;
+		a4->sin_port = htons((uint16_t)port);
+		c->addr_len = sizeof(*a4);
+		c->loopback = ntohl(a4->sin_addr.s_addr) >> 24 == 127;
+	}
+	config_format_addr(&c->addr, c->addr_text, sizeof(c->addr_text));
+	return 0;
+}
+
+/* Splits the comma list; blanks around a key do not count, empty entries are skipped. */
+static int load_keys(struct config *c, struct err *err)
+{
+	const char *s = getenv("PODFLARE_API_KEYS");
+
+	while (s && *s) {
+		size_t len;
+
+		s += strspn(s, ", \t");
+		len = strcspn(s, ",");
+		while (len && (s[len - 1] == ' ' || s[len - 1] == '\t'))
+			len--;
+		if (len == 0)
+			continue;
+		for (size_t i = 0; i < len; i++)
+			if (s[i] <= ' ' || s[i] == 0x7f)
+				return err_text(err, EINVAL,
+						"PODFLARE_API_KEYS: key %u has a blank or control "
+						"character",
+						c->nkeys + 1);
+		if (c->nkeys == CONFIG_KEYS_MAX)
+			return err_text(err, E2BIG, "PODFLARE_API_KEYS has more than %d keys",
+					CONFIG_KEYS_MAX);
+		c->keys[c->nkeys] = strndup(s, len);
+		if (!c->keys[c->nkeys])
+			return err_set(err, ENOMEM, "PODFLARE_API_KEYS");
+		c->nkeys++;
+		s += len;
+		s += strcspn(s, ",");
+	}
+	return 0;
+}
+
+static int load_env(struct config *c, struct err *err)
+{
+	const char *s = getenv("PODFLARE_LOG_FORMAT");
+	int rc;
+
+	if (s && strcmp(s, "json") == 0)
+		c->log_format = LOG_JSON;
+	else if (s && *s && strcmp(s, "text") != 0)
+		return err_text(err, EINVAL, "PODFLARE_LOG_FORMAT is \"%s\", not text or json", s);
+	s = getenv("PODFLARE_AUTH_DISABLED");
+	if (s && strcmp(s, "1") == 0)
+		c->auth_disabled = true;
+	else if (s && *s && strcmp(s, "0") != 0)
+		return err_text(err, EINVAL, "PODFLARE_AUTH_DISABLED is \"%s\", not 1 or 0", s);
+	rc = env_number("PODFLARE_CREATE_TIMEOUT", 1, 3600, &c->create_timeout_s, err);
+	if (rc == 0)
+		rc = env_number("PODFLARE_TEMPLATE_TIMEOUT", 1, 86400, &c->template_timeout_s, err);
+	if (rc == 0)
+		rc = c->pool_given
+			     ? 0
+			     : env_number("PODFLARE_POOL_SIZE", 0, LIMIT_POOL, &c->pool_size, err);
+	if (rc == 0)
+		rc = c->fork_given
+			     ? 0
+			     : env_number("PODFLARE_MAX_FORK", 1, LIMIT_FORK, &c->max_fork, err);
+	if (rc == 0)
+		rc = env_number("PODFLARE_FREEZE_TIMEOUT", 1, 3600, &c->freeze_timeout_s, err);
+	if (rc == 0)
+		rc = env_number("PODFLARE_PING_AFTER", 1, 86400, &c->ping_after_s, err);
+	if (rc == 0)
+		rc = env_number("PODFLARE_PONG_WITHIN", 1, 86400, &c->pong_within_s, err);
+	if (rc == 0)
+		rc = env_number("PODFLARE_EXEC_SLACK", 1, 3600, &c->exec_slack_s, err);
+	return rc == 0 ? load_keys(c, err) : rc;
+}
+
+static int guest_paths(struct config *c, const char *guest, const char *image, struct err *err)
+{
+	const char *dir = guest ? guest : "";
+
+	if (!guest)
+		return err_text(err, EINVAL, "--guest is missing");
+	if (strlen(dir) > sizeof(c->kernel_path) - 32 ||
+	    (image && strlen(image) >= sizeof(c->image_path)))
+		return err_text(err, ENAMETOOLONG, "--guest or --image is too long");
+	snprintf(c->kernel_path, sizeof(c->kernel_path), "%s/vmlinux", dir);
+	snprintf(c->initramfs_path, sizeof(c->initramfs_path), "%s/initramfs.cpio", dir);
+	c->guest_dir = guest;
+	c->image_given = image != NULL;
+	if (image && c->ntemplates)
+		return err_text(err, EINVAL, "--image and --template exclude each other");
+	if (image)
+		snprintf(c->image_path, sizeof(c->image_path), "%s", image);
+	else
+		snprintf(c->image_path, sizeof(c->image_path), "%s/rootfs.erofs", dir);
+	return 0;
+}
+
+static int disk_path(struct config *c, const char *disks, struct err *err)
+{
+	int n;
+
+	if (!c->state_dir)
+		return err_text(err, EINVAL, "--state is missing");
+	n = disks ? snprintf(c->disk_dir, sizeof(c->disk_dir), "%s", disks)
+		  : snprintf(c->disk_dir, sizeof(c->disk_dir), "%s/disks", c->state_dir);
+	return n >= (int)sizeof(c->disk_dir)
+		       ? err_text(err, ENAMETOOLONG, "--disk-dir or --state is too long")
+		       : 0;
+}
+
+/* The host is only compared, never looked up. */
+static int check_public(const struct config *c, struct err *err)
+{
+	const char *colon = c->public_addr ? strrchr(c->public_addr, ':') : NULL;
+	uint32_t port;
+
+	if (!c->public_addr)
+		return 0;
+	if (!colon || colon == c->public_addr)
+		return err_text(err, EINVAL, "--public-addr \"%s\" is not HOST:PORT",
+				c->public_addr);
+	return parse_number("the port of --public-addr", colon + 1, 1, 65535, &port, err);
+}
+
+/* Settings that are right one by one must also fit together. */
+static int check_whole(struct config *c, struct err *err)
+{
+	if (!c->vmm_path)
+		return err_text(err, EINVAL, "--vmm is missing");
+	c->auth = c->nkeys > 0 && !c->auth_disabled;
+	if (!c->loopback && !c->auth && !c->auth_disabled && !c->trust_forward)
+		return err_text(err, EACCES,
+				"refusing to listen on %s without keys: set PODFLARE_API_KEYS (or "
+				"PODFLARE_AUTH_DISABLED=1 if everyone who can reach it may use it)",
+				c->addr_text);
+	return 0;
+}
+
+enum {
+	OPT_ADDR = 1,
+	OPT_STATE,
+	OPT_GUEST,
+	OPT_IMAGE,
+	OPT_VMM,
+	OPT_KVM,
+	OPT_DISKS,
+	OPT_MAX,
+	OPT_TEMPLATE,
+	OPT_POOL,
+	OPT_FORK,
+	OPT_PUBLIC,
+	OPT_TRUST,
+	OPT_ROUTES,
+	OPT_VERSION,
+	OPT_HELP
+};
+
+static const struct option options[] = {
+	{"addr", required_argument, NULL, OPT_ADDR},
+	{"state", required_argument, NULL, OPT_STATE},
+	{"guest", required_argument, NULL, OPT_GUEST},
+	{"image", required_argument, NULL, OPT_IMAGE},
+	{"vmm", required_argument, NULL, OPT_VMM},
+	{"kvm", required_argument, NULL, OPT_KVM},
+	{"disk-dir", required_argument, NULL, OPT_DISKS},
+	{"max-sandboxes", required_argument, NULL, OPT_MAX},
+	{"template", required_argument, NULL, OPT_TEMPLATE},
+	{"pool", required_argument, NULL, OPT_POOL},
+	{"max-fork", required_argument, NULL, OPT_FORK},
+	{"public-addr", required_argument, NULL, OPT_PUBLIC},
+	{"trust-forward", no_argument, NULL, OPT_TRUST},
+	{"print-routes", no_argument, NULL, OPT_ROUTES},
+	{"version", no_argument, NULL, OPT_VERSION},
+	{"help", no_argument, NULL, OPT_HELP},
+	{0},
+};
+
+/* What the command line names but does not yet mean anything alone. */
+struct raw {
+	const char *addr, *guest, *image, *disks;
+};
+
+/* An option whose value is a number. 0, -EINVAL, or 1: it is none of these. */
+static int load_number(struct config *c, int opt, const char *value, struct err *err)
+{
+	switch (opt) {
+	case OPT_MAX:
+		return parse_number("--max-sandboxes", value, 1, 65536, &c->max_sandboxes, err);
+	case OPT_POOL:
+		c->pool_given = true;
+		return parse_number("--pool", value, 0, LIMIT_POOL, &c->pool_size, err);
+	case OPT_FORK:
+		c->fork_given = true;
+		return parse_number("--max-fork", value, 1, LIMIT_FORK, &c->max_fork, err);
+	default:
+		return 1;
+	}
+}
+
+static int load_option(struct config *c, struct raw *raw, int opt, char **argv, struct err *err)
+{
+	switch (opt) {
+	case OPT_ADDR:
+		raw->addr = optarg;
+		break;
+	case OPT_STATE:
+		c->state_dir = optarg;
+		break;
+	case OPT_GUEST:
+		raw->guest = optarg;
+		break;
+	case OPT_IMAGE:
+		raw->image = optarg;
+		break;
+	case OPT_TEMPLATE:
+		if (c->ntemplates == CONFIG_TEMPLATES_MAX)
+			return err_text(err, E2BIG, "there are more than %d templates",
+					CONFIG_TEMPLATES_MAX);
+		c->templates[c->ntemplates++] = optarg;
+		break;
+	case OPT_VMM:
+		c->vmm_path = optarg;
+		break;
+	case OPT_KVM:
+		c->kvm_path = optarg;
+		break;
+	case OPT_DISKS:
+		raw->disks = optarg;
+		break;
+	case OPT_PUBLIC:
+		c->public_addr = optarg;
+		break;
+	case OPT_TRUST:
+		c->trust_forward = true;
+		break;
+	case OPT_ROUTES:
+		c->show_routes = true;
+		break;
+	case OPT_VERSION:
+		c->show_version = true;
+		break;
+	case OPT_HELP:
+		c->show_help = true;
+		break;
+	case ':':
+		return err_text(err, EINVAL, "%s needs a value", argv[optind - 1]);
+	default:
+		return err_text(err, EINVAL, "unknown option %s", argv[optind - 1]);
+	}
+	return 0;
+}
+
+static int load_options(struct config *c, struct raw *raw, int argc, char **argv, struct err *err)
+{
+	int opt;
+
+	optind = 0;
+	opterr = 0;
+	while ((opt = getopt_long(argc, argv, ":", options, NULL)) != -1) {
+		int rc = load_number(c, opt, optarg, err);
+
+		if (rc == 1)
+			rc = load_option(c, raw, opt, argv, err);
+		if (rc < 0)
+			return rc;
+	}
+	if (optind < argc)
+		return err_text(err, EINVAL, "unexpected argument \"%s\"", argv[optind]);
+	return 0;
+}
+
+int config_load(struct config *c, int argc, char **argv, struct err *err)
+{
+	struct raw raw = {.addr = getenv("PODFLARE_HOSTD_ADDR")};
+	int rc;
+
+	*c = (struct config){
+		.kvm_path = "/dev/kvm",
+		.max_sandboxes = LIMIT_SANDBOXES,
+		.max_fork = DEFAULT_FORK,
+		.pool_size = DEFAULT_POOL,
+		.template_timeout_s = DEFAULT_TEMPLATE_S,
+		.freeze_timeout_s = DEFAULT_FREEZE_S,
+		.create_timeout_s = DEFAULT_CREATE_S,
+		.ping_after_s = DEFAULT_PING_S,
+		.exec_slack_s = DEFAULT_SLACK_S,
+		.pong_within_s = DEFAULT_PONG_S,
+	};
+	rc = load_options(c, &raw, argc, argv, err);
+	if (rc < 0 || c->show_help || c->show_version || c->show_routes)
+		return rc;
+	rc = load_env(c, err);
+	if (rc == 0)
+		rc = config_parse_addr(c, raw.addr && *raw.addr ? raw.addr : "127.0.0.1:7070", err);
+	if (rc == 0)
+		rc = guest_paths(c, raw.guest, raw.image, err);
+	if (rc == 0)
+		rc = check_public(c, err);
+	if (rc == 0)
+		rc = disk_path(c, raw.disks, err);
+	return rc == 0 ? check_whole(c, err) : rc;
+}
+
+void config_free(struct config *c)
+{
+	for (unsigned int i = 0; i < c->nkeys; i++) {
+		explicit_bzero(c->keys[i], strlen(c->keys[i]));
+		free(c->keys[i]);
+	}
+	c->nkeys = 0;
+}

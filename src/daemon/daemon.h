@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * podflared as a whole: what its parts share. One thread with one event loop, in
+ * which nothing blocks; beside it only threads that read images (image_loader.h). Made and taken
+ * down by main.c. fork: VMM processes are started by posix_spawn; every descriptor is
+ * close-on-exec, so that a VMM has only what it is given.
+ */
+#pragma once
+
+#include "daemon/config.h"
+#include "daemon/http.h"
+#include "daemon/image.h"
+#include "daemon/pool.h"
+#include "daemon/registry.h"
+#include "daemon/store.h"
+#include "daemon/template.h"
+#include "daemon/turns.h"
+#include "daemon/vmm_client.h"
+#include "lib/loop.h"
+
+struct daemon {
+	struct config config;
+	struct loop loop;
+	struct vmm_host vmms;
+	struct image image;
+	struct templates templates;
+	struct pool pool;
+	struct store store;
+	struct registry registry;
+	struct turns renewals;
+	struct http http;
+	unsigned int ndiffs; /* under way */
+	bool stopping;       /* SIGTERM came: no new sandboxes */
+};

@@ -1,0 +1,490 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Execs. An exec belongs to its sandbox while it is queued or runs (list
+ * sb->execs; the first of a context runs, or is about to), and to its request
+ * until that ends: it is freed when both have let go.
+ *
+ * Invariant of back-pressure: while the event lines are full (ndjson_full),
+ * frames are not taken from the stream; taking goes on from pull().
+ */
+#include "daemon/exec.h"
+#include "daemon/agent_failure.h"
+#include "daemon/daemon.h"
+#include "daemon/exec_impl.h"
+#include "daemon/limits.h"
+#include "daemon/probe.h"
+#include "daemon/reply.h"
+#include "lib/io.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+static void exec_next(struct sandbox *sb, const char *context);
+static void exec_pump(struct exec *e);
+
+int64_t exec_now_ms(void)
+{
+	return (int64_t)(io_realtime_ns() / 1000000);
+}
+
+void exec_params_free(struct exec_params *p)
+{
+	json_decref(p->body);
+	free(p->head);
+	free(p->stdin_own);
+}
+
+static void exec_unref(struct exec *e)
+{
+	if (e->req || e->state != EXEC_DONE)
+		return;
+	loop_timer_cancel(&e->grace);
+	ndjson_free(&e->out);
+	exec_params_free(&e->p);
+	/* Callers up the stack may still look at its state. */
+	loop_defer_free(e->loop, e);
+}
+
+/* The reply begins: 200 and event lines. */
+static void exec_begin_reply(struct exec *e)
+{
+	const char *const headers[] = {"Podflare-Exec-Id", e->p.id, NULL};
+
+	loop_timer_cancel(&e->grace);
+	if (!e->begun && e->req)
+		http_reply_stream(e->req, 200, "application/x-ndjson", -1, headers);
+	e->begun = true;
+}
+
+/* There may be something for pull(). */
+static void exec_wake(struct exec *e)
+{
+	if (!e->req)
+		return;
+	if (e->heard || e->state == EXEC_DONE)
+		exec_begin_reply(e);
+	http_wake(e->req);
+}
+
+/* Out of the queue; the next one may run. The stream has been released or closed. */
+static void exec_finish(struct exec *e)
+{
+	struct sandbox *sb = e->sb;
+
+	e->state = EXEC_DONE;
+	e->s = NULL;
+	exec_pending_free(&e->in); /* it may point into the stream */
+	buf_free(&e->parts);
+	exec_watch_stop(e);
+	sandbox_drop_user(&e->user);
+	list_del(&e->link);
+	sb->nexecs--;
+	exec_remember(e);
+	if (sb->state == SANDBOX_READY)
+		exec_next(sb, e->p.context);
+	exec_wake(e);
+	exec_unref(e);
+}
+
+/* Events of an end that is not the command's own. */
+static void exec_failed(struct exec *e, const char *text, const char *reason, const char *state)
+{
+	int64_t now = exec_now_ms(), took = e->started_ms ? now - e->started_ms : 0;
+
+	if (exec_events_failed(&e->out, text, reason, state, took < 0 ? 0 : took, now) < 0)
+		e->broken = true;
+}
+
+/* Ends it for a reason that is not the command's: as HTTP error while that is possible. */
+static void exec_fail(struct exec *e, const struct agent_failure *why, const char *reason,
+		      const char *state)
+{
+	agent_close(e->s);
+	if (e->req && !e->begun && !e->heard) {
+		loop_timer_cancel(&e->grace);
+		e->begun = true;
+		reply_error(e->req, why->status, why->code, why->message, NULL, why->field);
+	} else {
+		exec_failed(e, why->message, reason, state);
+	}
+	exec_finish(e);
+}
+
+static void exec_lost(struct exec *e, int error)
+{
+	struct agent_failure why = {.status = 502, .code = "agent_error"};
+	struct sandbox *sb = e->sb;
+
+	/* When the VM has ended, exec_on_sandbox_end() brings the reason. */
+	if (sandbox_is_ending(e->sb) || e->state == EXEC_DONE)
+		return;
+	snprintf(why.message, sizeof(why.message), "%s while the command ran",
+		 agent_error_text(error));
+	exec_fail(e, &why, "agent_error", NULL);
+	probe_start(sb);
+}
+
+/* --- frames of the agent ----------------------------------------------------------------- */
+
+/* An honest agent keeps to output_limit itself. */
+static int exec_output(struct exec *e, const struct frame *f)
+{
+	uint64_t *n = &e->output[f->type == FRAME_STDERR];
+
+	*n += f->len;
+	if (*n > e->p.output_limit + LIMIT_OUTPUT_SPARE)
+		return -EPROTO;
+	e->heard = true;
+	/* Without a client there is nobody to keep it for. */
+	if (e->req)
+		exec_pending_bytes(&e->in, f);
+	return 0;
+}
+
+/* A piece of an event, of the whole no more than LIMIT_EVENT; an empty one takes back those before.
+ */
+static int exec_part(struct exec *e, const struct frame *f)
+{
+	int rc = e->req ? buf_append(&e->parts, f->payload, f->len) : 0;
+
+	if (f->type == FRAME_EVENT_PART && f->len == 0)
+		buf_free(&e->parts);
+	return rc == -ENOBUFS ? -EPROTO : rc;
+}
+
+static int exec_event(struct exec *e, const struct frame *f)
+{
+	int rc;
+
+	if (!e->req)
+		return 0;
+	if (buf_len(&e->parts) == 0) {
+		rc = exec_events_event(&e->out, &e->in, f->payload, f->len, exec_now_ms());
+	} else {
+		rc = exec_part(e, f);
+		if (rc == 0)
+			rc = exec_events_event(&e->out, &e->in, buf_data(&e->parts),
+					       buf_len(&e->parts), exec_now_ms());
+		buf_free(&e->parts);
+	}
+	e->heard |= rc == 0;
+	return rc;
+}
+
+/* EXIT: 1 when the exec is over with it, -EPROTO. */
+static int exec_exit(struct exec *e, const struct frame *f)
+{
+	struct exec_exit x = {0};
+	bool cancelled;
+	int rc = buf_len(&e->parts) ? -EPROTO : exec_exit_parse(f, &x, &cancelled);
+
+	/* Cancelled without our asking: it ends in a word that clients do not know. */
+	if (rc == 0 && cancelled && !e->cancelled_for)
+		rc = -EPROTO;
+	if (rc == 0) {
+		if (cancelled)
+			x.reason = e->cancelled_for;
+		if (cancelled && strcmp(x.reason, "timeout") == 0)
+			x.code = 124;
+		if (e->req && exec_events_exit(&e->out, &x, exec_now_ms()) < 0)
+			e->broken = true;
+		agent_release(e->s);
+		exec_finish(e);
+	}
+	json_decref(x.log);
+	return rc == 0 ? 1 : rc;
+}
+
+/* One frame of a running command. False: the exec is over, e may be gone. */
+static bool exec_frame(struct exec *e, const struct frame *f)
+{
+	struct agent_failure why;
+	int rc;
+
+	/* What comes of the command, for exec_watch.c; an answer to PING does not. */
+	if (f->type != FRAME_PONG && f->type != FRAME_STDIN_ACK)
+		e->bytes += f->len;
+	switch (f->type) {
+	case FRAME_STDOUT:
+	case FRAME_STDERR:
+		rc = exec_output(e, f);
+		break;
+	case FRAME_PONG:
+		return true;
+	case FRAME_STDIN_ACK:
+		rc = exec_acked(e, f);
+		break;
+	case FRAME_EVENT_PART:
+		rc = exec_part(e, f);
+		break;
+	case FRAME_EVENT:
+		rc = exec_event(e, f);
+		break;
+	case FRAME_EXIT:
+		rc = exec_exit(e, f);
+		if (rc > 0)
+			return false;
+		break;
+	case FRAME_ERROR:
+		agent_failure_parse(f, &why);
+		agent_failure_of_exec(&why, e->p.language);
+		exec_fail(e, &why, "refused", "preserved");
+		return false;
+	default:
+		rc = -EPROTO;
+		break;
+	}
+	if (rc == -ENOMEM) {
+		e->broken = true;
+	} else if (rc < 0) {
+		exec_lost(e, rc);
+		return false;
+	}
+	return true;
+}
+
+/* Output that waits goes into lines. False: they are full, the client sets the pace. */
+static bool exec_room(struct exec *e)
+{
+	if (!e->req || e->broken) {
+		exec_pending_free(&e->in);
+		return true;
+	}
+	if (exec_pending_any(&e->in) && exec_pending_take(&e->in, &e->out, exec_now_ms()) < 0) {
+		e->broken = true;
+		exec_pending_free(&e->in);
+	}
+	return !exec_pending_any(&e->in) && !ndjson_full(&e->out);
+}
+
+/* Moves output on: from the stream into event lines, until either has nothing more. */
+static void exec_pump(struct exec *e)
+{
+	struct frame f;
+	int rc;
+
+	while (e->state == EXEC_RUNNING) {
+		e->paused = !exec_room(e);
+		if (e->paused) {
+			exec_watch_pause(e);
+			break;
+		}
+		rc = agent_next(e->s, &f);
+		if (rc == 0)
+			break;
+		if (rc < 0) {
+			exec_lost(e, rc);
+			break;
+		}
+		exec_watch_heard(e);
+		if (!exec_frame(e, &f))
+			return;
+	}
+	if (e->state == EXEC_RUNNING && !loop_timer_armed(&e->silence) && !e->paused)
+		exec_watch_heard(e);
+	exec_wake(e);
+}
+
+static void exec_on_stream(struct agent_stream *s)
+{
+	struct exec *e = s->user;
+
+	exec_feed(e);
+	exec_pump(e);
+}
+
+/* --- the queue --------------------------------------------------------------------------- */
+
+static void exec_run(struct exec *e)
+{
+	struct agent_failure why = {.status = 503, .code = "sandbox_unreachable"};
+	struct err err = {0};
+
+	e->s = agent_open(&e->sb->agent, exec_on_stream, e, &err);
+	if (!e->s) {
+		if (sandbox_is_ending(e->sb))
+			return;
+		if (err.num == EBUSY) {
+			why.status = 429;
+			why.code = "too_many_requests";
+		}
+		snprintf(why.message, sizeof(why.message), "%s", err.msg);
+		exec_fail(e, &why, "refused", "preserved");
+		return;
+	}
+	e->state = EXEC_RUNNING;
+	sandbox_begin_call(e->sb);
+	e->started_ms = exec_now_ms();
+	e->sb->exec_count++;
+	if (exec_events_started(&e->out, e->p.id, e->started_ms) < 0)
+		e->broken = true;
+	agent_send(e->s, FRAME_EXEC, e->p.head, e->p.head_len);
+	exec_watch_start(e);
+	exec_feed(e);
+	/* Alone it does not begin the reply: a refusal may still be an HTTP error. */
+	if (e->begun)
+		exec_wake(e);
+}
+
+static void exec_next(struct sandbox *sb, const char *context)
+{
+	list_for_each (e, &sb->execs, struct exec, link) {
+		if (strcmp(e->p.context, context) != 0)
+			continue;
+		if (e->state == EXEC_QUEUED)
+			exec_run(e);
+		return; /* the list may be another one now */
+	}
+}
+
+void exec_leave_queue(struct exec *e)
+{
+	struct exec_exit x = {.code = 130, .reason = "interrupted", .state = "preserved"};
+
+	if (exec_events_exit(&e->out, &x, exec_now_ms()) < 0)
+		e->broken = true;
+	exec_finish(e);
+}
+
+static void exec_on_sandbox_end(struct sandbox_user *u, const char *reason)
+{
+	struct exec *e = u->arg;
+
+	/* What the command wrote before the end is still in the stream. */
+	if (e->state == EXEC_RUNNING) {
+		exec_pump(e);
+		if (e->state == EXEC_DONE)
+			return; /* it had come to its own end */
+		exec_begin_reply(e);
+	}
+	agent_close(e->s);
+	if (e->req && !e->begun) {
+		loop_timer_cancel(&e->grace);
+		e->begun = true;
+		reply_ended(e->req, reason);
+	} else {
+		char text[1500];
+
+		snprintf(text, sizeof(text), "sandbox ended: %s", reason);
+		exec_failed(e, text, e->sb->closed ? "closed" : "vm_ended", "lost");
+	}
+	exec_finish(e);
+}
+
+void exec_disk_failed(struct sandbox *sb, int errnum)
+{
+	char text[160];
+
+	snprintf(text, sizeof(text), "the host could not read or write the sandbox's disk: %s",
+		 strerror(errnum));
+	list_for_each (e, &sb->execs, struct exec, link) {
+		/* Once a command: the guest repeats what fails. */
+		if (e->state != EXEC_RUNNING || e->disk_told || !e->req)
+			continue;
+		e->disk_told = e->heard = true;
+		if (exec_events_notice(&e->out, text, exec_now_ms()) < 0)
+			e->broken = true;
+		exec_wake(e);
+	}
+}
+
+/* --- the client's side ------------------------------------------------------------------- */
+
+static ssize_t exec_pull(struct request *r, char *out, size_t max)
+{
+	struct exec *e = r->state;
+	size_t n = buf_len(&e->out.out);
+
+	if (n < NDJSON_HIGH / 2 && e->state == EXEC_RUNNING && e->paused) {
+		exec_pump(e);
+		n = buf_len(&e->out.out);
+	}
+	if (e->broken)
+		return PULL_ABORT;
+	if (n == 0)
+		return e->state == EXEC_DONE ? PULL_END : PULL_WAIT;
+	if (n > max)
+		n = max;
+	memcpy(out, buf_data(&e->out.out), n);
+	buf_consume(&e->out.out, n);
+	ndjson_taken(&e->out);
+	return (ssize_t)n;
+}
+
+static void exec_end(struct request *r)
+{
+	struct exec *e = r->state;
+
+	e->req = NULL;
+	loop_timer_cancel(&e->grace);
+	if (e->state == EXEC_QUEUED) {
+		exec_finish(e);
+		return;
+	}
+	if (e->state == EXEC_DONE) {
+		exec_unref(e);
+		return;
+	}
+	/* Nothing runs before the code is there whole; afterwards its end is awaited. */
+	if (!e->end_sent) {
+		agent_close(e->s);
+		exec_finish(e);
+		return;
+	}
+	buf_free(&e->parts);
+	ndjson_free(&e->out);
+	exec_cancel(e, "interrupted");
+	exec_watch_cancelled(e);
+	exec_pump(e);
+}
+
+static const struct request_ops exec_ops = {.pull = exec_pull, .end = exec_end};
+
+static void exec_on_grace(struct loop_timer *t)
+{
+	exec_begin_reply(t->arg);
+}
+
+static struct exec *exec_new(struct sandbox *sb, struct request *r, const struct exec_params *p)
+{
+	struct exec *e = calloc(1, sizeof(*e));
+
+	if (!e)
+		return NULL;
+	e->loop = &sb->d->loop;
+	e->sb = sb;
+	e->req = r;
+	e->p = *p;
+	e->queued_ms = exec_now_ms();
+	ndjson_init(&e->out, p->rich);
+	buf_init(&e->parts, LIMIT_EVENT);
+	exec_watch_init(e);
+	e->grace = (struct loop_timer){.fn = exec_on_grace, .arg = e};
+	return e;
+}
+
+void exec_submit(struct sandbox *sb, struct request *r, struct exec_params *p)
+{
+	struct exec *e = NULL;
+
+	if (exec_find(sb, p->id)) {
+		reply_error(r, 409, "exec_exists", "a command with this exec_id is queued or runs",
+			    NULL, "exec_id");
+		exec_params_free(p);
+		return;
+	}
+	if (sb->nexecs >= LIMIT_EXEC_QUEUE || !(e = exec_new(sb, r, p))) {
+		reply_error(r, 429, "too_many_requests", "too many commands wait in this sandbox",
+			    "wait for earlier ones to end", NULL);
+		exec_params_free(p);
+		return;
+	}
+	r->ops = &exec_ops;
+	r->state = e;
+	sandbox_add_user(sb, &e->user, exec_on_sandbox_end, e);
+	list_add_tail(&sb->execs, &e->link);
+	sb->nexecs++;
+	loop_timer_set(e->loop, &e->grace, EXEC_HEADER_GRACE_NS);
+	exec_next(sb, e->p.context);
+}

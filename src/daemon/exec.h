@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One command in a sandbox, from the request to its exit event.
+ *
+ * The execs of one context of a sandbox run one at a time in order of arrival;
+ * those of different contexts beside each other. Output goes
+ * from the agent's stream into event lines as fast as the client takes them,
+ * no faster. A client that leaves cancels its command; the next one starts
+ * when the agent has confirmed the end of it.
+ *
+ * The agent ends a command at its timeout; exec_watch.c sees to it that it ends
+ * when the agent does not.
+ *
+ * Refusals that come before the reply has begun are HTTP errors; later ones
+ * are a line on stderr and exit -1.
+ *
+ * Memory of one exec: its request (LIMIT_JSON_BODY), one event in parts and one
+ * in lines (LIMIT_EVENT each), and some 200 KiB.
+ * Thread: the loop's. fork: no state.
+ */
+#pragma once
+
+#include "daemon/http.h"
+#include "daemon/sandbox.h"
+
+#define EXEC_ID_MAX 64u
+
+struct exec_params {
+	json_t *body;     /* owned; keeps code and stdin alive */
+	const char *code; /* inside body */
+	size_t code_len;
+	char *head; /* owned: payload of the EXEC frame */
+	size_t head_len;
+	bool rich;
+	const char *language; /* constant; "argv" for a program */
+	char id[EXEC_ID_MAX + 1], context[EXEC_ID_MAX + 1];
+	uint64_t timeout_ms; /* 0: none */
+	uint64_t output_limit;
+	bool has_stdin;
+	const uint8_t *stdin_data;
+	size_t stdin_len;
+	uint8_t *stdin_own; /* owned: what stdin_data points into when it is not body */
+};
+
+/* Whether it can be an id of an exec, or of a context. */
+bool exec_id_valid(const char *id);
+
+void exec_params_free(struct exec_params *p);
+
+/* Takes over the request and what p owns. Answers it, at once or later. */
+void exec_submit(struct sandbox *sb, struct request *r, struct exec_params *p);
+
+enum exec_found { EXEC_UNKNOWN, EXEC_IS_QUEUED, EXEC_IS_RUNNING, EXEC_HAS_ENDED };
+
+/*
+ * Ends the exec of this id early, what it found: a queued one leaves the queue, a
+ * running one is interrupted once (escalate: cancelled, which ends in a kill). One
+ * that has ended is left alone, so that an interrupt never hits the next.
+ */
+enum exec_found exec_interrupt(struct sandbox *sb, const char *id, bool escalate);
+
+/* {"execs": [...]}: those that live, in order of arrival. New reference, NULL without memory. */
+json_t *exec_list(struct sandbox *sb);
+
+/* The host failed a request of the disk: whoever runs a command is told. */
+void exec_disk_failed(struct sandbox *sb, int errnum);
+
+/* What a sandbox remembers of ended execs goes with it. */
+void exec_forget_all(struct sandbox *sb);

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The exec as its parts see it: exec.c (queue, frames, reply), exec_input.c
+ * (what is sent to the agent), exec_watch.c (silence and deadline),
+ * exec_control.c (looking for one, interrupting it). Private to these.
+ * Thread: the loop's. fork: no state.
+ */
+#pragma once
+
+#include "daemon/exec.h"
+#include "daemon/exec_events.h"
+#include "daemon/ndjson.h"
+
+enum exec_state { EXEC_QUEUED, EXEC_RUNNING, EXEC_DONE };
+
+/* Frames that wait until the code is with the agent. */
+enum exec_order { ORDER_NONE, ORDER_INTERRUPT, ORDER_CANCEL };
+
+/* exec_watch.c: which deadline is the next one. */
+enum exec_stage { STAGE_TIMEOUT, STAGE_SLACK, STAGE_CANCELLED };
+
+struct exec {
+	struct list link; /* sb->execs; first: overwritten when freed */
+	struct sandbox_user user;
+	struct loop *loop;
+	struct sandbox *sb;  /* not to be touched when DONE: it may be gone */
+	struct request *req; /* NULL: the client has left */
+	struct agent_stream *s;
+	enum exec_state state;
+	struct exec_params p;
+	int64_t queued_ms, started_ms; /* since 1970; started 0: not yet */
+	bool begun /* the reply */, heard /* something that an HTTP error could not tell */;
+	bool broken; /* no memory for events */
+	bool disk_told;
+
+	/* exec_input.c */
+	size_t code_sent, stdin_sent, stdin_acked;
+	bool end_sent, stdin_ended;
+	enum exec_order order;
+	const char *cancelled_for; /* termination_reason when a CANCEL of ours ends it */
+
+	/* exec_watch.c */
+	struct loop_timer silence, limit;
+	bool pinged;
+	enum exec_stage stage;
+	unsigned int late; /* times that it was waited for */
+	uint64_t bytes;    /* that came of the command */
+	uint64_t bytes_late, bytes_seen;
+
+	struct ndjson out;
+	struct exec_pending in; /* output that was not taken yet */
+	struct buf parts;       /* of an event */
+	uint64_t output[2];     /* bytes of stdout and stderr that came */
+	bool paused;            /* the client sets the pace: the stream is not read */
+	struct loop_timer grace;
+};
+
+/* Milliseconds since 1970. */
+int64_t exec_now_ms(void);
+/* Sends as much as fits of code, stdin, and the order that waits. */
+void exec_feed(struct exec *e);
+/* STDIN_ACK: 0 or -EPROTO. */
+__must_check int exec_acked(struct exec *e, const struct frame *f);
+/* Sends INTERRUPT or CANCEL, as soon as the code is with the agent. */
+void exec_give_order(struct exec *e, enum exec_order order);
+/* The same with CANCEL; when it ends so, termination_reason is why. */
+void exec_cancel(struct exec *e, const char *why);
+
+void exec_watch_init(struct exec *e);
+/* The command runs. */
+void exec_watch_start(struct exec *e);
+/* A frame has come, or reading goes on after a pause. */
+void exec_watch_heard(struct exec *e);
+/* Reading rests: the client sets the pace, nobody is silent. */
+void exec_watch_pause(struct exec *e);
+/* It was cancelled, and the end is awaited no longer than from a silent guest. */
+void exec_watch_cancelled(struct exec *e);
+void exec_watch_stop(struct exec *e);
+
+/* Out of the queue at its client's wish. */
+void exec_leave_queue(struct exec *e);
+/* Its id is remembered. */
+void exec_remember(struct exec *e);
+/* The one of this id that lives, or NULL. */
+struct exec *exec_find(struct sandbox *sb, const char *id);

@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Forks of sandboxes. A fork_op belongs to its sandbox (list sb->forks, head =
+ * under way) until that goes on or has ended, and to its request until that
+ * ends: it is freed when both have let go.
+ */
+#include "daemon/fork.h"
+#include "daemon/daemon.h"
+#include "daemon/freeze.h"
+#include "daemon/reply.h"
+#include "lib/io.h"
+#include "lib/log.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum fork_state { FORK_QUEUED, FORK_FREEZING, FORK_FORKING, FORK_THAWING, FORK_OVER };
+
+struct fork_child {
+	struct fork_op *op;
+	struct sandbox *sb; /* NULL: not made yet, or failed */
+	struct sandbox_user user;
+	bool made, told; /* the object; its parent's VMM has answered, or it failed before */
+	bool ready;
+	char error[1500];
+};
+
+struct fork_op {
+	struct list link; /* sb->forks; first: overwritten when freed */
+	struct daemon *d;
+	struct sandbox *sb; /* NULL: it goes on, or has ended */
+	struct sandbox_user user;
+	struct request *req; /* NULL: the client has left, or was answered */
+	enum fork_state state;
+	struct freeze freeze;
+	struct loop_timer limit; /* of the time that it is frozen */
+	uint64_t start_ns, freeze_ns, pause_us;
+	bool reseed, starting;
+	unsigned int n, places;
+	char ended[1500]; /* why the parent has, before there were children */
+	struct fork_child child[];
+};
+
+static void fork_next(struct sandbox *sb);
+static void fork_check(struct fork_op *op);
+static void child_unwanted(struct fork_child *c);
+
+static void fork_unref(struct fork_op *op)
+{
+	if (op->req || op->sb)
+		return;
+	loop_defer_free(&op->d->loop, op);
+}
+
+/* --- the answer -------------------------------------------------------------------------- */
+
+static json_t *child_result(struct fork_child *c, json_t *ids)
+{
+	if (c->ready) {
+		struct sandbox *sb = c->sb;
+
+		sandbox_drop_user(&c->user);
+		if (sandbox_announce(sb) == 0) {
+			if (json_array_append_new(ids, json_string(sb->id)) < 0)
+				return NULL;
+			return sandbox_json(sb, false);
+		}
+		c->ready = false;
+		snprintf(c->error, sizeof(c->error), "%s", sb->reason);
+	}
+	c->sb = NULL;
+	if (json_array_append_new(ids, json_null()) < 0)
+		return NULL;
+	return json_pack("{s:s, s:s}", "error", c->error, "code", "fork_failed");
+}
+
+static void fork_log(const struct fork_op *op, const char *id, unsigned int ok, uint64_t ready_us)
+{
+	struct log_field f[] = {
+		LOG_STR("sandbox_id", id),     LOG_NUM("n", op->n),
+		LOG_NUM("ready", ok),          LOG_NUM("pause_us", op->pause_us),
+		LOG_NUM("ready_us", ready_us),
+	};
+
+	log_event(LOG_INFO, "sandbox forked", f, ARRAY_SIZE(f));
+}
+
+static void fork_answer(struct fork_op *op)
+{
+	uint64_t ready_us = (io_now_ns() - op->start_ns) / 1000;
+	json_t *ids = json_array(), *results = json_array();
+	struct request *r = op->req;
+	unsigned int ok = 0;
+	bool memory = ids && results;
+
+	for (unsigned int i = 0; i < op->n; i++) {
+		json_t *o = child_result(&op->child[i], ids);
+
+		memory = memory && o && json_array_append(results, o) == 0;
+		json_decref(o);
+		ok += op->child[i].ready;
+	}
+	fork_log(op, r->match.id, ok, ready_us);
+	if (ok == 0 && op->ended[0]) {
+		reply_ended(r, op->ended);
+	} else if (ok == 0) {
+		reply_error(r, 503, "fork_failed", op->child[0].error, NULL, NULL);
+	} else if (memory) {
+		reply_json(r, 200,
+			   json_pack("{s:O, s:O, s:I, s:I}", "children", ids, "results", results,
+				     "pause_us", (json_int_t)op->pause_us, "ready_us",
+				     (json_int_t)ready_us));
+	} else {
+		reply_json(r, 500, NULL);
+	}
+	json_decref(ids);
+	json_decref(results);
+	op->state = FORK_OVER;
+}
+
+/* --- children ---------------------------------------------------------------------------- */
+
+static void child_fail(struct fork_child *c, const char *reason)
+{
+	c->sb = NULL;
+	c->made = c->told = true;
+	snprintf(c->error, sizeof(c->error), "%s", reason);
+}
+
+static void child_ended(struct sandbox_user *u, const char *reason)
+{
+	struct fork_child *c = u->arg;
+
+	c->ready = false;
+	child_fail(c, reason);
+	fork_check(c->op);
+}
+
+static void child_ready(struct sandbox *sb, void *arg)
+{
+	struct fork_child *c = arg;
+
+	sb->ready_us = (io_now_ns() - c->op->start_ns) / 1000;
+	c->ready = true;
+	fork_check(c->op);
+}
+
+static void child_forked(struct sandbox *sb, void *arg)
+{
+	struct fork_child *c = arg;
+
+	(void)sb;
+	c->told = true;
+	if (!c->op->req)
+		child_unwanted(c);
+	fork_check(c->op);
+}
+
+static void child_start(struct fork_op *op, struct fork_child *c)
+{
+	struct sandbox *parent = op->sb;
+	struct sandbox_params p = {
+		.from = &parent->vmm,
+		.template = parent->template,
+		.memory_mib = parent->memory_mib,
+		.vcpus = parent->vcpus,
+		.disk_mib = parent->disk_mib,
+		.parent = parent,
+		.metadata = parent->metadata,
+		.reseed = op->reseed,
+		.hold = true,
+	};
+
+	c->sb = sandbox_new(op->d, &p, child_ready, c);
+	if (!c->sb) {
+		child_fail(c, "out of memory");
+		return;
+	}
+	op->places--;
+	c->made = true;
+	c->sb->on_forked = child_forked;
+	sandbox_add_user(c->sb, &c->user, child_ended, c);
+	sandbox_start(c->sb);
+}
+
+static void child_unwanted(struct fork_child *c)
+{
+	struct sandbox *sb = c->sb;
+
+	c->told = true;
+	c->sb = NULL;
+	sandbox_drop_user(&c->user);
+	sandbox_end(sb, true, "the client left before it was ready");
+}
+
+/*
+ * The client will not get them. One that the parent's VMM is being asked for is awaited: the
+ * parent must not run again before that is done.
+ */
+static void fork_end_children(struct fork_op *op)
+{
+	for (unsigned int i = 0; i < op->n; i++) {
+		struct fork_child *c = &op->child[i];
+
+		if (!c->sb)
+			c->told = true;
+		else if (c->told || !c->sb->vmm.fork_id)
+			child_unwanted(c);
+	}
+}
+
+/* --- steps ------------------------------------------------------------------------------- */
+
+/*
+ * Only now: what the children have to do to become themselves would take processors from the VM
+ * that is being forked, and its programs stand still meanwhile.
+ */
+static void fork_renew_children(struct fork_op *op)
+{
+	bool starting = op->starting;
+
+	op->starting = true;
+	for (unsigned int i = 0; i < op->n; i++)
+		if (op->child[i].sb && op->child[i].told)
+			sandbox_go(op->child[i].sb);
+	op->starting = starting;
+}
+
+/* The parent goes on, or has ended: the next may freeze it. */
+static void fork_let_go(struct fork_op *op)
+{
+	struct sandbox *sb = op->sb;
+
+	fork_renew_children(op);
+	op->sb = NULL;
+	loop_timer_cancel(&op->limit);
+	sandbox_drop_user(&op->user);
+	list_del(&op->link);
+	if (sb->state == SANDBOX_READY)
+		fork_next(sb);
+}
+
+/* Looks whether a step is complete. */
+static void fork_check(struct fork_op *op)
+{
+	bool told = true, settled = true;
+
+	if (op->starting || op->state == FORK_OVER)
+		return;
+	for (unsigned int i = 0; i < op->n; i++) {
+		const struct fork_child *c = &op->child[i];
+
+		told &= c->told;
+		settled &= c->ready || (c->made && !c->sb);
+	}
+	if (op->state == FORK_FORKING && told && op->sb) {
+		op->state = FORK_THAWING;
+		loop_timer_cancel(&op->limit);
+		freeze_end(&op->freeze);
+		return;
+	}
+	if (!op->sb && settled && op->req)
+		fork_answer(op);
+}
+
+static void fork_on_frozen(struct freeze *f, const char *failure)
+{
+	struct fork_op *op = list_entry(f, struct fork_op, freeze);
+
+	if (failure) {
+		for (unsigned int i = 0; i < op->n; i++)
+			child_fail(&op->child[i], failure);
+		fork_let_go(op);
+		fork_check(op);
+		fork_unref(op);
+		return;
+	}
+	op->state = FORK_FORKING;
+	loop_timer_set(&op->d->loop, &op->limit, FORK_LIMIT_NS);
+	op->starting = true;
+	for (unsigned int i = 0; i < op->n && op->req; i++)
+		child_start(op, &op->child[i]);
+	op->starting = false;
+	fork_check(op);
+}
+
+static void fork_on_thawed(struct freeze *f)
+{
+	struct fork_op *op = list_entry(f, struct fork_op, freeze);
+
+	op->pause_us = (io_now_ns() - op->freeze_ns) / 1000;
+	fork_let_go(op);
+	fork_check(op);
+	fork_unref(op);
+}
+
+static const struct freeze_ops fork_freeze_ops = {
+	.frozen = fork_on_frozen,
+	.thawed = fork_on_thawed,
+};
+
+/* The VMM takes too long: who was not told of by now is given up. */
+static void fork_on_limit(struct loop_timer *t)
+{
+	struct fork_op *op = t->arg;
+
+	op->starting = true;
+	for (unsigned int i = 0; i < op->n; i++) {
+		struct fork_child *c = &op->child[i];
+
+		if (!c->told && c->sb)
+			sandbox_end(c->sb, false, "its parent was not forked within %u s",
+				    (unsigned int)(FORK_LIMIT_NS / SECOND_NS));
+	}
+	op->starting = false;
+	fork_check(op);
+}
+
+static void fork_on_parent_end(struct sandbox_user *u, const char *reason)
+{
+	struct fork_op *op = u->arg;
+
+	freeze_drop(&op->freeze);
+	if (op->state < FORK_FORKING) {
+		snprintf(op->ended, sizeof(op->ended), "%s", reason);
+		for (unsigned int i = 0; i < op->n; i++)
+			child_fail(&op->child[i], reason);
+	}
+	/* Children that were told of live on; the others end with the VMM, right after this. */
+	if (op->state == FORK_FORKING || op->state == FORK_THAWING)
+		op->pause_us = (io_now_ns() - op->freeze_ns) / 1000;
+	fork_let_go(op);
+	fork_check(op);
+	fork_unref(op);
+}
+
+static void fork_begin(struct fork_op *op)
+{
+	op->state = FORK_FREEZING;
+	op->freeze_ns = io_now_ns();
+	freeze_begin(&op->freeze, op->sb, &fork_freeze_ops);
+}
+
+static void fork_next(struct sandbox *sb)
+{
+	struct fork_op *op =
+		list_empty(&sb->forks) ? NULL : list_entry(sb->forks.next, struct fork_op, link);
+
+	if (op && op->state == FORK_QUEUED)
+		fork_begin(op);
+}
+
+/* --- the client's side ------------------------------------------------------------------- */
+
+static void fork_end(struct request *r)
+{
+	struct fork_op *op = r->state;
+	bool answered = op->state == FORK_OVER;
+
+	op->req = NULL;
+	registry_unreserve(&op->d->registry, op->places);
+	op->places = 0;
+	if (!answered) {
+		op->starting = true;
+		fork_end_children(op);
+		op->starting = false;
+		if (op->state == FORK_QUEUED)
+			fork_let_go(op);
+		else
+			fork_check(op);
+	}
+	fork_unref(op);
+}
+
+static const struct request_ops fork_ops = {.end = fork_end};
+
+void fork_submit(struct sandbox *sb, struct request *r, unsigned int n, bool reseed)
+{
+	struct fork_op *op;
+
+	if (!registry_reserve(&sb->d->registry, n)) {
+		reply_too_many_sandboxes(r);
+		return;
+	}
+	op = calloc(1, sizeof(*op) + n * sizeof(op->child[0]));
+	if (!op) {
+		registry_unreserve(&sb->d->registry, n);
+		reply_json(r, 500, NULL);
+		return;
+	}
+	op->d = sb->d;
+	op->sb = sb;
+	op->req = r;
+	op->n = op->places = n;
+	op->reseed = reseed;
+	op->start_ns = r->start_ns;
+	op->limit = (struct loop_timer){.fn = fork_on_limit, .arg = op};
+	for (unsigned int i = 0; i < n; i++)
+		op->child[i].op = op;
+	r->ops = &fork_ops;
+	r->state = op;
+	sandbox_add_user(sb, &op->user, fork_on_parent_end, op);
+	list_add_tail(&sb->forks, &op->link);
+	fork_next(sb);
+}

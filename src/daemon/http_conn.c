@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The listening socket and the sockets of clients, beside what the library does
+ * with them. Invariant: a struct http_conn lives from the library's notification
+ * of its start to that of its end.
+ */
+#define _GNU_SOURCE
+#include "daemon/http_conn.h"
+#include "daemon/daemon.h"
+#include "lib/io.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* A closed connection that gets this many turns without getting on is cut. */
+#define KICKS_MAX 64
+
+static int conn_fd(struct MHD_Connection *mhd)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+
+	return info ? info->connect_fd : -1;
+}
+
+struct http_conn *http_conn_of(struct MHD_Connection *mhd)
+{
+	const union MHD_ConnectionInfo *info =
+		MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+
+	return info ? info->socket_context : NULL;
+}
+
+void http_conn_cut(struct http_conn *c)
+{
+	int fd = conn_fd(c->mhd);
+
+	if (fd >= 0)
+		shutdown(fd, SHUT_RDWR);
+}
+
+static void conn_on_hup(struct loop_src *src, uint32_t events)
+{
+	struct http_conn *c = src->arg;
+
+	(void)events;
+	loop_del(src);
+	c->hup = true;
+	list_add_tail(&c->http->hups, &c->link);
+	if (c->req)
+		http_hup(c->req);
+	loop_timer_set(c->http->loop, &c->http->timer, 0);
+}
+
+static void conn_start(struct http *h, struct MHD_Connection *mhd, void **ctx)
+{
+	struct http_conn *c = calloc(1, sizeof(*c));
+
+	h->connections++;
+	*ctx = c;
+	if (!c)
+		return;
+	c->http = h;
+	c->mhd = mhd;
+	list_init(&c->link);
+	c->watch = (struct loop_src){.fd = -1, .fn = conn_on_hup, .arg = c};
+	/* Without the watch the client's leaving is seen only at the next byte. */
+	if (loop_add(h->loop, &c->watch, conn_fd(mhd), EPOLLRDHUP | EPOLLET) < 0)
+		log_warn("a client's socket cannot be watched");
+}
+
+void http_conn_notify(void *cls, struct MHD_Connection *mhd, void **ctx,
+		      enum MHD_ConnectionNotificationCode code)
+{
+	struct http *h = cls;
+	struct http_conn *c = *ctx;
+
+	if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+		conn_start(h, mhd, ctx);
+		return;
+	}
+	h->connections--;
+	*ctx = NULL;
+	if (!c)
+		return;
+	loop_del(&c->watch);
+	list_del(&c->link);
+	/* Our loop may still hold an event of the watch in its batch. */
+	loop_defer_free(h->loop, c);
+}
+
+void http_conn_kick(struct http *h)
+{
+	list_for_each_safe (c, &h->hups, struct http_conn, link) {
+		if (c->req && (c->req->suspended || c->req->phase == REQUEST_REPLY))
+			continue; /* http_hup() has seen to it, or the reply is being sent */
+		if (++c->kicks > KICKS_MAX)
+			http_conn_cut(c);
+		/* A resumed connection is read from, whatever its edges were. */
+		MHD_suspend_connection(c->mhd);
+		MHD_resume_connection(c->mhd);
+		h->resumed = true;
+	}
+}
+
+/* No descriptor is left: take one connection on the spare one and close it, so that it does not
+ * wait. */
+static void conn_refuse_one(struct http *h)
+{
+	int fd;
+
+	close_fd(&h->spare_fd);
+	fd = accept4(h->listener.fd, NULL, NULL, SOCK_CLOEXEC);
+	if (fd >= 0)
+		close(fd);
+	h->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+}
+
+static void conn_on_listener(struct loop_src *src, uint32_t events)
+{
+	static const char busy[] = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n"
+				   "Connection: close\r\n\r\n";
+	struct http *h = src->arg;
+
+	(void)events;
+	/* A bounded batch: the rest comes with the next turn of the loop. */
+	for (int i = 0; i < 64; i++) {
+		struct sockaddr_storage addr;
+		socklen_t len = sizeof(addr);
+		int one = 1, fd;
+
+		fd = accept4(src->fd, (struct sockaddr *)&addr, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
+		if (fd < 0) {
+			if (errno == EMFILE || errno == ENFILE)
+				conn_refuse_one(h);
+			break;
+		}
+		if (h->connections >= h->max_connections) {
+			/* Best effort: the socket is new, its buffer is empty. */
+			if (io_send_some(fd, busy, sizeof(busy) - 1) < 0)
+				log_warn("too many connections");
+			close(fd);
+			continue;
+		}
+		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+		setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
+		/* Closes fd itself when it fails. */
+		if (MHD_add_connection(h->mhd, fd, (struct sockaddr *)&addr, len) != MHD_YES)
+			log_warn("a connection could not be taken: %s", strerror(errno));
+	}
+	/* The library plans its timeouts anew when it runs. */
+	loop_timer_set(h->loop, &h->timer, 0);
+}
+
+int http_conn_listen(struct http *h, struct err *err)
+{
+	struct config *c = &h->d->config;
+	int one = 1, rc;
+	_cleanup_fd int fd =
+		socket(c->addr.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	if (fd < 0)
+		return err_set(err, errno, "cannot make a socket");
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	if (bind(fd, (struct sockaddr *)&c->addr, c->addr_len) < 0 || listen(fd, 1024) < 0)
+		return err_set(err, errno, "cannot listen on %s", c->addr_text);
+	if (getsockname(fd, (struct sockaddr *)&c->addr, &c->addr_len) == 0)
+		config_format_addr(&c->addr, c->addr_text, sizeof(c->addr_text));
+	h->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	h->listener = (struct loop_src){.fd = -1, .fn = conn_on_listener, .arg = h};
+	rc = loop_add(h->loop, &h->listener, fd, 0);
+	if (rc < 0)
+		return err_set(err, -rc, "cannot watch the listening socket");
+	take_fd(&fd);
+	return 0;
+}
+
+int http_conn_accept(struct http *h, struct err *err)
+{
+	int rc = loop_mod(&h->listener, EPOLLIN);
+
+	return rc < 0 ? err_set(err, -rc, "cannot watch the listening socket") : 0;
+}
+
+void http_conn_stop(struct http *h)
+{
+	int fd = h->listener.fd;
+
+	if (!h->listener.loop)
+		return;
+	loop_del(&h->listener);
+	close(fd);
+}

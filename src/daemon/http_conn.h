@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Connections beneath HTTP: accepting them, and noticing that the other side
+ * has closed.
+ *
+ * libmicrohttpd misses a close in two cases: while a connection is suspended,
+ * and when the last bytes and the end arrive together (a short read makes it
+ * wait for an edge that has been). So each socket is in our epoll set as well
+ * (EPOLLRDHUP). Then a request that waits or streams ends at once, and any other
+ * connection is made to read again until it has seen the end itself.
+ *
+ * Thread: the loop's. fork: sockets are close-on-exec.
+ */
+#pragma once
+
+#include "lib/err.h"
+#include "lib/list.h"
+#include "lib/loop.h"
+
+#include <microhttpd.h>
+#include <stdbool.h>
+
+struct http;
+struct request;
+
+struct http_conn {
+	struct list
+		link; /* http.hups once the other side has closed; first: overwritten when freed */
+	struct http *http;
+	struct MHD_Connection *mhd;
+	struct loop_src watch;
+	bool hup;
+	unsigned int kicks;  /* since the request last got on */
+	struct request *req; /* under way, or NULL */
+};
+
+/* Binds and listens; nothing is accepted before http_conn_accept(). */
+int http_conn_listen(struct http *h, struct err *err);
+int http_conn_accept(struct http *h, struct err *err);
+/* Closes the listening socket. */
+void http_conn_stop(struct http *h);
+
+/* The library's notification of a new or closed connection (cls: the struct http). */
+void http_conn_notify(void *cls, struct MHD_Connection *mhd, void **ctx,
+		      enum MHD_ConnectionNotificationCode code);
+
+/* Ours of the library's. NULL when there was no memory for it. */
+struct http_conn *http_conn_of(struct MHD_Connection *mhd);
+
+/* To be called when the library has run: closed connections must read once more. */
+void http_conn_kick(struct http *h);
+
+/* No more bytes in either direction: the library will see an error. */
+void http_conn_cut(struct http_conn *c);

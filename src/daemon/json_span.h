@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * JSON that a guest wrote and that is passed on as it came: checked whole, its
+ * members found, nothing built of it. A text of 8 MiB costs no memory beyond
+ * itself, and numbers keep all their digits.
+ *
+ * Accepted is RFC 8259 in UTF-8, nested at most JSON_SPAN_DEPTH deep. An escape
+ * of half a surrogate pair is let through: Python writes such.
+ *
+ * Pure functions over memory; any thread. fork: no state.
+ */
+#pragma once
+
+#include "lib/buf.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define JSON_SPAN_DEPTH 512u
+
+/* One value inside a text that was checked, without blanks around it. p NULL: absent. */
+struct json_span {
+	const uint8_t *p;
+	size_t len;
+};
+
+/*
+ * Checks text, which must be one object, and finds the members of these names:
+ * out[i] is the value of names[i], or absent; null counts as absent. Names are
+ * compared as they are written. 0, or -EPROTO: no such text, or one of the
+ * members is there twice.
+ */
+__must_check int json_span_members(struct json_span text, const char *const *names,
+				   struct json_span *out, size_t n);
+
+static inline bool json_span_is(struct json_span s, char first)
+{
+	return s.p && *s.p == (uint8_t)first;
+}
+
+/* Whether it is this string, written without escapes. */
+bool json_span_equals(struct json_span s, const char *text);
+
+/*
+ * Text of a string, as a new array of s.len bytes at most (not ended by a NUL; a
+ * NUL may be in it). Half a surrogate pair becomes U+FFFD. NULL: no memory.
+ */
+uint8_t *json_span_text(struct json_span s, size_t *len);
+
+/* Appends it on one line: line ends between tokens become blanks. As buf_append(). */
+__must_check int json_span_append(struct buf *out, struct json_span s);

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Every limit and deadline of podflared, in one place. Those that an operator
+ * may change are defaults here and options in config.h.
+ * fork: constants only.
+ */
+#pragma once
+
+#define SECOND_NS 1000000000ull
+
+/* HTTP. */
+#define LIMIT_HTTP_MEMORY      16384       /* bytes a connection may hold in libmicrohttpd */
+#define LIMIT_HTTP_CONNECTIONS 4096u       /* fewer when RLIMIT_NOFILE is small */
+#define LIMIT_HTTP_IDLE_S      60u         /* connection without progress */
+#define LIMIT_HTTP_STALL_S     600u        /* streamed reply that the client does not take */
+#define LIMIT_JSON_BODY        (4u << 20)  /* body of a JSON request */
+#define LIMIT_DISCARD          (64u << 20) /* body read and dropped to deliver an error */
+#define LIMIT_DISCARD_STRANGER (1u << 20)  /* the same without a valid key */
+#define LIMIT_STREAM_BLOCK     32768u      /* piece of a streamed reply of known length */
+
+/* Values in requests. */
+#define LIMIT_PATH           4095u  /* bytes of a file path in the guest */
+#define LIMIT_ENV            256u   /* variables of one exec */
+#define LIMIT_METADATA       64u    /* entries of a sandbox */
+#define LIMIT_METADATA_BYTES 32768u /* all keys and values */
+#define LIMIT_MEMORY_MIN_MIB 128
+#define LIMIT_MEMORY_MAX_MIB 65536
+#define LIMIT_VCPUS_MAX      32
+#define DEFAULT_MEMORY_MIB   1024
+#define DEFAULT_VCPUS        2
+#define LIMIT_DISK_MIN_MIB   64
+#define LIMIT_DISK_MAX_MIB   65536
+#define DEFAULT_DISK_MIB     4096
+
+/* Commands. */
+#define DEFAULT_EXEC_S     300u        /* timeout of a call that names none */
+#define LIMIT_EXEC_S       86400u      /* longest timeout */
+#define DEFAULT_OUTPUT     (16u << 20) /* output_limit: bytes of each stream that are kept */
+#define LIMIT_OUTPUT_MIN   (64u << 10)
+#define LIMIT_OUTPUT_MAX   (256u << 20)
+#define LIMIT_OUTPUT_SPARE (1u << 20) /* more than output_limit that an agent may send */
+#define LIMIT_ARGV         1024u      /* words */
+#define LIMIT_TERMINAL     1000       /* columns or rows */
+#define LIMIT_EVENT        (8u << 20) /* one event of a guest, joined from its parts */
+#define LIMIT_EXEC_PAST    256u       /* ended commands whose ids a sandbox remembers */
+#define STDIN_WINDOW       65536u     /* bytes of stdin that the agent has not confirmed */
+
+/* One writes to a kept command: how long the one before may take to leave, and how often is asked.
+ */
+#define WRITER_LEAVES_NS (2 * SECOND_NS)
+#define WRITER_RETRY_NS  (SECOND_NS / 50)
+
+/* Terminals. */
+#define LIMIT_MESSAGE     65536u           /* of a client */
+#define TERMINAL_CLOSE_NS (30 * SECOND_NS) /* that it may take to take the end */
+
+/* Sandboxes. */
+#define LIMIT_SANDBOXES    1024u /* --max-sandboxes; fewer when descriptors are short */
+#define LIMIT_STREAMS      60u   /* streams to one agent, which takes 64 */
+#define LIMIT_OWN_STREAMS  4u    /* beside these: freezing, comparing, asking whether it lives */
+#define LIMIT_IDLE_STREAMS 4u    /* of these, kept open for the next request */
+#define LIMIT_EXEC_QUEUE   256u  /* execs that wait in one sandbox */
+#define DEFAULT_CREATE_S   120u  /* PODFLARE_CREATE_TIMEOUT */
+#define DEFAULT_TEMPLATE_S 600u  /* PODFLARE_TEMPLATE_TIMEOUT */
+#define DEFAULT_POOL       2u    /* --pool */
+#define LIMIT_POOL         1024u
+#define DEFAULT_FORK       32u /* --max-fork */
+#define LIMIT_FORK         256u
+#define LIMIT_SIZED        8u               /* template VMs of other sizes than their template's */
+#define WARMUP_STDERR      1024u            /* end of a warm-up script's stderr that is kept */
+#define POOL_DELAY_NS      (SECOND_NS / 50) /* after a create, so that the next one goes first */
+#define POOL_RETRY_NS      SECOND_NS        /* after a failure; doubles */
+#define POOL_RETRY_MAX_NS  (60 * SECOND_NS)
+#define LIMIT_TREE         8192u  /* nodes of GET /v1/tree */
+#define LIMIT_TREE_DEPTH   16384u /* ancestors that are looked at */
+#define CONSOLE_TAIL_LINES 6u
+#define CONSOLE_TAIL_BYTES 1024u
+
+/*
+ * Requests to one VMM to fork that wait for their answers. Each holds six descriptors on its way,
+ * and the kernel counts those against the limit of open files.
+ */
+#define LIMIT_FORKS_IN_FLIGHT 16u
+
+/* New sandboxes that renew themselves at the same time: two for each processor. One that takes
+ * longer than this does not count any more. */
+#define TURN_NS (5 * SECOND_NS)
+
+/* A guest's agent answers to FREEZE within 5 s, to THAW at once; a VM of the emulated host is slow.
+ */
+#define DEFAULT_FREEZE_S 20u              /* PODFLARE_FREEZE_TIMEOUT */
+#define FORK_LIMIT_NS    (60 * SECOND_NS) /* that a sandbox stays frozen for its children */
+
+/*
+ * A silent exec: after DEFAULT_PING_S without a frame the agent is asked
+ * whether it lives (PODFLARE_PING_AFTER); without an answer in DEFAULT_PONG_S
+ * the sandbox is ended (PODFLARE_PONG_WITHIN). Only while an exec runs and the
+ * client takes its output: idle means idle.
+ */
+#define DEFAULT_PING_S 30u
+#define DEFAULT_PONG_S 60u
+#define LIMIT_PROBE_S  10u /* the same when a stream broke, if that is less */
+
+/*
+ * The agent ends a command at its timeout. When nothing more has come of it this long
+ * after (PODFLARE_EXEC_SLACK) it is cancelled; after as long again the sandbox is ended.
+ * While something still comes it is waited for, LIMIT_LATE times: the rest of much output.
+ */
+#define DEFAULT_SLACK_S 5u
+#define LIMIT_LATE      24u
+
+/*
+ * The reply to an exec begins with its first event, or after this time. An
+ * agent that refuses the command (no such cwd) does so well before it, and the
+ * refusal can still be an HTTP error.
+ */
+#define EXEC_HEADER_GRACE_NS (SECOND_NS / 4)
+
+/* A stream that closes without a word may be the first sign of a VM that ends. */
+#define AGENT_EOF_NS (SECOND_NS / 4)
+
+/* Listing files. */
+#define LIMIT_LIST_DEPTH 16
+#define LIMIT_ENTRY_LINE (64u << 10) /* of one line: two paths, escaped */
+
+/* Comparing two sandboxes; of each (entries: also of a list of files): */
+#define LIMIT_CHANGES       100000u     /* entries, as in the agent */
+#define LIMIT_CHANGES_BYTES (64u << 20) /* of their lines */
+#define LIMIT_CHANGE_LINE   (64u << 10) /* of one line: two paths, escaped */
+#define LIMIT_HASH_BYTES    (2u << 20)  /* of paths in one HASHES; the agent takes 4 MiB */
+#define LIMIT_DIFFS         4u          /* at a time */
+#define LIMIT_DIFF_PATHS    64u         /* of one request */
+#define DIFF_LIMIT_NS       (120 * SECOND_NS)
+
+/* Bytes that wait in the daemon for one stream; beyond, its source is not read. */
+#define STREAM_OUT_MAX (160u << 10) /* frames to an agent */
+#define NDJSON_HIGH    (64u << 10)  /* event lines to a client */
+#define NDJSON_HELD    (64u << 10)  /* longest line of plain mode */
+
+/* Stop. */
+#define STOP_DRAIN_NS (2 * SECOND_NS) /* replies may finish */
+#define STOP_VMM_NS   (5 * SECOND_NS) /* killed VMMs must be gone */
+
+/* State. */
+#define STORE_KEEP_DAYS  90           /* ended sandboxes are remembered */
+#define RESERVE_BYTES    (2ull << 20) /* of the database, on a full disk */
+#define RESERVE_PIECE    (128u << 10)
+#define RESERVE_RETRY_NS (5 * SECOND_NS)

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The pool. Invariant: an entry is in its template's list when its sandbox is
+ * ready, or is pool->making.
+ */
+#include "daemon/pool.h"
+#include "daemon/daemon.h"
+#include "lib/log.h"
+
+#include <stdlib.h>
+
+struct pool_entry {
+	struct list link; /* template->pool */
+	struct pool *pool;
+	struct template *t;
+	struct sandbox *sb;
+	struct sandbox_user user;
+};
+
+static void pool_make(struct pool *p);
+
+static void pool_on_timer(struct loop_timer *t)
+{
+	pool_make(t->arg);
+}
+
+void pool_init(struct pool *p, struct daemon *d)
+{
+	*p = (struct pool){.d = d, .timer = {.fn = pool_on_timer, .arg = p}};
+}
+
+void pool_kick(struct daemon *d)
+{
+	struct pool *p = &d->pool;
+
+	if (!p->making && !d->stopping && !loop_timer_armed(&p->timer))
+		loop_timer_set(&d->loop, &p->timer, p->retry_ns ? p->retry_ns : POOL_DELAY_NS);
+}
+
+static void entry_free(struct pool_entry *e)
+{
+	if (e->pool->making == e)
+		e->pool->making = NULL;
+	else
+		e->t->npool--;
+	sandbox_drop_user(&e->user);
+	list_del(&e->link);
+	free(e);
+}
+
+static void entry_ended(struct sandbox_user *u, const char *reason)
+{
+	struct pool_entry *e = u->arg;
+	struct pool *p = e->pool;
+
+	log_warn("a ready sandbox of template %s has ended: %s", e->t->spec.name, reason);
+	/* One after the other would end in a circle without a pause. */
+	p->retry_ns = p->retry_ns ? p->retry_ns * 2 : POOL_RETRY_NS;
+	if (p->retry_ns > POOL_RETRY_MAX_NS)
+		p->retry_ns = POOL_RETRY_MAX_NS;
+	entry_free(e);
+	pool_kick(p->d);
+}
+
+static void entry_ready(struct sandbox *sb, void *arg)
+{
+	struct pool_entry *e = arg;
+
+	(void)sb;
+	e->pool->making = NULL;
+	e->pool->retry_ns = 0;
+	list_add_tail(&e->t->pool, &e->link);
+	e->t->npool++;
+	pool_kick(e->pool->d);
+}
+
+/* The first template that has fewer than it should, and could fork now. */
+static struct template *pool_short(struct pool *p)
+{
+	struct templates *ts = &p->d->templates;
+
+	for (size_t i = 0; i < ts->n; i++) {
+		struct template *t = &ts->all[i];
+		struct template_vm *vm = template_ready(t);
+
+		if (t->used && t->npool < p->d->config.pool_size && vm &&
+		    list_empty(&vm->vmm.forks))
+			return t;
+	}
+	return NULL;
+}
+
+static void pool_make(struct pool *p)
+{
+	struct template *t = p->making || p->d->stopping ? NULL : pool_short(p);
+	struct sandbox_params params;
+	struct pool_entry *e;
+
+	if (!t)
+		return;
+	e = calloc(1, sizeof(*e));
+	if (!e)
+		return;
+	params = sandbox_params_of_template(template_ready(t));
+	params.pool = true;
+	e->pool = p;
+	e->t = t;
+	list_init(&e->link);
+	e->sb = sandbox_new(p->d, &params, entry_ready, e);
+	if (!e->sb) {
+		free(e);
+		return;
+	}
+	p->making = e;
+	sandbox_add_user(e->sb, &e->user, entry_ended, e);
+	sandbox_start(e->sb);
+}
+
+struct sandbox *pool_take(struct template *t)
+{
+	struct pool_entry *e;
+	struct sandbox *sb;
+
+	if (list_empty(&t->pool))
+		return NULL;
+	e = list_entry(t->pool.next, struct pool_entry, link);
+	sb = e->sb;
+	entry_free(e);
+	return sb;
+}
+
+void pool_stop(struct pool *p)
+{
+	loop_timer_cancel(&p->timer);
+	if (p->making)
+		entry_free(p->making);
+	for (size_t i = 0; i < p->d->templates.n; i++)
+		while (!list_empty(&p->d->templates.all[i].pool))
+			entry_free(list_entry(p->d->templates.all[i].pool.next, struct pool_entry,
+					      link));
+}

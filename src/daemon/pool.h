@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Ready forks of templates that have been used: --pool of them for each, in the
+ * template's own size. A create takes one and is answered at once; without one
+ * it costs a fork. They are refilled one at a time, behind creates that wait.
+ *
+ * A sandbox in the pool is complete and renewed, but was not announced: nobody
+ * sees it, and it does not count against the limit of sandboxes.
+ *
+ * Thread: the loop's. fork: no state of its own.
+ */
+#pragma once
+
+#include "daemon/sandbox.h"
+#include "lib/loop.h"
+
+struct daemon;
+struct template;
+
+struct pool {
+	struct daemon *d;
+	struct loop_timer timer;
+	struct pool_entry *making; /* the one that is not ready yet */
+	uint64_t retry_ns;         /* 0 = the last one went well */
+};
+
+void pool_init(struct pool *p, struct daemon *d);
+/* Lets go of all entries: their sandboxes are ended by whoever stops. */
+void pool_stop(struct pool *p);
+/* A ready one, which is the caller's now, or NULL. */
+struct sandbox *pool_take(struct template *t);
+/* Something has changed: looks soon whether one is to be made. */
+void pool_kick(struct daemon *d);

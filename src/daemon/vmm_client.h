@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One VMM process seen from the daemon: starting or forking it, the control
+ * messages, its console ring, and noticing its end. Everything that comes from
+ * it is checked: a VMM may have been taken over by its guest.
+ *
+ * Life of a booted one: vmm_start() -> callbacks -> ops->ended(reason) once ->
+ * ops->reaped() once, last. Of a forked one: vmm_fork() -> ops->asked() when
+ * the request is on its way (perhaps inside the call) -> ops->forked() when the
+ * process is known to be ours -> as above. vmm_kill() may be called at any time
+ * and is followed by both (ended is left out when the caller said so). After a
+ * failed vmm_start() or vmm_fork() nothing is left and no callback comes.
+ *
+ * A child is made by its parent's VMM and becomes a child process of the daemon
+ * (CLONE_PARENT). Its control socket exists from vmm_fork() on: what is sent
+ * there waits for it. When the parent ends before it has told of a child, the
+ * child ends as well; one that was told of lives on alone.
+ *
+ * Thread: the loop's. fork: posix_spawn; the process gets the control socket
+ * as descriptor CTL_FD, /dev/null as 0 and 1, stderr as 2, an empty
+ * environment, and nothing else.
+ */
+#pragma once
+
+#include "lib/err.h"
+#include "lib/list.h"
+#include "lib/loop.h"
+#include "proto/control.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct vmm;
+
+/* Members may be NULL, but for ended and reaped. */
+struct vmm_ops {
+	void (*status)(struct vmm *v, uint32_t code); /* the guest wrote to its status port */
+	void (*refused)(struct vmm *v, uint32_t id, int errnum); /* a stream of vmm_connect() */
+	void (*asked)(struct vmm *v);  /* the parent has been asked: streams may be opened */
+	void (*forked)(struct vmm *v); /* the process is there */
+	void (*paused)(struct vmm *v, int errnum, const char *text); /* answer to vmm_pause() */
+	/* Answers to vmm_record() and vmm_learn(); pages: by enum ctl_hotset. */
+	void (*recorded)(struct vmm *v, int errnum, const char *text);
+	void (*learned)(struct vmm *v, int errnum, const char *text, const uint64_t *pages);
+	void (*disk)(struct vmm *v, int errnum, uint64_t failures); /* the host failed its disk */
+	void (*ended)(struct vmm *v, const char *reason); /* it will do nothing any more */
+	void (*reaped)(struct vmm *v); /* the process is gone; v may be freed (deferred) */
+};
+
+/* What all VMMs of a daemon have in common. */
+struct vmm_host {
+	struct loop *loop;
+	const char *vmm_path, *kvm_path, *disk_dir;
+	struct list vmms; /* those that have a process */
+};
+
+struct vmm_params {
+	const char *id;
+	int kernel_fd, initramfs_fd, root_fd;
+	uint32_t memory_mib, vcpus, disk_mib;
+};
+
+struct vmm {
+	struct vmm_host *host;
+	const struct vmm_ops *ops;
+	pid_t pid;        /* 0: none (yet) */
+	struct list link; /* host->vmms */
+	struct loop_src ctl, proc;
+	int console_fd;
+	uint32_t next_id;
+	bool ended; /* ops->ended was called, or is not wanted */
+	bool gone;  /* ops->reaped comes, or has come */
+	struct loop_timer exit_timer;
+
+	struct list forks;      /* children that were not told of yet, oldest first */
+	unsigned int in_flight; /* requests to fork that were not answered */
+
+	struct vmm *parent;    /* until told of */
+	struct list fork_link; /* parent->forks */
+	uint32_t fork_id;      /* of the request; 0 = not sent */
+	bool rehearsal;        /* see vmm_fork() */
+	int peer_fd;           /* the child's end of its control socket, until sent */
+};
+
+void vmm_host_init(struct vmm_host *h, struct loop *loop, const char *vmm_path,
+		   const char *kvm_path, const char *disk_dir);
+
+/*
+ * SIGCHLD: reaps what has ended, a process that belongs to no struct vmm
+ * included (a VMM may fork and end before it tells).
+ */
+void vmm_host_reap(struct vmm_host *h);
+
+/* v->ops is set by the caller before, here and in vmm_fork(). */
+int vmm_start(struct vmm *v, struct vmm_host *h, const struct vmm_params *p, struct err *err);
+/* rehearsal: a child of a paused one, from which it learns (CTL_FORK_REHEARSAL). */
+int vmm_fork(struct vmm *v, struct vmm *parent, bool rehearsal, struct err *err);
+
+/* Stops it for good, as a template; ops->paused() follows. 0 or -errno. */
+int vmm_pause(struct vmm *v);
+
+/* To a rehearsal: what it has written by now is that set. Then, to its parent: learn. 0 or -errno.
+ */
+int vmm_record(struct vmm *v, enum ctl_hotset set);
+int vmm_learn(struct vmm *v);
+/* It is about to write the pages of that set. */
+void vmm_warm(struct vmm *v, enum ctl_hotset set);
+
+/* Asks for a stream to a port of the guest; fd stays the caller's. Its id, or -errno. */
+int64_t vmm_connect(struct vmm *v, uint32_t port, int fd);
+
+/* Looks at once whether it has ended: streams of a dead VMM close before the loop hears of its end.
+ */
+void vmm_poll(struct vmm *v);
+
+/* SIGKILL. quiet: ops->ended is not wanted any more. */
+void vmm_kill(struct vmm *v, bool quiet);
+
+/*
+ * The end of the guest's console as clean text (printable ASCII and newlines):
+ * at most max_lines lines and len - 1 bytes. "" when there is none.
+ */
+void vmm_console_tail(const struct vmm *v, char *out, size_t len, unsigned int max_lines);
+
+/* The bytes that the console ring holds, as they are: a new buffer and its length. NULL: no memory.
+ */
+char *vmm_console_copy(const struct vmm *v, size_t *len);

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Forks of a VMM: requests in order, a bounded number of them in flight, and
+ * the check of what the parent says it has made. Descriptors for a child (new
+ * layers of both disks) are made when its request is sent, so that a long queue
+ * holds few.
+ *
+ * Invariants: a struct vmm in parent->forks has no process; parent->in_flight
+ * counts the requests without an answer, those of children that have been given
+ * up meanwhile included.
+ */
+#define _GNU_SOURCE
+#include "daemon/limits.h"
+#include "daemon/vmm_impl.h"
+#include "lib/layerfile.h"
+#include "lib/log.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/pidfd.h>
+
+void vmm_leave_parent(struct vmm *v)
+{
+	list_del(&v->fork_link);
+	v->parent = NULL;
+}
+
+/* Takes it out of the queue and ends it. */
+static void fork_failed(struct vmm *v, const char *reason)
+{
+	vmm_leave_parent(v);
+	vmm_end(v, reason);
+	vmm_no_process(v);
+}
+
+void vmm_end_forks(struct vmm *v, const char *reason)
+{
+	char text[CTL_TEXT_MAX + 80];
+
+	snprintf(text, sizeof(text), "the virtual machine that it was forked from has ended%s%s",
+		 reason ? ": " : "", reason ? reason : "");
+	while (!list_empty(&v->forks))
+		fork_failed(list_entry(v->forks.next, struct vmm, fork_link), text);
+}
+
+static int fork_send(struct vmm *parent, struct vmm *v, struct err *err)
+{
+	struct ctl_msg m = {.type = CTL_FORK,
+			    .id = ++parent->next_id,
+			    .code = v->rehearsal ? CTL_FORK_REHEARSAL : 0};
+	_cleanup_fd int prw = -1, pro = -1, crw = -1, cro = -1;
+	int rc = layerfile_make(parent->host->disk_dir, &prw, &pro);
+
+	if (rc == 0)
+		rc = layerfile_make(parent->host->disk_dir, &crw, &cro);
+	if (rc < 0)
+		return err_set(err, -rc, "cannot make a layer of the disk in %s",
+			       parent->host->disk_dir);
+	rc = parent->ctl.fd < 0 ? -ENOTCONN
+				: ctl_send(parent->ctl.fd, &m,
+					   (int[CTL_FORK_FDS]){
+						   [CTL_FORK_CONTROL] = v->peer_fd,
+						   [CTL_FORK_CONSOLE] = v->console_fd,
+						   [CTL_FORK_PARENT_RW] = prw,
+						   [CTL_FORK_PARENT_RO] = pro,
+						   [CTL_FORK_CHILD_RW] = crw,
+						   [CTL_FORK_CHILD_RO] = cro,
+					   });
+	if (rc < 0)
+		return err_set(err, -rc, "cannot ask the virtual machine to fork");
+	v->fork_id = m.id;
+	close_fd(&v->peer_fd);
+	parent->in_flight++;
+	return 0;
+}
+
+/* The first that was not asked for. */
+static struct vmm *fork_waiting(struct vmm *parent)
+{
+	list_for_each (v, &parent->forks, struct vmm, fork_link)
+		if (!v->fork_id)
+			return v;
+	return NULL;
+}
+
+static void fork_pump(struct vmm *parent)
+{
+	struct vmm *v;
+
+	while (parent->in_flight < LIMIT_FORKS_IN_FLIGHT && (v = fork_waiting(parent))) {
+		struct err err = {0};
+
+		if (fork_send(parent, v, &err) < 0)
+			fork_failed(v, err.msg);
+		else if (v->ops->asked)
+			v->ops->asked(v);
+	}
+}
+
+int vmm_fork(struct vmm *v, struct vmm *parent, bool rehearsal, struct err *err)
+{
+	_cleanup_fd int ctl = -1, peer = -1;
+	int rc;
+
+	vmm_init(v, parent->host);
+	if (parent->ended || parent->ctl.fd < 0)
+		return err_text(err, ENOTCONN,
+				"the virtual machine that it was to be forked from has ended");
+	rc = vmm_make_ends(v, &ctl, &peer, err);
+	if (rc < 0)
+		return rc;
+	rc = loop_add(v->host->loop, &v->ctl, ctl, EPOLLIN);
+	if (rc < 0) {
+		close_fd(&v->console_fd);
+		return err_set(err, -rc, "cannot watch a control socket");
+	}
+	take_fd(&ctl);
+	v->peer_fd = take_fd(&peer);
+	v->parent = parent;
+	v->rehearsal = rehearsal;
+	list_add_tail(&parent->forks, &v->fork_link);
+	fork_pump(parent);
+	return 0;
+}
+
+/* A child that nobody waits for any more. */
+static void fork_unwanted(struct vmm_host *h, uint64_t pid)
+{
+	_cleanup_fd int fd = vmm_prove_child(h, pid);
+
+	if (fd >= 0)
+		pidfd_send_signal(fd, SIGKILL, NULL, 0);
+}
+
+/* The parent has told of it: the process is taken over, if it is one of ours. */
+static void fork_adopt(struct vmm *parent, struct vmm *v, uint64_t pid)
+{
+	struct err err = {0};
+	int fd = vmm_prove_child(parent->host, pid);
+
+	vmm_leave_parent(v);
+	v->pid = fd < 0 ? 0 : (pid_t)pid;
+	if (fd >= 0 && vmm_watch(v, fd, &err) == 0) {
+		if (v->ops->forked)
+			v->ops->forked(v);
+		return;
+	}
+	if (fd >= 0) {
+		vmm_abandon(v);
+		fork_failed(v, err.msg);
+		return;
+	}
+	/* Its own word counts more, if it had time for one. */
+	vmm_poll(v);
+	if (fd == -EPERM)
+		log_warn("VMM %d told of a child that is none (pid %llu)", (int)parent->pid,
+			 (unsigned long long)pid);
+	fork_failed(v, fd == -EPERM ? "the virtual machine told of a child that is none"
+				    : "the new virtual machine's process ended at once");
+}
+
+void vmm_on_forked(struct vmm *parent, struct ctl_msg *m)
+{
+	char text[CTL_TEXT_MAX + 64];
+	struct vmm *v = NULL;
+
+	if (parent->in_flight == 0) {
+		log_warn("VMM %d told of a fork that nobody asked for", (int)parent->pid);
+		vmm_kill(parent, false);
+		return;
+	}
+	parent->in_flight--;
+	list_for_each (it, &parent->forks, struct vmm, fork_link)
+		if (it->fork_id == m->id)
+			v = it;
+	if (v && m->code == 0) {
+		fork_adopt(parent, v, m->value[CTL_FORKED_PID]);
+	} else if (v) {
+		vmm_clean_line(m->text);
+		snprintf(text, sizeof(text), "%s",
+			 m->text[0] ? m->text : "the virtual machine could not be forked");
+		fork_failed(v, text);
+	} else if (m->code == 0) {
+		fork_unwanted(parent->host, m->value[CTL_FORKED_PID]);
+	}
+	fork_pump(parent);
+}

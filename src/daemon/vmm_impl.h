@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the files behind vmm_client.h share: vmm_client.c (messages and boot),
+ * vmm_proc.c (processes), vmm_fork.c (forks), console.c (the ring).
+ * Thread: the loop's. fork: no state.
+ */
+#pragma once
+
+#include "daemon/vmm_client.h"
+
+/* All members but ops; nothing is held yet. */
+void vmm_init(struct vmm *v, struct vmm_host *h);
+/* Socket pair for the control messages, console ring. On failure nothing is left open. */
+int vmm_make_ends(struct vmm *v, int *ctl, int *peer, struct err *err);
+
+/* Its end, once: the owner is told, children that were not told of end with it. */
+void vmm_end(struct vmm *v, const char *reason);
+/* The control socket is of no use any more; the process must go. */
+void vmm_close_ctl(struct vmm *v);
+
+/* Makes one clean line of what a VMM or guest wrote. */
+void vmm_clean_line(char *s);
+
+/* Starts the program with ctl_peer as its control socket. -errno. */
+__must_check int vmm_spawn(struct vmm *v, const char *id, int ctl_peer);
+/* Without a supervisor the process must not stay: kills and waits. */
+void vmm_abandon(struct vmm *v);
+/* From here on ops->reaped() comes when the process of v->pid ends. */
+__must_check int vmm_watch(struct vmm *v, int pidfd, struct err *err);
+/* There is no process and none will come: ops->reaped() from the loop. */
+void vmm_no_process(struct vmm *v);
+/*
+ * The process that a VMM says it has made: a descriptor of it when it is a
+ * child of ours that no struct vmm has. -ESRCH: it has ended; -EPERM: a lie.
+ */
+int vmm_prove_child(struct vmm_host *h, uint64_t pid);
+
+/* CTL_FORKED */
+void vmm_on_forked(struct vmm *v, struct ctl_msg *m);
+/* Children that were not told of end. reason: the parent's, or NULL. */
+void vmm_end_forks(struct vmm *v, const char *reason);
+/* The child is out of its parent's queue. */
+void vmm_leave_parent(struct vmm *v);

@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * System-call wrappers that handle EINTR and short transfers once, here.
+ * All return 0 or a count on success and a negative errno on failure.
+ * Any thread. fork: no state.
+ */
+#pragma once
+
+#include "lib/cleanup.h"
+
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+/* read/write/pread until len bytes are through. A short file is -ENODATA. */
+__must_check int io_read_full(int fd, void *buf, size_t len);
+__must_check int io_write_full(int fd, const void *buf, size_t len);
+__must_check int io_pread_full(int fd, void *buf, size_t len, off_t off);
+__must_check int io_pwrite_full(int fd, const void *buf, size_t len, off_t off);
+
+/* One read/write on a non-blocking descriptor: count, 0 at EOF (read), -EAGAIN, or -errno. */
+ssize_t io_read_some(int fd, void *buf, size_t len);
+ssize_t io_write_some(int fd, const void *buf, size_t len);
+/* send(MSG_NOSIGNAL | MSG_DONTWAIT) and its vector form. */
+ssize_t io_send_some(int fd, const void *buf, size_t len);
+ssize_t io_sendv_some(int fd, const struct iovec *iov, int n);
+
+/* Size in bytes of a regular file or block device, or -errno. */
+int64_t io_size(int fd);
+
+__must_check int io_set_nonblock(int fd, int on);
+
+/*
+ * Reads a whole small file into a new NUL-terminated buffer (caller frees).
+ * Fails with -EFBIG when it is longer than max. *len may be NULL.
+ */
+__must_check int io_read_file(const char *path, size_t max, char **out, size_t *len);
+
+/* CLOCK_MONOTONIC and CLOCK_REALTIME in nanoseconds. */
+uint64_t io_now_ns(void);
+uint64_t io_realtime_ns(void);

@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Log lines. The two settings are the only file-level state; they are written
+ * by log_init() before any thread exists and only read afterwards.
+ */
+#define _GNU_SOURCE
+#include "lib/log.h"
+#include "lib/io.h"
+
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#define LOG_LINE_MAX 4096
+
+static enum log_format log_format = LOG_TEXT;
+static enum log_level log_min = LOG_INFO;
+
+void log_init(enum log_format format, enum log_level min_level)
+{
+	log_format = format;
+	log_min = min_level;
+}
+
+struct line {
+	char buf[LOG_LINE_MAX];
+	size_t len;
+};
+
+static void line_add(struct line *l, const char *s, size_t n)
+{
+	/* One byte is kept for the newline; a longer line is cut, never split. */
+	if (n > sizeof(l->buf) - 1 - l->len)
+		n = sizeof(l->buf) - 1 - l->len;
+	memcpy(l->buf + l->len, s, n);
+	l->len += n;
+}
+
+static void line_str(struct line *l, const char *s)
+{
+	line_add(l, s, strlen(s));
+}
+
+/* Escapes as JSON does; good for both formats. */
+static void line_escaped(struct line *l, const char *s)
+{
+	for (; *s; s++) {
+		unsigned char c = (unsigned char)*s;
+		char e[8];
+
+		if (c == '"' || c == '\\')
+			snprintf(e, sizeof(e), "\\%c", c);
+		else if (c == '\n')
+			snprintf(e, sizeof(e), "\\n");
+		else if (c < 0x20 || c == 0x7f)
+			snprintf(e, sizeof(e), "\\u%04x", c);
+		else
+			snprintf(e, sizeof(e), "%c", c);
+		line_str(l, e);
+	}
+}
+
+static void line_time(struct line *l)
+{
+	struct timespec ts;
+	struct tm tm;
+	char t[64];
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	gmtime_r(&ts.tv_sec, &tm);
+	snprintf(t, sizeof(t), "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ", tm.tm_year + 1900,
+		 tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, ts.tv_nsec / 1000000);
+	line_str(l, t);
+}
+
+static void line_field(struct line *l, const struct log_field *f, bool json)
+{
+	char num[32];
+
+	line_str(l, json ? ",\"" : " ");
+	line_str(l, f->key);
+	line_str(l, json ? "\":" : "=");
+	if (!f->str) {
+		snprintf(num, sizeof(num), "%lld", (long long)f->num);
+		line_str(l, num);
+		return;
+	}
+	if (json || f->str[0] == '\0' || strpbrk(f->str, " \t\n\"\\=")) {
+		line_str(l, "\"");
+		line_escaped(l, f->str);
+		line_str(l, "\"");
+	} else {
+		line_escaped(l, f->str);
+	}
+}
+
+void log_event(enum log_level level, const char *msg, const struct log_field *f, size_t nf)
+{
+	static const char *const names[] = {"DEBUG", "INFO", "WARN", "ERROR"};
+	bool json = log_format == LOG_JSON;
+	struct line l = {.len = 0};
+
+	if (level < log_min)
+		return;
+	line_str(&l, json ? "{\"timestamp\":\"" : "");
+	line_time(&l);
+	line_str(&l, json ? "\",\"level\":\"" : " ");
+	line_str(&l, names[level]);
+	line_str(&l, json ? "\",\"message\":\"" : " ");
+	line_escaped(&l, msg);
+	line_str(&l, json ? "\"" : "");
+	for (size_t i = 0; i < nf; i++)
+		line_field(&l, &f[i], json);
+	if (json)
+		line_str(&l, "}");
+	l.buf[l.len++] = '\n';
+	/* stderr may be closed or full: a lost log line is not an error of the caller. */
+	if (io_write_full(2, l.buf, l.len) < 0)
+		return;
+}
+
+void log_line(enum log_level level, const char *fmt, ...)
+{
+	char msg[2048];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(msg, sizeof(msg), fmt, ap);
+	va_end(ap);
+	log_event(level, msg, NULL, 0);
+}

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The disk in the machine. What vCPU threads leave for the loop thread lies in
+ * struct machine_disk under the device lock; the machine's hand-over descriptor
+ * wakes the loop. The device lock is let go between any two pieces of work.
+ */
+#include "vmm/core/machine_disk.h"
+#include "vmm/core/machine.h"
+
+#include <errno.h>
+
+#define REPORT_NS        1000000000ull
+#define FLATTEN_DELAY_NS 200000000ull
+#define FLATTEN_STEP_NS  1000000ull
+/* Of a turn: 256 KiB, so that a request of the guest waits for some 100 us. */
+#define FLATTEN_CLUSTERS 4u
+
+static void on_again(void *arg)
+{
+	struct machine *m = arg;
+
+	m->disk.again = true;
+	machine_wake_loop(m);
+}
+
+static void on_failed(void *arg, int errnum)
+{
+	struct machine *m = arg;
+
+	m->disk.errnum = errnum;
+	m->disk.failures++;
+	if (m->disk.failures == m->disk.told + 1)
+		machine_wake_loop(m);
+}
+
+static void tell_failures(struct machine *m)
+{
+	struct machine_disk *d = &m->disk;
+	uint64_t failures;
+	int errnum;
+
+	if (loop_timer_armed(&d->report))
+		return;
+	pthread_mutex_lock(&m->lock);
+	failures = d->failures;
+	errnum = d->errnum;
+	if (failures == d->told) {
+		pthread_mutex_unlock(&m->lock);
+		return;
+	}
+	d->told = failures;
+	pthread_mutex_unlock(&m->lock);
+	loop_timer_set(m->loop, &d->report, REPORT_NS);
+	m->events.disk_failed(m->events.arg, errnum, failures);
+}
+
+static void on_report(struct loop_timer *t)
+{
+	tell_failures(t->arg);
+}
+
+static void on_flatten(struct loop_timer *t)
+{
+	struct machine *m = t->arg;
+	int more;
+
+	if (m->paused)
+		return; /* its children inherit what there is, and find the top unused */
+	pthread_mutex_lock(&m->lock);
+	more = layers_flatten(&m->disk.layers, FLATTEN_CLUSTERS);
+	pthread_mutex_unlock(&m->lock);
+	if (more > 0)
+		loop_timer_set(m->loop, t, FLATTEN_STEP_NS);
+}
+
+static void init_timers(struct machine *m)
+{
+	m->disk.report = (struct loop_timer){.fn = on_report, .arg = m};
+	m->disk.flatten = (struct loop_timer){.fn = on_flatten, .arg = m};
+}
+
+static int bad_layer(int rc, struct err *err)
+{
+	if (rc == -EINVAL)
+		return err_text(err, EINVAL,
+				"the new layer of the disk is not one empty file, opened for "
+				"reading and writing, and for reading");
+	return err_set(err, -rc, "cannot add a layer to the disk");
+}
+
+int machine_disk_init(struct machine *m, uint32_t mib, struct layer_fds top, struct err *err)
+{
+	const struct virtio_host host = {.raise_irq = machine_raise_irq,
+					 .arg = &m->irqs[MACHINE_DEV_BLK]};
+	const struct blk_events events = {.again = on_again, .failed = on_failed, .arg = m};
+	int rc = layers_init(&m->disk.layers, (uint64_t)mib << 20, top);
+
+	if (rc < 0)
+		return bad_layer(rc, err);
+	init_timers(m);
+	blk_init(&m->disk.blk, &m->ram, &host, &m->disk.layers, &events);
+	m->devices[MACHINE_DEV_BLK] = &m->disk.blk.dev;
+	return 0;
+}
+
+/* One budget of what waits; false when nothing did. */
+static bool go_on(struct machine *m)
+{
+	bool due;
+
+	pthread_mutex_lock(&m->lock);
+	due = m->disk.again;
+	m->disk.again = false;
+	if (due)
+		blk_continue(&m->disk.blk);
+	pthread_mutex_unlock(&m->lock);
+	return due;
+}
+
+void machine_disk_turn(struct machine *m)
+{
+	go_on(m);
+	tell_failures(m);
+}
+
+void machine_disk_drain(struct machine *m)
+{
+	/* Bounded: nobody adds to the queue, and each time at least one request leaves it. */
+	for (unsigned int i = 0; i < VIRTQ_SIZE_MAX && go_on(m); i++)
+		;
+}
+
+int machine_disk_make_room(struct machine *m, struct err *err)
+{
+	int rc;
+
+	pthread_mutex_lock(&m->lock);
+	rc = layers_make_room(&m->disk.layers, !m->paused);
+	pthread_mutex_unlock(&m->lock);
+	return rc < 0 ? err_set(err, -rc, "cannot make room for another layer of the disk") : 0;
+}
+
+void machine_disk_hold(struct machine *m)
+{
+	pthread_mutex_lock(&m->lock);
+	blk_hold(&m->disk.blk, true);
+	pthread_mutex_unlock(&m->lock);
+}
+
+void machine_disk_release(struct machine *m)
+{
+	/* What came in between has woken the loop: it is next. */
+	pthread_mutex_lock(&m->lock);
+	blk_hold(&m->disk.blk, false);
+	pthread_mutex_unlock(&m->lock);
+}
+
+int machine_disk_split(struct machine *m, struct layer_fds *top, struct err *err)
+{
+	int rc = 0;
+
+	pthread_mutex_lock(&m->lock);
+	if (!layers_top_unused(&m->disk.layers)) {
+		rc = layers_push(&m->disk.layers, *top);
+		if (rc == 0)
+			*top = (struct layer_fds){.rw = -1, .ro = -1};
+	}
+	pthread_mutex_unlock(&m->lock);
+	return rc < 0 ? bad_layer(rc, err) : 0;
+}
+
+int machine_disk_fork_child(struct machine *m, struct layer_fds top, struct err *err)
+{
+	int rc = layers_replace_top(&m->disk.layers, top);
+
+	if (rc < 0)
+		return bad_layer(rc, err);
+	/* They were in the parent's loop. */
+	init_timers(m);
+	m->disk.again = false;
+	blk_hold(&m->disk.blk, false);
+	m->disk.failures = m->disk.told = 0;
+	return 0;
+}
+
+void machine_disk_settle(struct machine *m)
+{
+	if (!m->paused && layers_wants_flatten(&m->disk.layers) &&
+	    !loop_timer_armed(&m->disk.flatten))
+		loop_timer_set(m->loop, &m->disk.flatten, FLATTEN_DELAY_NS);
+}

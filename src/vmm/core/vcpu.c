@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vCPU threads. Each runs until the machine has ended; the loop thread then
+ * ends the process. All signals but the kick are blocked in them.
+ *
+ * A kick needs both halves: immediate_exit for a thread on its way into
+ * KVM_RUN, the signal for one that is inside.
+ */
+#define _GNU_SOURCE
+#include "vmm/core/vcpu.h"
+#include "lib/io.h"
+#include "vmm/core/exit.h"
+#include "vmm/core/machine.h"
+
+#include <errno.h>
+#include <linux/kvm.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <time.h>
+
+#define KICK_SIGNAL SIGUSR1
+
+int vcpu_create(struct vcpu *v, struct machine *m, unsigned int id, struct err *err)
+{
+	void *run;
+
+	*v = (struct vcpu){.machine = m, .id = id, .fd = -1};
+	v->fd = ioctl(m->kvm.fd, KVM_CREATE_VCPU, id);
+	if (v->fd < 0)
+		return err_set(err, errno, "cannot create vCPU %u", id);
+	v->run_size = (size_t)m->kvm.run_size;
+	run = mmap(NULL, v->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
+	if (run == MAP_FAILED)
+		return err_set(err, errno, "cannot map the run page of vCPU %u", id);
+	/* A child of fork() must not see it: it would pin this VM. */
+	madvise(run, v->run_size, MADV_DONTFORK);
+	v->run = run;
+	return 0;
+}
+
+void vcpu_forget(struct vcpu *v)
+{
+	/* The run page was not inherited (MADV_DONTFORK); the descriptor pins the parent's VM. */
+	close_fd(&v->fd);
+	v->run = NULL;
+}
+
+static void on_kick(int sig)
+{
+	(void)sig;
+}
+
+void vcpu_install_kick(void)
+{
+	struct sigaction sa = {.sa_handler = on_kick};
+	sigset_t kick;
+
+	sigaction(KICK_SIGNAL, &sa, NULL);
+	sigemptyset(&kick);
+	sigaddset(&kick, KICK_SIGNAL);
+	pthread_sigmask(SIG_BLOCK, &kick, NULL);
+}
+
+void vcpu_park_init(struct vcpu_park *p)
+{
+	pthread_condattr_t attr;
+
+	*p = (struct vcpu_park){0};
+	pthread_mutex_init(&p->lock, NULL);
+	pthread_condattr_init(&attr);
+	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+	pthread_cond_init(&p->parked_cond, &attr);
+	pthread_cond_init(&p->go_cond, NULL);
+	pthread_condattr_destroy(&attr);
+}
+
+int vcpus_park(struct vcpu_park *p, struct vcpu *v, unsigned int n, uint64_t deadline_ns)
+{
+	uint64_t until = io_now_ns() + deadline_ns;
+	struct timespec ts = {.tv_sec = (time_t)(until / 1000000000u),
+			      .tv_nsec = (long)(until % 1000000000u)};
+	int rc = 0;
+
+	/* Pairs with the fence in vcpu_enter(). */
+	atomic_store_explicit(&p->wanted, 1, memory_order_release);
+	for (unsigned int i = 0; i < n; i++) {
+		v[i].run->immediate_exit = 1;
+		pthread_kill(v[i].thread, KICK_SIGNAL);
+	}
+	pthread_mutex_lock(&p->lock);
+	while (p->parked < n && rc == 0)
+		rc = pthread_cond_timedwait(&p->parked_cond, &p->lock, &ts);
+	pthread_mutex_unlock(&p->lock);
+	if (rc)
+		vcpus_unpark(p);
+	return -rc;
+}
+
+void vcpus_unpark(struct vcpu_park *p)
+{
+	pthread_mutex_lock(&p->lock);
+	atomic_store_explicit(&p->wanted, 0, memory_order_release);
+	pthread_cond_broadcast(&p->go_cond);
+	pthread_mutex_unlock(&p->lock);
+}
+
+void vcpu_stood(const struct vcpu *v)
+{
+	/* Refused when the guest uses no kvmclock. */
+	if (ioctl(v->fd, KVM_KVMCLOCK_CTRL, 0) < 0)
+		return;
+}
+
+/* On the vCPU's thread, with no instruction half done: waits until parking is over. */
+static void vcpu_wait_parked(struct vcpu *v)
+{
+	struct vcpu_park *p = &v->machine->park;
+
+	pthread_mutex_lock(&p->lock);
+	p->parked++;
+	pthread_cond_signal(&p->parked_cond);
+	while (atomic_load_explicit(&p->wanted, memory_order_relaxed))
+		pthread_cond_wait(&p->go_cond, &p->lock);
+	p->parked--;
+	pthread_mutex_unlock(&p->lock);
+	vcpu_stood(v);
+}
+
+int vcpu_run(struct vcpu *v)
+{
+	return ioctl(v->fd, KVM_RUN, 0) < 0 ? -errno : 0;
+}
+
+/*
+ * One stay in the guest: as KVM_RUN. When the machine wants to park, the stay is
+ * of no length: an access to a device that waits for its answer is completed,
+ * for until then the registers are of an instruction half done, and *parking is
+ * set.
+ */
+static int vcpu_enter(struct vcpu *v, bool *parking)
+{
+	/*
+	 * immediate_exit is cleared before `wanted` is read, and vcpus_park() sets them in the
+	 * opposite order: whichever way the two meet, a wish to park is seen here or makes KVM_RUN
+	 * return. The fence pairs with the release store of `wanted`.
+	 */
+	v->run->immediate_exit = 0;
+	atomic_thread_fence(memory_order_seq_cst);
+	*parking = atomic_load_explicit(&v->machine->park.wanted, memory_order_acquire);
+	if (*parking)
+		v->run->immediate_exit = 1;
+	return v->machine->run(v);
+}
+
+static void *vcpu_thread(void *arg)
+{
+	struct vcpu *v = arg;
+	struct exit_reason why = {0};
+	char name[16];
+
+	snprintf(name, sizeof(name), "vcpu%u", v->id);
+	prctl(PR_SET_NAME, name);
+	for (;;) {
+		bool parking;
+		int rc = vcpu_enter(v, &parking);
+
+		if (rc == -EINTR || rc == -EAGAIN) {
+			if (parking && rc == -EINTR)
+				vcpu_wait_parked(v);
+			continue;
+		}
+		if (rc < 0) {
+			exit_reason_set(&why, CTL_EXIT_ERROR, "KVM_RUN of vCPU %u failed: errno %d",
+					v->id, -rc);
+			break;
+		}
+		atomic_fetch_add_explicit(&v->exits, 1, memory_order_relaxed);
+		if (exit_handle(v->machine, v, &why))
+			break;
+	}
+	machine_end(v->machine, &why);
+	return NULL;
+}
+
+int vcpu_start(struct vcpu *v, struct err *err)
+{
+	sigset_t all, old;
+	int rc;
+
+	sigfillset(&all);
+	sigdelset(&all, KICK_SIGNAL);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = pthread_create(&v->thread, NULL, vcpu_thread, v);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	return rc ? err_set(err, rc, "cannot start the thread of vCPU %u", v->id) : 0;
+}

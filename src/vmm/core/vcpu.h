@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One virtual processor: its descriptor, its kvm_run page and the thread that
+ * runs it. The thread does KVM_RUN and dispatches exits through exit_handle();
+ * it allocates nothing, logs nothing and never forks.
+ *
+ * Parking: vcpus_park() stops all threads outside the guest and outside every
+ * lock, with no instruction half done, so that their state can be read; and
+ * vcpus_unpark() lets them go on. A vCPU may be parked from the start.
+ *
+ * Thread: created by the loop thread; the loop thread touches a vCPU's
+ * descriptor only before vcpu_start() and while it is parked.
+ * fork: the threads do not exist in the child, and the descriptors are the
+ * parent's: the child forgets them (vcpu_forget()) and creates its own.
+ */
+#pragma once
+
+#include "lib/cleanup.h"
+#include "lib/err.h"
+
+#include <pthread.h>
+#include <stdint.h>
+
+struct machine;
+struct kvm_run;
+
+/* Where the threads of a machine wait while it is parked. */
+struct vcpu_park {
+	pthread_mutex_t lock;
+	pthread_cond_t parked_cond; /* a thread has parked */
+	pthread_cond_t go_cond;     /* parking is over */
+	_Atomic int wanted;
+	unsigned int parked; /* under the lock */
+};
+
+struct vcpu {
+	struct machine *machine;
+	unsigned int id;
+	int fd;
+	struct kvm_run *run;
+	size_t run_size;
+	pthread_t thread;
+	_Atomic uint64_t exits;
+};
+
+/* Creates vCPU id in the machine's VM; it does not run yet. */
+__must_check int vcpu_create(struct vcpu *v, struct machine *m, unsigned int id, struct err *err);
+
+/* Enters the guest: KVM_RUN of v->fd, 0 or -errno. What struct machine's `run` is by default. */
+int vcpu_run(struct vcpu *v);
+
+/* Starts the thread. There is no stop: a VM ends with its process. */
+__must_check int vcpu_start(struct vcpu *v, struct err *err);
+
+/* Tells the guest's watchdogs, before it runs (on), that it was stopped. */
+void vcpu_stood(const struct vcpu *v);
+
+/* In a forked child: closes what belongs to the parent. */
+void vcpu_forget(struct vcpu *v);
+
+void vcpu_park_init(struct vcpu_park *p);
+
+/* Installs the handler of the signal that gets a thread out of the guest. Once per process. */
+void vcpu_install_kick(void);
+
+/*
+ * Parks all n threads: 0, or -ETIMEDOUT when one did not park within the deadline; then none
+ * stays parked. Not with the device lock held.
+ */
+__must_check int vcpus_park(struct vcpu_park *p, struct vcpu *v, unsigned int n,
+			    uint64_t deadline_ns);
+void vcpus_unpark(struct vcpu_park *p);

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The KVM side of one virtual machine: the VM descriptor, its memory slots,
+ * the split interrupt controller. Nothing here is on the kernel's I/O bus (no
+ * in-kernel IOAPIC, PIT, ioeventfd or irqfd): such objects make the end of a VM
+ * cost a grace period of 14-24 ms.
+ *
+ * Thread: created and freed by the loop thread; kvm_vm_signal_msi() by any
+ * thread that holds the device lock.
+ * fork: a KVM VM belongs to the mm that made it. The child closes both
+ * descriptors and makes its own VM on the inherited memory.
+ */
+#pragma once
+
+#include "lib/cleanup.h"
+#include "lib/err.h"
+#include "vmm/core/gmem.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Where things are in guest-physical memory, beside RAM (see gmem.h). */
+#define VM_MMIO_BASE   0xd0000000ull /* virtio-mmio windows, VM_MMIO_STRIDE each */
+#define VM_MMIO_STRIDE 0x1000ull
+#define VM_MMIO_GSI    16u /* interrupt line of the first window; the next has the next */
+#define VM_IOAPIC_BASE 0xfec00000ull
+#define VM_LAPIC_BASE  0xfee00000ull
+#define VM_TSS_ADDR    0xfffbd000ull /* three pages KVM wants on Intel */
+#define VM_IDENT_ADDR  0xfffbc000ull
+
+/* Memory slots; the second one is there only when RAM reaches above the gap. */
+enum { VM_SLOT_LOW, VM_SLOT_HIGH, VM_SLOT_ROM };
+
+struct rom;
+
+struct kvm_vm {
+	int kvm_fd;    /* /dev/kvm, owned */
+	int fd;        /* the VM */
+	int run_size;  /* bytes of a vCPU's kvm_run mapping */
+	int max_vcpus; /* what this host allows */
+};
+
+/* Refuses with the name of the first capability that is missing. Takes over kvm_fd on success. */
+__must_check int kvm_vm_init(struct kvm_vm *vm, int kvm_fd, struct err *err);
+void kvm_vm_free(struct kvm_vm *vm);
+
+/*
+ * Creates the VM: memory slots first (an in-kernel object before them costs
+ * milliseconds), then the split interrupt controller. rom may be NULL.
+ * log: what the guest writes to RAM can be asked for (and costs a fault for each page).
+ */
+__must_check int kvm_vm_create(struct kvm_vm *vm, const struct gmem *ram, const struct rom *rom,
+			       bool log, struct err *err);
+/* One bit for each page of the slot that the guest has written to since the last call. */
+__must_check int kvm_vm_dirty_log(const struct kvm_vm *vm, uint32_t slot, uint64_t *bits);
+
+/* Delivers one message-signalled interrupt: 0 or -errno. */
+int kvm_vm_signal_msi(const struct kvm_vm *vm, uint32_t address, uint32_t data);
+
+/* ioctl() that retries EINTR: its result, or -errno. */
+int kvm_ioctl(int fd, unsigned long req, const void *arg);

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * VM fork. Parent: room for a layer of the disk, park, save, new top of the
+ * disk, fork, unpark. Child: what devices have of the parent's goes, then every
+ * other descriptor that is not on the list; then a new VM with memory slots before
+ * anything else, vCPUs, clock, state; then the devices' queues, then threads. No lock is held
+ * across fork(2) and no other thread of the VMM allocates, so the child finds every lock free and
+ * malloc intact.
+ */
+#define _GNU_SOURCE
+#include "vmm/fork/fork.h"
+#include "lib/io.h"
+#include "vmm/x86/state.h"
+
+#include <errno.h>
+#include <linux/close_range.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PARK_DEADLINE_NS 5000000000ull
+
+static int machine_save(struct machine *m, struct err *err)
+{
+	int rc = clock_state_save(&m->saved_clock, m->kvm.fd, err);
+
+	for (unsigned int i = 0; rc == 0 && i < m->nvcpus; i++)
+		rc = vcpu_state_save(&m->saved[i], m->vcpus[i].fd, &m->msrs, err);
+	return rc;
+}
+
+static int machine_park(struct machine *m, struct err *err)
+{
+	int rc;
+
+	if (m->ended)
+		return err_text(err, ESHUTDOWN, "the machine has ended");
+	rc = vcpus_park(&m->park, m->vcpus, m->nvcpus, PARK_DEADLINE_NS);
+	return rc < 0 ? err_set(err, -rc, "a vCPU does not stop") : 0;
+}
+
+int machine_pause(struct machine *m, struct err *err)
+{
+	int rc;
+
+	if (m->paused)
+		return 0;
+	rc = machine_park(m, err);
+	if (rc < 0)
+		return rc;
+	machine_disk_drain(m);
+	rc = machine_save(m, err);
+	if (rc < 0) {
+		vcpus_unpark(&m->park);
+		return rc;
+	}
+	m->paused = true;
+	return 0;
+}
+
+/*
+ * The raw call: fork() has no CLONE_PARENT. What libc would do besides (locks of
+ * stdio and malloc, the cached thread id for recursive mutexes) is not needed:
+ * only the loop thread allocates, and the VMM has neither stdio nor such mutexes.
+ */
+static pid_t fork_process(void)
+{
+	pid_t pid = (pid_t)syscall(SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
+
+	return pid < 0 ? -errno : pid;
+}
+
+/* The child must not be asked to fork: its children would be logged as well, into the same bitmap.
+ */
+static int machine_prepare_rehearsal(struct machine *m, bool rehearsal, struct err *err)
+{
+	if (m->rehearsal || (rehearsal && !m->paused))
+		return err_text(err, EINVAL, "a rehearsal is the child of a template and has none");
+	return rehearsal ? hotsets_begin(&m->hot, &m->ram, err) : 0;
+}
+
+pid_t machine_fork(struct machine *m, struct layer_fds *top, bool rehearsal, struct fork_times *t,
+		   struct err *err)
+{
+	bool live = !m->paused;
+	uint64_t t0, t1;
+	pid_t pid;
+	int rc = machine_prepare_rehearsal(m, rehearsal, err);
+
+	if (rc == 0)
+		rc = machine_disk_make_room(m, err);
+	if (rc < 0)
+		return rc;
+	machine_disk_hold(m);
+	t0 = io_now_ns();
+	if (live)
+		rc = machine_park(m, err);
+	if (rc < 0) {
+		machine_disk_release(m);
+		return rc;
+	}
+	t1 = io_now_ns();
+	if (live)
+		rc = machine_save(m, err);
+	if (rc == 0)
+		rc = machine_disk_split(m, top, err);
+	m->forked_ns = io_now_ns();
+	pid = rc < 0 ? rc : fork_process();
+	if (pid == 0) {
+		m->rehearsal = rehearsal;
+		return 0;
+	}
+	if (live)
+		vcpus_unpark(&m->park);
+	machine_disk_release(m);
+	if (rc < 0)
+		return rc;
+	/* If only the fork failed, the new top stays: the next fork finds it unused. */
+	if (pid < 0)
+		return err_set(err, -pid, "cannot fork the VMM");
+	t->park_us = (t1 - t0) / 1000;
+	t->save_us = (m->forked_ns - t1) / 1000;
+	t->fork_us = (io_now_ns() - m->forked_ns) / 1000;
+	machine_disk_settle(m);
+	return pid;
+}
+
+uint64_t machine_fork_age_us(const struct machine *m)
+{
+	return (io_now_ns() - m->forked_ns) / 1000;
+}
+
+static int compare_fds(const void *a, const void *b)
+{
+	return *(const int *)a - *(const int *)b;
+}
+
+/* Closes every descriptor that is not in the list. */
+static int close_all_but(int *keep, size_t n)
+{
+	unsigned int next = 0;
+
+	qsort(keep, n, sizeof(keep[0]), compare_fds);
+	for (size_t i = 0; i < n; i++) {
+		unsigned int fd = (unsigned int)keep[i];
+
+		if (keep[i] < 0 || fd < next)
+			continue;
+		if (fd > next && close_range(next, fd - 1, 0) < 0)
+			return -errno;
+		next = fd + 1;
+	}
+	return close_range(next, ~0u, 0) < 0 ? -errno : 0;
+}
+
+/*
+ * Of what there is at this point: the standard ones, the message's, and of the machine's those that
+ * a child goes on with.
+ */
+static int child_keep_fds(struct machine *m, const struct fork_child *c, struct err *err)
+{
+	int keep[10 + LAYERS_MAX], rc;
+	size_t n = 0;
+
+	for (int std = 0; std <= 2; std++)
+		keep[n++] = std;
+	keep[n++] = c->ctl_fd;
+	keep[n++] = m->kvm.kvm_fd;
+	keep[n++] = m->loop->epfd;
+	keep[n++] = m->loop->wakefd;
+	keep[n++] = vsock_event_fd(&m->vsock);
+	keep[n++] = m->vsock.again_fd;
+	keep[n++] = m->disk.layers.top_rw;
+	for (unsigned int i = 0; i < LAYERS_MAX; i++)
+		keep[n++] = m->disk.layers.layer[i].fd;
+	rc = close_all_but(keep, n);
+	return rc < 0 ? err_set(err, -rc, "cannot close what the child must not have") : 0;
+}
+
+/* Everything that belongs to the parent's process; the descriptors are closed by the list. */
+static void child_forget(struct machine *m)
+{
+	for (unsigned int i = 0; i < m->nvcpus; i++)
+		vcpu_forget(&m->vcpus[i]);
+	m->kvm.fd = m->handover_fd = -1;
+	m->vsock_src.loop = NULL;
+	m->handover.loop = NULL;
+	pthread_mutex_init(&m->lock, NULL);
+	vcpu_park_init(&m->park);
+	m->nnews = m->nstatus = 0;
+	m->ended = 0;
+	if (!m->rehearsal)
+		hotsets_end(&m->hot);
+}
+
+static int child_take_over(struct machine *m, const struct fork_child *c, struct err *err)
+{
+	int rc = console_replace(&m->console, c->console_fd, err);
+
+	if (rc == 0)
+		rc = machine_disk_fork_child(m, c->top, err);
+	for (unsigned int i = 0; rc == 0 && i < MACHINE_DEVICES; i++) {
+		rc = virtio_dev_fork_child(m->devices[i]);
+		if (rc < 0)
+			err_set(err, -rc, "device %u in the child", i);
+	}
+	return rc < 0 ? rc : child_keep_fds(m, c, err);
+}
+
+static int child_make_vm(struct machine *m, struct err *err)
+{
+	enum time_policy time = m->paused ? TIME_STOOD : TIME_CONTINUES;
+	uint64_t tsc_shift = 0;
+	int rc = kvm_vm_create(&m->kvm, &m->ram, &m->root, m->rehearsal, err);
+
+	for (unsigned int i = 0; rc == 0 && i < m->nvcpus; i++) {
+		rc = vcpu_create(&m->vcpus[i], m, i, err);
+		if (rc == 0)
+			rc = cpuid_set(&m->cpuid, m->vcpus[i].fd, i, m->nvcpus, err);
+	}
+	/* The clock before the vCPUs' MSRs: kvmclock's pages are filled from it. */
+	if (rc == 0)
+		rc = clock_state_load(&m->saved_clock, m->kvm.fd, time, &tsc_shift, err);
+	for (unsigned int i = 0; rc == 0 && i < m->nvcpus; i++)
+		rc = vcpu_state_load(&m->saved[i], m->vcpus[i].fd, tsc_shift, err);
+	return rc;
+}
+
+static int child_run(struct machine *m, struct err *err)
+{
+	int rc = machine_init_handover(m, err);
+
+	if (rc == 0)
+		rc = machine_watch_vsock(m, err);
+	m->paused = false;
+	/* After the local APICs have their state, or an interrupt would be overwritten. */
+	for (unsigned int i = 0; rc == 0 && i < MACHINE_DEVICES; i++)
+		virtio_dev_resume(m->devices[i]);
+	for (unsigned int i = 0; rc == 0 && i < m->nvcpus; i++) {
+		vcpu_stood(&m->vcpus[i]);
+		rc = vcpu_start(&m->vcpus[i], err);
+	}
+	return rc;
+}
+
+int machine_fork_child(struct machine *m, const struct fork_child *c, struct err *err)
+{
+	int rc;
+
+	child_forget(m);
+	rc = child_take_over(m, c, err);
+	/* Before there is a VM whose view of memory would have to follow. */
+	if (rc == 0)
+		hotsets_populate(&m->hot, &m->ram, CTL_HOTSET_READY);
+	if (rc == 0)
+		rc = child_make_vm(m, err);
+	if (rc == 0)
+		rc = child_run(m, err);
+	if (rc == 0)
+		machine_disk_settle(m);
+	return rc;
+}

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * virtio-vsock device (virtio 1.2, section 5.10): the only way by which bytes
+ * enter or leave a guest. The host opens streams to ports of the guest; a
+ * connection that the guest tries to open is answered with RST.
+ *
+ * vsock_connect() takes one end of a UNIX stream socketpair and makes it a
+ * stream to a guest port. It may be called before the guest's driver exists:
+ * the request waits until there are receive buffers. Time limits are the
+ * caller's: when the other end of the socketpair is closed, a request that was
+ * not answered is withdrawn.
+ *
+ * Flow control is end to end and memory is bounded: at most VSOCK_CONNS
+ * connections, VSOCK_BUF_ALLOC bytes waiting in each direction that the host
+ * buffers (guest -> host), nothing buffered in the other. RSTs that are owed
+ * to the guest have a queue with a place for each connection; when it is full
+ * the transmit queue stands still until the guest offers receive buffers.
+ *
+ * Events of sockets: vsock_event_fd() is an epoll descriptor that the owner
+ * watches for EPOLLIN in its loop (level-triggered), calling
+ * vsock_handle_events(). Sockets are added and removed behind it under the
+ * device lock, so any thread may do so.
+ *
+ * Thread: all functions under the VM's device lock; vCPU threads come in
+ * through the transport, the loop thread through vsock_handle_events() and
+ * vsock_connect(). Nothing allocates after vsock_init(): the rings are one
+ * reservation whose pages are touched only when a socket does not keep up.
+ *
+ * Saved state: port counter and the addresses of live connections, each of
+ * which becomes an RST to the guest after a load.
+ *
+ * Fork: the child's hook closes its copies of all sockets and of the epoll
+ * descriptor, without callbacks, and owes the guest one RST for each
+ * connection; the owner then watches the new vsock_event_fd(). The parent's
+ * connections go on untouched. Rings are wiped in the child by the kernel.
+ */
+#pragma once
+
+#include "lib/cleanup.h"
+#include "vmm/virtio/mmio.h"
+#include "vmm/virtio/vsock_conn.h"
+
+#include <stdint.h>
+
+#define VSOCK_GUEST_CID  3u
+#define VSOCK_CONNS      256u /* a power of two */
+#define VSOCK_RSTS       512u /* > VSOCK_CONNS; the rest is for refusals */
+#define VSOCK_PORT_FIRST (1u << 30)
+#define VSOCK_PORT_LAST  0xfffffffeu /* 0xffffffff means "any" */
+
+/*
+ * Reports to the owner, under the device lock; they must not call back. Every
+ * cookie that vsock_connect() accepted ends with exactly one of refused and
+ * closed. The host's end reads all that the guest sent and then EOF, or
+ * ECONNRESET if it had written bytes that nobody took.
+ */
+struct vsock_events {
+	void (*connected)(void *arg, uint32_t cookie);
+	/* err: positive errno. ECONNREFUSED: no listener; ECANCELED: the host gave up;
+	 * ECONNRESET: the guest's driver was reset before it answered. */
+	void (*refused)(void *arg, uint32_t cookie, int err);
+	void (*closed)(void *arg, uint32_t cookie);
+	void *arg;
+};
+
+struct vsock_rst {
+	uint64_t host_cid; /* what the guest had addressed; VSOCK_CID_HOST for connections */
+	uint32_t host_port, guest_port;
+};
+
+struct vsock {
+	struct virtio_dev dev; /* first: the hooks of virtio_ops get a pointer to it */
+	struct vsock_events events;
+	int epfd, again_fd;
+	uint8_t *rings;
+	uint32_t next_port;
+	unsigned live;                      /* connections that are not FREE */
+	unsigned cursor;                    /* slot to serve next */
+	uint64_t wanting[VSOCK_CONNS / 64]; /* bit per slot: may have a packet for the guest */
+	/* A connection lives in slot host_port % VSOCK_CONNS. */
+	struct vsock_conn conn[VSOCK_CONNS];
+	struct vsock_rst rst[VSOCK_RSTS]; /* ring; rst_len + live <= VSOCK_RSTS always */
+	unsigned rst_head, rst_len;
+	struct virtq_chain chain;
+	struct iovec payload[VIRTQ_SIZE_MAX];
+	uint64_t bad_packets; /* refused or dropped; counted in dev.faults, too */
+};
+
+/* 0 or -errno. events and host are copied. */
+__must_check int vsock_init(struct vsock *v, const struct gmem *mem, const struct virtio_host *host,
+			    const struct vsock_events *events);
+
+/* Closes everything, without callbacks. */
+void vsock_free(struct vsock *v);
+
+/*
+ * Opens a stream to a guest port; the outcome is reported by connected() or
+ * refused() with the cookie, possibly before this returns. fd is taken over in
+ * any case. -EAGAIN: all connections are in use.
+ */
+__must_check int vsock_connect(struct vsock *v, uint32_t guest_port, int fd, uint32_t cookie);
+
+/* Descriptor to watch; another one after virtio_dev_fork_child(). */
+static inline int vsock_event_fd(const struct vsock *v)
+{
+	return v->epfd;
+}
+
+void vsock_handle_events(struct vsock *v);
+
+/* Connections that exist, waiting ones included. */
+static inline unsigned vsock_streams(const struct vsock *v)
+{
+	return v->live;
+}

@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * CPUID policy as a table of masks, and topology leaves per vCPU.
+ */
+#include "vmm/x86/cpuid.h"
+#include "vmm/core/vm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ANY_INDEX 0xffffffffu
+
+/* Bits cleared and set in a leaf, same for every vCPU. */
+static const struct {
+	uint32_t function, index;
+	uint32_t clear[4], set[4]; /* eax, ebx, ecx, edx */
+} policy[] = {
+	/* VMX (5) and PDCM (15) off; TSC deadline (24) and hypervisor (31) on: the guest has no
+	   PIT. */
+	{0x1, ANY_INDEX, {0, 0, 1u << 5 | 1u << 15, 0}, {0, 0, 1u << 24 | 1u << 31, 0}},
+	/* WAITPKG (ecx 5): would let a guest stall the processor. */
+	{0x7, 0, {0, 0, 1u << 5, 0}, {0}},
+	/* No performance counters. */
+	{0xa, ANY_INDEX, {~0u, ~0u, ~0u, ~0u}, {0}},
+	/* KVM features: asynchronous page faults (4, 10, 14) off. */
+	{0x40000001, ANY_INDEX, {1u << 4 | 1u << 10 | 1u << 14, 0, 0, 0}, {0}},
+	/* SVM (ecx 2) off, and its leaf empty. */
+	{0x80000001, ANY_INDEX, {0, 0, 1u << 2, 0}, {0}},
+	{0x8000000a, ANY_INDEX, {~0u, ~0u, ~0u, ~0u}, {0}},
+};
+
+static void cpuid_apply_policy(struct kvm_cpuid_entry2 *e)
+{
+	uint32_t *reg[4] = {&e->eax, &e->ebx, &e->ecx, &e->edx};
+
+	for (size_t i = 0; i < ARRAY_SIZE(policy); i++) {
+		if (policy[i].function != e->function ||
+		    (policy[i].index != ANY_INDEX && policy[i].index != e->index))
+			continue;
+		for (int r = 0; r < 4; r++)
+			*reg[r] = (*reg[r] & ~policy[i].clear[r]) | policy[i].set[r];
+	}
+}
+
+/* struct kvm_cpuid2 with room for the largest table. */
+struct cpuid_wire {
+	struct kvm_cpuid2 h;
+	struct kvm_cpuid_entry2 entries[CPUID_MAX_ENTRIES];
+};
+
+int cpuid_init(struct cpuid_table *t, int kvm_fd, struct err *err)
+{
+	_cleanup_free struct cpuid_wire *w = calloc(1, sizeof(*w));
+	int rc;
+
+	if (!w)
+		return err_set(err, ENOMEM, "CPUID table");
+	w->h.nent = CPUID_MAX_ENTRIES;
+	rc = kvm_ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, w);
+	if (rc < 0)
+		return err_set(err, -rc, "KVM_GET_SUPPORTED_CPUID");
+	t->count = w->h.nent;
+	memcpy(t->entries, w->entries, t->count * sizeof(t->entries[0]));
+	for (uint32_t i = 0; i < t->count; i++)
+		cpuid_apply_policy(&t->entries[i]);
+	return 0;
+}
+
+static void cpuid_set_topology(struct kvm_cpuid_entry2 *e, unsigned int id, unsigned int ncpus)
+{
+	switch (e->function) {
+	case 0x1:
+		/* ebx: APIC id in 31:24, logical processors in 23:16; edx 28: more than one. */
+		e->ebx = (e->ebx & 0xffff) | (ncpus & 0xff) << 16 | id << 24;
+		e->edx = ncpus > 1 ? e->edx | 1u << 28 : e->edx & ~(1u << 28);
+		break;
+	case 0xb:
+	case 0x1f:
+		e->edx = id;
+		break;
+	default:
+		break;
+	}
+}
+
+int cpuid_set(const struct cpuid_table *t, int vcpu_fd, unsigned int id, unsigned int ncpus,
+	      struct err *err)
+{
+	_cleanup_free struct cpuid_wire *w = calloc(1, sizeof(*w));
+	int rc;
+
+	if (!w)
+		return err_set(err, ENOMEM, "CPUID table");
+	w->h.nent = t->count;
+	memcpy(w->entries, t->entries, t->count * sizeof(t->entries[0]));
+	for (uint32_t i = 0; i < t->count; i++)
+		cpuid_set_topology(&w->entries[i], id, ncpus);
+	rc = kvm_ioctl(vcpu_fd, KVM_SET_CPUID2, w);
+	return rc < 0 ? err_set(err, -rc, "KVM_SET_CPUID2 of vCPU %u", id) : 0;
+}

@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the guest's CPUID shows: what KVM supports, less what a sandbox has no
+ * use for (nested virtualization, performance counters, asynchronous page
+ * faults, which do not survive a fork), plus topology per vCPU.
+ *
+ * Thread: loop thread. fork: the table is inherited and set again in the child.
+ */
+#pragma once
+
+#include "lib/cleanup.h"
+#include "lib/err.h"
+
+#include <linux/kvm.h>
+#include <stdint.h>
+
+#define CPUID_MAX_ENTRIES 256
+
+struct cpuid_table {
+	uint32_t count;
+	struct kvm_cpuid_entry2 entries[CPUID_MAX_ENTRIES];
+};
+
+/* Asks KVM and applies the policy that is the same for all vCPUs. */
+__must_check int cpuid_init(struct cpuid_table *t, int kvm_fd, struct err *err);
+
+/* Sets the table on one vCPU with its id and the number of all. */
+__must_check int cpuid_set(const struct cpuid_table *t, int vcpu_fd, unsigned int id,
+			   unsigned int ncpus, struct err *err);

@@ -1,0 +1,200 @@
+"""podflared with fake VMMs, for tests that need no virtual machine.
+
+The binary is $PODFLARED, by default podflared in $PODFLARE_BUILD or build/. One
+that was built with AddressSanitizer is recognised: bounds on memory and time
+are wider then, and what the sanitizers report fails the test. Every test gets a
+daemon of its own; ports are chosen by the kernel.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+BUILD = Path(os.environ.get("PODFLARE_BUILD", ROOT / "build")).resolve()
+# What a template without a size of its own gives its sandboxes.
+VCPUS = min(2, len(os.sched_getaffinity(0)))
+DAEMON = os.environ.get("PODFLARED", str(BUILD / "podflared"))
+SANITIZED = os.path.exists(DAEMON) and b"__asan_init" in Path(DAEMON).read_bytes()
+
+
+def make_guest(where: Path) -> Path:
+    """A directory with files that pass the daemon's checks of a guest."""
+    where.mkdir()
+    (where / "vmlinux").write_bytes(b"\x7fELF\x02\x01\x01" + bytes(1000))
+    (where / "initramfs.cpio").write_bytes(b"070701" + bytes(500))
+    erofs = bytearray(3 << 20)
+    struct.pack_into("<I", erofs, 1024, 0xE0F5E1E2)
+    erofs[1024 + 12] = 12
+    struct.pack_into("<I", erofs, 1024 + 36, len(erofs) // 4096)
+    (where / "rootfs.erofs").write_bytes(bytes(erofs))
+    return where
+
+
+class Daemon:
+    """A running podflared."""
+
+    def __init__(
+        self,
+        tmp: Path,
+        mode: str = "normal",
+        env: dict[str, str] | None = None,
+        args: list[str] | None = None,
+        guest: Path | None = None,
+        prefix: list[str] | None = None,
+    ) -> None:
+        self.tmp = tmp
+        self.state = tmp / "state"
+        self.prefix = prefix or []
+        self.log_path = tmp / "log"
+        self.guest = guest or make_guest(tmp / "guest")
+        vmm = tmp / "vmm"
+        vmm.write_text(f"#!/bin/sh\nexec {HERE}/fake_vmm.py '--mode={mode}' \"$@\"\n")
+        vmm.chmod(0o755)
+        self.env = {"PATH": os.environ["PATH"], **(env or {})}
+        for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS"):
+            if name in os.environ:
+                self.env[name] = os.environ[name]
+        self.argv = [DAEMON, "--addr", "127.0.0.1:0", "--state", str(self.state)]
+        self.argv += ["--guest", str(self.guest), "--vmm", str(vmm), "--kvm", "/dev/null"]
+        # Without a pool what runs is only what was asked for.
+        self.argv += ["--pool", "0", *(args or [])]
+        self.start()
+
+    def start(self) -> None:
+        """Starts it and waits for its ready line."""
+        self.log = open(self.log_path, "ab")
+        self.proc = subprocess.Popen(
+            [*self.prefix, *self.argv], env=self.env, stdout=subprocess.PIPE, stderr=self.log, text=True
+        )
+        line = self.proc.stdout.readline()
+        m = re.fullmatch(
+            r"podflared: ready on (http://127\.0\.0\.1:(\d+)) \(start to ready \d+ ms\)\n", line
+        )
+        assert m, f"{line!r}, log: {self.log_text()}"
+        self.url, self.port = m[1], int(m[2])
+        self.http = httpx.Client(base_url=self.url, timeout=60)
+
+    def log_text(self) -> str:
+        """What it has logged."""
+        return self.log_path.read_text()
+
+    def stop(self, sig: int = signal.SIGTERM, timeout: float = 20) -> int:
+        """Ends it by a signal: its exit status."""
+        self.http.close()
+        if self.proc.poll() is None:
+            self.proc.send_signal(sig)
+        code = self.proc.wait(timeout)
+        self.proc.stdout.close()
+        self.log.close()
+        return code
+
+    def create(self, **body: Any) -> str:
+        """A new sandbox's id."""
+        r = self.http.post("/v1/sandboxes", json=body)
+        assert r.status_code == 200, r.text
+        return r.json()["id"]
+
+    def templates_ready(self) -> None:
+        """Waits for the template that is made at the start."""
+
+        def ready() -> bool:
+            vms = self.http.get("/v1/templates").json()["templates"][0]["vms"]
+            return [v["state"] for v in vms] == ["ready"]
+
+        wait_for(ready)
+
+    def children(self) -> list[int]:
+        """Child processes, zombies included."""
+        args = ["ps", "-o", "pid=", "--ppid", str(self.proc.pid)]
+        out = subprocess.run(args, capture_output=True, check=False)
+        return [int(x) for x in out.stdout.split()]
+
+    def exec(self, sid: str, code: str, language: str = "bash", **body: Any) -> list[dict]:
+        """All events of a command."""
+        body = {"code": code, "language": language, **body}
+        r = self.http.post(f"/v1/sandboxes/{sid}/exec", json=body)
+        assert r.status_code == 200, r.text
+        assert r.headers["content-type"] == "application/x-ndjson"
+        return [json.loads(line) for line in r.text.split("\n")[:-1]]
+
+    def info(self, sid: str) -> dict:
+        """What the fake VMM says about itself."""
+        lines = self.exec(sid, "#fake:info")[:-1]
+        return json.loads("".join(e["data"] for e in lines))
+
+    def rss_kib(self) -> int:
+        """Resident memory."""
+        text = Path(f"/proc/{self.proc.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+) kB", text)[1])
+
+    def cpu_ticks(self) -> int:
+        """Processor time used."""
+        fields = Path(f"/proc/{self.proc.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
+    def fds(self) -> int:
+        """Open descriptors."""
+        return len(os.listdir(f"/proc/{self.proc.pid}/fd"))
+
+
+def stdout_of(events: list[dict]) -> str:
+    """Standard output of plain events, lines joined."""
+    return "\n".join(e["data"] for e in events if e["type"] == "stdout")
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 10) -> Any:
+    """Waits until what() is true: its value."""
+    end = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.01)
+    return value
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declares the marker of tests that measure memory, processor time or delays."""
+    config.addinivalue_line("markers", "bounds: measures; run it also without sanitizers")
+
+
+@pytest.fixture
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
+    """Starts daemons; they must all end well when the test is over."""
+    daemons: list[Daemon] = []
+
+    def start_one(**kw: Any) -> Daemon:
+        daemons.append(Daemon(tmp_path_factory.mktemp("daemon"), **kw))
+        return daemons[-1]
+
+    yield start_one
+    for d in daemons:
+        killed = d.proc.poll() == -signal.SIGKILL
+        code = d.stop()
+        log = d.log_text()
+        assert killed or code == 0, log
+        assert "ERROR: AddressSanitizer" not in log and "runtime error:" not in log, log
+        assert "LeakSanitizer" not in log, log
+
+
+@pytest.fixture
+def daemon(start: Callable[..., Daemon]) -> Daemon:
+    """One daemon with fake VMMs that behave."""
+    return start()
+
+
+@pytest.fixture(autouse=True)
+def needs_daemon() -> None:
+    """Without the binary there is nothing to test."""
+    assert shutil.which(DAEMON), f"{DAEMON} is not built"

@@ -1,0 +1,266 @@
+"""Files of the agent behind the stand-in VMM: PUT, GET and FILE, some of which fail in their own way."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+import os
+import shutil
+import signal
+import stat
+import time
+
+DATA, END = 6, 7
+OK, DATA_OUT, END_OUT = 0x86, 0x87, 0x88
+CHUNK = 65536
+CODES = {
+    errno.ENOENT: "not_found",
+    errno.EISDIR: "is_directory",
+    errno.ENOTDIR: "not_a_directory",
+    errno.EACCES: "permission_denied",
+    errno.EPERM: "permission_denied",
+    errno.EEXIST: "exists",
+    errno.ENOTEMPTY: "not_empty",
+}
+MEMBERS = {
+    "stat": {"path"},
+    "list": {"path", "depth"},
+    "mkdir": {"path", "mode", "parents"},
+    "remove": {"path", "recursive"},
+    "rename": {"path", "to", "overwrite"},
+    "chmod": {"path", "mode"},
+}
+
+
+class Gone(Exception):
+    """The daemon has closed the stream."""
+
+
+class Files:
+    """Part of a stream that has send(), recv() and error()."""
+
+    def on_put(self, req: dict) -> None:
+        """Writes a file; some paths fail in their own way."""
+        path = req["path"]
+        if path == "/fake/stall":
+            time.sleep(3600)
+        if path == "/fake/early-ok":
+            self.send(OK, {"path": path, "size": 0})
+            time.sleep(3600)
+        if path == "/fake/kill":
+            self.recv()
+            os.kill(os.getpid(), signal.SIGKILL)
+        path = os.path.join("/tmp", path)
+        if os.path.isdir(path):
+            self.error("is_directory", f"{path} is a directory")
+            raise Gone
+        size, tmp = 0, path + ".part"
+        done = False
+        try:
+            with open(tmp, "wb") as f:
+                while True:
+                    kind, payload = self.recv()
+                    if kind == END:
+                        break
+                    size += len(payload)
+                    if "/full" in path and size > 1 << 20:
+                        self.error("no_space", "no space left in the sandbox")
+                        raise Gone
+                    f.write(payload)
+            os.rename(tmp, path)
+            done = True
+            self.send(OK, {"path": path, "size": size})
+        finally:
+            if not done and os.path.exists(tmp):
+                os.unlink(tmp)
+
+    def on_get(self, req: dict) -> None:
+        """Reads a file; some paths fail in their own way."""
+        path = req["path"]
+        if path == "/fake/endless":
+            self.send(OK, {"path": path, "size": -1, "mode": 0o644})
+            while True:
+                self.send(DATA_OUT, b"x" * CHUNK)
+        if path == "/fake/broken":
+            self.send(OK, {"path": path, "size": 100000, "mode": 0o644})
+            self.send(DATA_OUT, b"x" * 50000)
+            self.error("io_error", "read failed")
+            return
+        if path == "/fake/short":
+            self.send(OK, {"path": path, "size": 100000, "mode": 0o644})
+            self.send(DATA_OUT, b"x" * 50000)
+            self.send(END_OUT)
+            return
+        if path == "/fake/long":
+            self.send(OK, {"path": path, "size": 10, "mode": 0o644})
+            self.send(DATA_OUT, b"x" * 50000)
+            self.send(END_OUT)
+            return
+        if path == "/fake/unknown":
+            self.send(OK, {"path": path, "size": -1, "mode": 0o644})
+            for _ in range(20):
+                self.send(DATA_OUT, b"y" * 10000)
+            self.send(END_OUT)
+            return
+        if path == "/fake/kill":
+            self.send(OK, {"path": path, "size": 100000, "mode": 0o644})
+            self.send(DATA_OUT, b"x" * 50000)
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        path = os.path.join("/tmp", path)
+        if os.path.isdir(path):
+            self.error("is_directory", f"{path} is a directory")
+            return
+        try:
+            with open(path, "rb") as f:
+                size = os.fstat(f.fileno()).st_size
+                self.send(OK, {"path": path, "size": size, "mode": 0o644})
+                f.seek(req.get("offset", 0))
+                left = req.get("length", size)
+                while left and (data := f.read(min(left, CHUNK))):
+                    self.send(DATA_OUT, data)
+                    left -= len(data)
+            self.send(END_OUT)
+        except FileNotFoundError:
+            self.error("not_found", f"{path}: no such file")
+        except PermissionError:
+            self.error("permission_denied", f"{path}: permission denied")
+
+    # --- FILE ---------------------------------------------------------------------------
+
+    def on_file(self, req: dict) -> None:
+        """What is done without the content."""
+        op = req.pop("op")
+        assert set(req) <= MEMBERS[op], req
+        if raw := self.vmm.state["file_raw"]:
+            self.raw_file(raw)
+            return
+        if self.vmm.state["file_error"]:
+            self.error(*self.vmm.state["file_error"])
+            return
+        path = os.path.join("/tmp", req["path"])
+        try:
+            getattr(self, "file_" + op)(path, req)
+        except OSError as e:
+            self.error(CODES.get(e.errno, "io_error"), f"{path}: {e.strerror}")
+
+    def raw_file(self, raw: str) -> None:
+        """Whatever a test wants to be said."""
+        word, _, rest = raw.partition(" ")
+        if word == "mute":
+            time.sleep(3600)
+        if word == "close":
+            raise Gone
+        if word == "ok":
+            self.send(OK, rest.encode())
+            return
+        self.send(OK, {})
+        if word == "endless":
+            while True:
+                self.send(DATA_OUT, rest.encode().ljust(60000, b"\n" if not rest else b" "))
+        if word == "many":
+            line = json.dumps(self.entry("/tmp")).encode() + b"\n"
+            block = line * (60000 // len(line))
+            for _ in range(int(rest) // (60000 // len(line))):
+                self.send(DATA_OUT, block)
+        elif word == "bytes":
+            for byte in rest.encode():
+                self.send(DATA_OUT, bytes([byte]))
+        elif word == "error":
+            self.send(DATA_OUT, json.dumps(self.entry("/tmp")).encode() + b"\n")
+            self.error("io_error", "it broke")
+            return
+        elif word == "exit":
+            self.send(DATA_OUT, json.dumps(self.entry("/tmp")).encode() + b"\n")
+            raise Gone
+        elif word == "frame":
+            self.send(int(rest), b"{}")
+            return
+        else:
+            self.send(DATA_OUT, rest.encode())
+        self.send(END_OUT)
+
+    @staticmethod
+    def entry(path: str) -> dict:
+        """One file."""
+        st = os.lstat(path)
+
+        def kind(mode: int) -> str:
+            words = {stat.S_IFREG: "file", stat.S_IFDIR: "dir", stat.S_IFLNK: "link"}
+            return words.get(stat.S_IFMT(mode), "other")
+
+        def name(key: str, text: str) -> dict:
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                return {key + "_base64": base64.b64encode(os.fsencode(text)).decode()}
+            return {key: text}
+
+        out = {**name("path", path), "type": kind(st.st_mode), "size": st.st_size}
+        out |= {"mode": stat.S_IMODE(st.st_mode), "mtime_ms": st.st_mtime_ns // 1_000_000}
+        out |= {"uid": st.st_uid, "gid": st.st_gid}
+        if out["type"] == "link":
+            out |= name("link", os.readlink(path))
+            try:
+                out["target_type"] = kind(os.stat(path).st_mode)
+            except OSError:
+                pass
+        return out
+
+    def file_stat(self, path: str, req: dict) -> None:
+        """One."""
+        self.send(OK, self.entry(path))
+
+    def file_list(self, path: str, req: dict) -> None:
+        """All below a directory, sorted by path."""
+        found = []
+
+        def walk(at: str, depth: int) -> None:
+            for name in os.listdir(at):
+                full = os.path.join(at, name)
+                found.append(self.entry(full))
+                if depth > 1 and os.path.isdir(full) and not os.path.islink(full):
+                    walk(full, depth - 1)
+
+        walk(path, req["depth"])
+        found.sort(key=lambda e: e.get("path", ""))
+        self.send(OK, {})
+        text = b"".join(json.dumps(e).encode() + b"\n" for e in found)
+        for i in range(0, len(text), 50000):
+            self.send(DATA_OUT, text[i : i + 50000])
+        self.send(END_OUT)
+
+    def file_mkdir(self, path: str, req: dict) -> None:
+        """A directory, with those above it."""
+        if os.path.isdir(path):
+            self.send(OK, {"created": False})
+            return
+        if req.get("parents", True):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.mkdir(path)
+        os.chmod(path, req.get("mode", 0o755))
+        self.send(OK, {"created": True})
+
+    def file_remove(self, path: str, req: dict) -> None:
+        """A file, or a directory."""
+        if not os.path.isdir(path) or os.path.islink(path):
+            os.unlink(path)
+        elif req.get("recursive", False):
+            shutil.rmtree(path)
+        else:
+            os.rmdir(path)
+        self.send(OK, {})
+
+    def file_rename(self, path: str, req: dict) -> None:
+        """Another name."""
+        to = os.path.join("/tmp", req["to"])
+        if os.path.lexists(to) and not req.get("overwrite", True):
+            raise FileExistsError(errno.EEXIST, "File exists")
+        os.rename(path, to)
+        self.send(OK, {})
+
+    def file_chmod(self, path: str, req: dict) -> None:
+        """Other permissions."""
+        os.chmod(path, req["mode"])
+        self.send(OK, {})

@@ -1,0 +1,208 @@
+"""api/openapi.yaml against the daemon: the same paths, methods, answers and words."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from conftest import DAEMON, ROOT, Daemon
+
+SPEC = yaml.safe_load((ROOT / "api" / "openapi.yaml").read_text())
+METHODS = ("get", "put", "post", "delete", "patch")
+OPERATIONS = [
+    (method, path) for path, item in SPEC["paths"].items() for method in METHODS if method in item
+]
+
+
+def resolve(node: Any) -> Any:
+    """Follows a reference."""
+    while "$ref" in node:
+        at = SPEC
+        for part in node["$ref"].removeprefix("#/").split("/"):
+            at = at[part]
+        node = at
+    return node
+
+
+def check(schema: Any, value: Any, where: str = "$") -> None:
+    """Validates a value by the part of JSON Schema that the file uses."""
+    schema = resolve(schema)
+    for part in schema.get("allOf", []):
+        check(part, value, where)
+    if "oneOf" in schema:
+        fits = 0
+        for part in schema["oneOf"]:
+            try:
+                check(part, value, where)
+                fits += 1
+            except AssertionError:
+                pass
+        assert fits == 1, f"{where}: fits {fits} alternatives: {value}"
+    if value is None and schema.get("nullable"):
+        return
+    kind = schema.get("type")
+    types = {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool}
+    types["number"] = (int, float)
+    if kind:
+        assert isinstance(value, types[kind]), f"{where}: {value!r} is not {kind}"
+        assert kind != "integer" or not isinstance(value, bool)
+    if "enum" in schema:
+        assert value in schema["enum"], f"{where}: {value!r} is not one of {schema['enum']}"
+    if "pattern" in schema:
+        assert re.search(schema["pattern"], value), f"{where}: {value!r}"
+    if isinstance(value, dict):
+        for name in schema.get("required", []):
+            assert name in value, f"{where}.{name} is missing in {value}"
+        known, more = schema.get("properties", {}), schema.get("additionalProperties", True)
+        for name, member in value.items():
+            if name in known:
+                check(known[name], member, f"{where}.{name}")
+            elif isinstance(more, dict):
+                check(more, member, f"{where}.{name}")
+            else:
+                assert more, f"{where}.{name} is not in the schema"
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            check(schema["items"], item, f"{where}[{i}]")
+
+
+def check_answer(method: str, path: str, r: httpx.Response) -> None:
+    """An answer against what the file says of this operation."""
+    answers = SPEC["paths"][path][method]["responses"]
+    assert str(r.status_code) in answers, f"{method} {path}: {r.status_code} {r.text}"
+    answer = resolve(answers[str(r.status_code)])
+    content = answer.get("content", {})
+    kind = r.headers.get("content-type", "").split(";")[0]
+    if not content:
+        assert r.content == b""
+        return
+    assert kind in content, f"{method} {path}: {r.status_code} as {kind}"
+    for name in answer.get("headers", {}):
+        assert name in r.headers
+    if kind == "application/json":
+        check(content[kind]["schema"], r.json())
+    elif kind == "application/x-ndjson":
+        for line in r.text.splitlines():
+            check(content[kind]["schema"], httpx.Response(200, text=line).json())
+
+
+def test_the_same_operations() -> None:
+    out = subprocess.run([DAEMON, "--print-routes"], capture_output=True, text=True, check=True)
+    routes = {tuple(line.split()) for line in out.stdout.splitlines()}
+    spec = {(m.upper(), re.sub(r"\{(\w+)\}", r":\1", p)) for m, p in OPERATIONS}
+    assert routes == spec
+
+
+def test_every_reference_leads_somewhere() -> None:
+    used: set[str] = set()
+
+    def walk(node: Any) -> None:
+        if isinstance(node, dict):
+            if "$ref" in node:
+                resolve(node)
+                used.add(node["$ref"])
+            for v in node.values():
+                walk(v)
+        elif isinstance(node, list):
+            for v in node:
+                walk(v)
+
+    walk(SPEC)
+    for group in ("schemas", "responses", "parameters"):
+        for name in SPEC["components"][group]:
+            assert f"#/components/{group}/{name}" in used, f"{group}/{name} is not used"
+
+
+def file_bodies(where: Path) -> list[dict]:
+    """Bodies of the operations on files, good and bad."""
+    f = str(where / "f")
+    paths = [{"path": p} for p in (f, f"{where}/d/e", f"{where}/d", f"{f}/x", f"{where}/no/such", "")]
+    return [*paths, {"path": f, "to": f"{where}/g"}, {"path": f, "mode": 0o600}]
+
+
+@pytest.mark.parametrize("method,path", OPERATIONS)
+def test_answers(daemon: Daemon, tmp_path: Path, method: str, path: str) -> None:
+    """Good, wrong and missing requests: every answer is one that the file describes."""
+    sid = daemon.create(metadata={"k": "v"})
+    dead = daemon.create()
+    daemon.exec(dead, "#fake:poweroff")
+    daemon.exec(sid, "true", exec_id="known")
+    (tmp_path / "f").write_bytes(b"data")
+    targets = [sid, dead, "sbx_" + "0" * 32, "nonsense"]
+    queries = [""]
+    if "/files" in path and method != "post":
+        queries = [f"?path={tmp_path}/f", f"?path={tmp_path}", f"?path={tmp_path}/no/such", "?path=%00", ""]
+    bodies: list[bytes | None] = [None]
+    if method == "post":
+        bodies = [b"{}", b"{", b"[]", b'{"code": "echo x", "language": "bash", "rich": true}']
+        bodies += [b'{"code": "1", "language": 7}', b'{"vcpus": "x"}', b"x" * (5 << 20)]
+        bodies += [b'{"n": 2}', b'{"n": 0}', b'{"n": 33}', b'{"n": 1, "reseed": false}']
+        bodies += [b'{"code": "#fake:error busy no"}', b'{"code": "#fake:badframe"}']
+        bodies += [b'{"argv": ["true"], "rich": true}', b'{"escalate": true}', b'{"known": 1}']
+        bodies += [json.dumps(b).encode() for b in file_bodies(tmp_path)]
+        bodies += [b'{"context_id": "c"}', b'{"context_id": "d"}', b'{"context_id": "d"}']
+        bodies += [b'{"signal": "TERM"}', b'{"cols": 80, "rows": 24}', b'{"code": "x", "pty": {"cols": 1}}']
+        bodies += [b'{"code": "x", "command_id": "same"}', b'{"code": "x", "command_id": "same"}']
+    elif method == "put":
+        bodies = [b"data"]
+    seen = set()
+
+    def other() -> str:
+        """A second sandbox, where a path has one."""
+        if "{other}" not in path:
+            return ""
+        return daemon.http.post(f"/v1/sandboxes/{sid}/fork").json()["children"][0]
+
+    for target in targets if "{id}" in path else [""]:
+        for query in queries:
+            for body in bodies:
+                url = path.replace("{id}", target).replace("{other}", other()) + query
+                url = url.replace("{exec_id}", "known" if body else "unknown")
+                if "{command_id}" in path:
+                    name = "c" if body != b"[]" else "none"
+                    command = {"argv": ["true"], "command_id": "c", "pty": {"cols": 9, "rows": 9}}
+                    if path.endswith(("/stdin", "/resize")):
+                        command["argv"] = ["cat"]
+                    daemon.http.delete(f"/v1/sandboxes/{sid}/commands/c")
+                    daemon.http.post(f"/v1/sandboxes/{sid}/commands", json=command)
+                    url = url.replace("{command_id}", name)
+                url = url.replace("{context_id}", "default" if path.endswith("restart") else "c")
+                if path.endswith("{context_id}"):
+                    daemon.http.post(f"/v1/sandboxes/{sid}/contexts", json={"context_id": "c"})
+                r = daemon.http.request(method.upper(), url, content=body)
+                check_answer(method, path, r)
+                seen.add(r.status_code)
+                if method == "delete":
+                    daemon.http.delete(url)
+    assert min(seen) < 300 or path.endswith("/terminal")  # it is upgraded in test_terminal.py
+    r = daemon.http.request("PATCH", re.sub(r"\{\w+\}", sid, path))
+    assert r.status_code == 405
+    check_answer(method, path, r)
+
+
+def test_answers_to_strangers(start: Any) -> None:
+    d = start(env={"PODFLARE_API_KEYS": "k"})
+    for method, path in OPERATIONS:
+        r = d.http.request(method.upper(), re.sub(r"\{\w+\}", "sbx_" + "0" * 32, path))
+        if SPEC["paths"][path][method].get("security") == []:
+            assert r.status_code == 200
+        else:
+            assert r.status_code == 401
+        check_answer(method, path, r)
+
+
+def test_every_code_is_listed() -> None:
+    """The words of the source are those of the file."""
+    listed = set(resolve({"$ref": "#/components/schemas/Error"})["properties"]["code"]["enum"])
+    source = "".join(p.read_text() for p in (ROOT / "src" / "daemon").glob("*.c"))
+    flat = re.sub(r"\s+", " ", source)
+    used = set(re.findall(r'reply_error(?:_with)?\( ?(?:\w->)?r, \d+, "(\w+)"', flat))
+    used |= set(re.findall(r'(?:\.|->)code = "(\w+)"', flat))
+    used |= set(re.findall(r'\{"\w+", "(\w+)", (?:NULL|"path"), \d+\}', flat))
+    used |= set(re.findall(r'"code\\":\\"(\w+)\\"', flat))
+    assert used == listed

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""End-to-end tests: a real daemon, real microVMs, spoken to through the SDK and by plain HTTP.
+
+With PODFLARE_HOSTD_URL the tests use the daemon there; else they start `podflare serve` from the
+build directory (PODFLARE_BUILD, by default build/) once, and at the end look that nothing of it is
+left. On a machine without usable virtualization `serve` runs in its emulated host, where everything is
+ten to twenty times slower and a template takes ten or twenty seconds to boot, once for each size that
+is asked for: most tests share one sandbox or its forks, those that need another size use the same
+(guest.SMALL), and no test asserts a short time tightly.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "sdk" / "python"), str(Path(__file__).resolve().parent)]
+
+import httpx  # noqa: E402
+from served import Daemon, ExternalDaemon, Served  # noqa: E402
+
+from podflare import Client, Sandbox  # noqa: E402
+
+# The daemons under test are on loopback, where no proxy would find them.
+for variable in ("http_proxy", "https_proxy", "all_proxy"):
+    os.environ.pop(variable, None)
+    os.environ.pop(variable.upper(), None)
+
+# Seconds that one phase (set-up, call, tear-down) of a test may take; @pytest.mark.limit(n) changes
+# it. The SDK waits for ever by design; a test must not.
+DEFAULT_LIMIT = 240
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "limit(seconds): how long a phase of the test may take")
+
+
+class OverTime(Exception):
+    """A test took longer than its limit."""
+
+
+def _limited(item: pytest.Item, phase: str) -> Iterator[None]:
+    marker = item.get_closest_marker("limit")
+    seconds = marker.args[0] if marker else DEFAULT_LIMIT
+
+    def over(signum: int, frame: Any) -> None:
+        raise OverTime(f"{phase} of {item.name} took longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    yield from _limited(item, "set-up")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    yield from _limited(item, "the call")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    yield from _limited(item, "tear-down")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[None]:
+    """Beside a failure stands what the daemon said last."""
+    report = (yield).get_result()
+    daemon = getattr(item, "funcargs", {}).get("daemon")
+    if report.failed and daemon is not None and (log := daemon.log()):
+        report.sections.append(("end of the daemon's log", "\n".join(log.splitlines()[-40:])))
+
+
+@pytest.fixture(scope="session")
+def build() -> Path:
+    """The build directory; a test that needs its programs fails clearly without it."""
+    path = Path(os.environ.get("PODFLARE_BUILD", ROOT / "build")).resolve()
+    if not (path / "podflare").exists():
+        pytest.fail(f"{path}/podflare does not exist: run make first", pytrace=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def daemon(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Daemon]:
+    """The daemon that all tests share, without API keys."""
+    url = os.environ.get("PODFLARE_HOSTD_URL")
+    if url:
+        yield ExternalDaemon(url)
+        return
+    build = request.getfixturevalue("build")
+    served = Served(
+        build,
+        tmp_path_factory.mktemp("state"),
+        env={
+            "PODFLARE_LOG_FORMAT": "json",
+            # A halted guest is found out sooner than by default.
+            "PODFLARE_PING_AFTER": "5",
+            "PODFLARE_PONG_WITHIN": "30",
+        },
+    )
+    try:
+        served.wait_ready()
+        yield served
+    finally:
+        served.stop()
+
+
+@pytest.fixture(scope="session")
+def client(daemon: Daemon) -> Iterator[Client]:
+    with Client(host=daemon.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def http(daemon: Daemon) -> Iterator[httpx.Client]:
+    """Plain HTTP to the daemon, for what the SDK would not send."""
+    with httpx.Client(base_url=daemon.url, timeout=httpx.Timeout(120, connect=5)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def shared(client: Client) -> Iterator[Sandbox]:
+    """The sandbox that most tests use; they must leave it alive."""
+    with Sandbox(client=client) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def parent(client: Client) -> Iterator[Sandbox]:
+    """The sandbox that the tests of one file fork; they must leave it alive."""
+    with Sandbox(client=client) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+def emulated(daemon: Daemon) -> bool:
+    """Whether sandboxes run in the emulated host; yes if nobody knows: its bounds are wider."""
+    return daemon.emulated if isinstance(daemon, Served) else True
+
+
+@pytest.fixture
+def fresh(client: Client) -> Iterator[Callable[..., Sandbox]]:
+    """Makes sandboxes that are closed after the test."""
+    made: list[Sandbox] = []
+
+    def make(**kw: Any) -> Sandbox:
+        made.append(Sandbox(client=client, **kw))
+        return made[-1]
+
+    yield make
+    for sandbox in made:
+        sandbox.close()

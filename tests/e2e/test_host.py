@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What must be looked at from the host of the VMMs: the scripts in box/. Where the VMMs live in the
+emulated host, so do the scripts (`podflare box run`); on hardware they run here."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+from served import Process, free_port
+
+BOX = Path(__file__).parent / "box"
+SCRIPTS = sorted(BOX.glob("*.sh"))
+
+
+@pytest.mark.limit(600)
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_script(build: Path, tmp_path: Path, daemon, script: Path):
+    if daemon.log() is None:
+        pytest.skip("these start daemons of their own")
+    if daemon.emulated:
+        common = f"--add={BOX / 'common'}"
+        process = Process([str(build / "podflare"), "box", "run", common, str(script)])
+    else:
+        port = free_port()
+        command = [
+            str(build / "podflared"),
+            f"--addr=127.0.0.1:{port}",
+            f"--state={tmp_path / 'state'}",
+            f"--guest={build / 'guest'}",
+            f"--vmm={build / 'podflare-vmm'}",
+        ]
+        # The scripts' words are busybox's: wget, nc and ps differ elsewhere.
+        applets = tmp_path / "applets"
+        applets.mkdir()
+        for name in ("wget", "nc"):
+            (applets / name).symlink_to("/bin/busybox")
+        process = Process(
+            ["sh", str(script)],
+            {
+                "DAEMON": shlex.join(command),
+                "URL": f"http://127.0.0.1:{port}",
+                "STATE": str(tmp_path / "state"),
+                "PATH": f"{applets}:{os.environ['PATH']}",
+            },
+            cwd=BOX,
+        )
+    try:
+        status = process.wait(580)
+        assert status == 0, process.output()
+        assert process.output().count("ok - ") >= 3, process.output()
+        assert not process.descendants()
+    finally:
+        process.kill()

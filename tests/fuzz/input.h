@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Cursor over a fuzzer's input: reads beyond the end give zeros. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct input {
+	const uint8_t *p;
+	size_t left;
+};
+
+static inline uint64_t input_int(struct input *in, unsigned bytes)
+{
+	uint64_t v = 0;
+
+	for (unsigned i = 0; i < bytes && in->left; i++, in->p++, in->left--)
+		v |= (uint64_t)*in->p << (8 * i);
+	return v;
+}
+
+static inline uint8_t input_u8(struct input *in)
+{
+	return (uint8_t)input_int(in, 1);
+}
+
+/* Copies up to len bytes of input; the rest of dst becomes zero. */
+static inline void input_bytes(struct input *in, void *dst, size_t len)
+{
+	size_t n = len < in->left ? len : in->left;
+
+	memset(dst, 0, len);
+	memcpy(dst, in->p, n);
+	in->p += n;
+	in->left -= n;
+}
+
+/* A broken invariant is a find. */
+#define MUST(cond)                                                                 \
+	do {                                                                       \
+		if (!(cond)) {                                                     \
+			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond); \
+			abort();                                                   \
+		}                                                                  \
+	} while (0)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the programs under test are, and whether this host runs guests itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("PODFLARE_BUILD", ROOT / "build"))
+
+
+def hardware() -> bool:
+    """True when guests run on this host itself, false when they need the emulated one."""
+    facts = subprocess.run(
+        [BUILD / "podflare", "doctor", "--json"], capture_output=True, text=True, check=False
+    )
+    return json.loads(facts.stdout)["mode"] == "hardware"

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Taking the kernel out of its package: every compression, damaged files, the cache, and a registry
+that does not answer. apt is faked, packages are real but tiny."""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import os
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from conftest import Machine
+
+KERNEL = b"\x7fELF" + bytes(range(256)) * 40
+RELEASE = "9.9.0-1-cloud-amd64"
+
+# Hands out $FAKE_DEB; FAKE_APT says what goes wrong. Package lists of our own always work.
+FAKE_APT = r"""#!/bin/bash
+echo "${0##*/} $*" >>"$FAKE_LOG"
+case "${FAKE_APT:-} $*" in
+"lists "*Dir::State=*) ;;
+"lists "*) echo "E: No packages found" >&2; exit 100 ;;
+"registry "*download*)
+	echo "E: Failed to fetch http://mirror.invalid/x  Temporary failure resolving 'mirror.invalid'" >&2
+	exit 100
+	;;
+esac
+for word; do
+	case $word in
+	depends) printf 'linux-image-cloud-amd64\n  Depends: linux-image-9.9.0-1-cloud-amd64\n' ;;
+	show) echo "SHA256: $(sha256sum <"$FAKE_DEB" | cut -d' ' -f1)" ;;
+	download)
+		cp "$FAKE_DEB" .
+		[ "${FAKE_APT:-}" != tampered ] || echo x >>"${FAKE_DEB##*/}"
+		;;
+	esac
+done
+"""
+
+
+def bzimage(payload: bytes, size: int = len(KERNEL), sectors: int = 3) -> bytes:
+    """A kernel image with what the boot protocol says about the payload."""
+    image = bytearray((sectors + 1) * 512 + 100)
+    image[0x1F1] = sectors
+    image[0x202:0x206] = b"HdrS"
+    whole = payload + struct.pack("<I", size)
+    struct.pack_into("<II", image, 0x248, 100, len(whole))
+    return bytes(image) + whole + b"after"
+
+
+def compressed(kind: str) -> bytes:
+    if kind == "gzip":
+        return gzip.compress(KERNEL)
+    if kind == "xz":
+        return lzma.compress(KERNEL, check=lzma.CHECK_CRC32)
+    command = {"lz4": ["lz4", "-lc"], "zstd": ["zstd", "-qc"]}[kind]
+    return subprocess.run(command, input=KERNEL, capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize("kind", ["lz4", "xz", "zstd", "gzip"])
+def test_payload(machine: Machine, kind: str) -> None:
+    (machine.base / "vmlinuz").write_bytes(bzimage(compressed(kind)))
+    result = machine.run(
+        machine.guest / "vmlinux.py", machine.base / "vmlinuz", machine.base / "vmlinux"
+    )
+    assert result.returncode == 0, result.stderr
+    assert (machine.base / "vmlinux").read_bytes() == KERNEL
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (b"", "not a bzImage"),
+        (b"MZ" * 1000, "not a bzImage"),
+        (bzimage(compressed("xz"))[:2200], "shorter than its header says"),
+        (bzimage(b"BZh9" + b"x" * 50), "compression is unknown"),
+        (bzimage(compressed("xz"), size=len(KERNEL) + 1), "unpacked"),
+        (bzimage(compressed("xz")[:-40]), "unpacked"),
+        (bzimage(gzip.compress(b"no ELF file"), size=11), "unpacked"),
+    ],
+    ids=["empty", "not Linux", "cut", "unknown", "size differs", "payload cut", "no ELF"],
+)
+def test_damaged_image(machine: Machine, image: bytes, message: str) -> None:
+    (machine.base / "vmlinuz").write_bytes(image)
+    result = machine.run(
+        machine.guest / "vmlinux.py", machine.base / "vmlinuz", machine.base / "vmlinux"
+    )
+    assert result.returncode == 1
+    assert message in result.stderr and "Traceback" not in result.stderr
+    assert [path.name for path in machine.base.glob("vmlin*")] == ["vmlinuz"]
+
+
+@pytest.fixture
+def registry(machine: Machine) -> Machine:
+    """A machine whose apt hands out a tiny kernel package."""
+    tree = machine.base / "package"
+    (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN/control").write_text(
+        f"Package: linux-image-{RELEASE}\nVersion: 9.9-1\nArchitecture: amd64\n"
+        "Maintainer: x <x@x.invalid>\nDescription: x\n"
+    )
+    (tree / "boot").mkdir()
+    (tree / f"boot/vmlinuz-{RELEASE}").write_bytes(bzimage(compressed("lz4")))
+    (tree / f"boot/config-{RELEASE}").write_text("CONFIG_X=y\n")
+    (tree / f"lib/modules/{RELEASE}/kernel").mkdir(parents=True)
+    (tree / f"lib/modules/{RELEASE}/kernel/x.ko").write_text("x")
+    deb = machine.base / f"linux-image-{RELEASE}_9.9-1_amd64.deb"
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "--build", tree, deb], check=True, capture_output=True
+    )
+    machine.env["FAKE_DEB"] = str(deb)
+    for tool in ("apt-get", "apt-cache"):
+        machine.fake(tool, FAKE_APT)
+    return machine
+
+
+def build(machine: Machine, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return machine.run(machine.guest / "build-kernel.sh", *args, machine.out, **env)
+
+
+def check(machine: Machine) -> None:
+    assert (machine.out / "vmlinux").read_bytes() == KERNEL
+    assert (machine.out / "vmlinuz").read_bytes() == bzimage(compressed("lz4"))
+    assert (machine.out / "modules/kernel/x.ko").read_text() == "x"
+    assert f"release {RELEASE}" in (machine.out / "kernel.manifest").read_text().splitlines()
+    assert machine.leftovers() == []
+
+
+def test_fetched_once(registry: Machine) -> None:
+    result = build(registry)
+    assert result.returncode == 0, result.stderr
+    check(registry)
+    calls = len(registry.calls())
+    assert build(registry).returncode == 0
+    assert len(registry.calls()) == calls, "the second run asked apt"
+    assert build(registry, "--update").returncode == 0
+    assert len(registry.calls()) > calls
+    check(registry)
+
+
+def test_damaged_extraction_needs_no_download(registry: Machine) -> None:
+    assert build(registry).returncode == 0
+    calls = len(registry.calls())
+    kernel = (registry.out / "vmlinux").resolve()
+    kernel.chmod(0o644)
+    os.truncate(kernel, 100)
+    result = build(registry)
+    assert result.returncode == 0 and "damaged" in result.stdout
+    check(registry)
+    assert len(registry.calls()) == calls
+
+
+def test_damaged_package_is_fetched_again(registry: Machine) -> None:
+    assert build(registry).returncode == 0
+    package = next((registry.cache / "kernel-packages").glob("*.deb"))
+    package.write_bytes(b"broken")
+    (registry.out / "vmlinux").resolve().unlink()
+    result = build(registry)
+    assert result.returncode == 0 and "fetching it again" in result.stdout, result.stderr
+    check(registry)
+
+
+def test_no_package_lists(registry: Machine) -> None:
+    result = build(registry, FAKE_APT="lists")
+    assert result.returncode == 0, result.stderr
+    assert any("Dir::State=" in call and "update" in call for call in registry.calls("apt-get"))
+    check(registry)
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [("registry", "registry cannot be reached"), ("tampered", "package lists are old")],
+)
+def test_failed_download(registry: Machine, failure: str, message: str) -> None:
+    result = build(registry, FAKE_APT=failure)
+    assert result.returncode == 1
+    assert "cannot download" in result.stderr and message in result.stderr
+    assert not (registry.out / "vmlinux").exists()
+    assert list((registry.cache / "kernel-packages").iterdir()) == []
+    assert registry.leftovers() == []
+
+
+def test_failed_update_keeps_the_old_kernel(registry: Machine) -> None:
+    assert build(registry).returncode == 0
+    assert build(registry, "--update", FAKE_APT="registry").returncode == 1
+    check(registry)
+    assert build(registry).returncode == 0
+
+
+def test_missing_tool_and_space(registry: Machine) -> None:
+    registry.remove("lz4")
+    result = build(registry)
+    assert result.returncode == 1 and "missing Debian packages: lz4" in result.stderr
+    registry.fake("lz4", '#!/bin/sh\nexec /usr/bin/lz4 "$@"\n')
+    registry.fake("df", "#!/bin/sh\necho Avail; echo 12M\n")
+    result = build(registry)
+    assert result.returncode == 1 and "12 MiB free" in result.stderr
+
+
+def test_package_without_a_kernel(registry: Machine) -> None:
+    Path(registry.env["FAKE_DEB"]).write_bytes(b"!<arch>\nnot a package")
+    result = build(registry)
+    assert result.returncode == 1 and "cannot unpack" in result.stderr
+    assert not (registry.out / "vmlinux").exists()
+    assert registry.leftovers() == []

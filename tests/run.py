@@ -1,0 +1,254 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs all tests and ends with one line: how many passed, failed and were skipped.
+
+A stage is one command. What it counted is read from its own report (JUnit for pytest, the closing
+lines of cmocka); a stage without a report counts as one test. A stage that ends badly without a
+failed test in its report counts as one failure, so that nothing is lost between the two.
+
+    tests/run.py --build build [--only STAGE ...] [--list]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = "/usr/bin/python3"
+SANITIZER_ENV = {
+    "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+}
+
+
+@dataclass
+class Counts:
+    """Tests that passed, failed and were skipped."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def add(self, other: "Counts") -> None:
+        self.passed += other.passed
+        self.failed += other.failed
+        self.skipped += other.skipped
+
+
+@dataclass
+class Stage:
+    """One command and how to read its counts: 'check', 'cmocka' or 'pytest'."""
+
+    name: str
+    kind: str
+    command: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+    timeout: int = 900
+
+
+def c_files() -> list[str]:
+    """All C files of the project, as git knows them (a tree without git: as they lie there)."""
+    out = subprocess.run(
+        ["git", "ls-files", "*.c", "*.h"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if out.returncode == 0 and out.stdout:
+        return out.stdout.split()
+    found = [p for top in ("src", "tests", "bench") for p in (ROOT / top).rglob("*.[ch]")]
+    return [str(p.relative_to(ROOT)) for p in found]
+
+
+def setup_build(directory: Path, options: list[str], env: dict[str, str]) -> list[str]:
+    """Shell command that makes or refreshes a build directory and compiles everything in it."""
+    setup = f"meson setup {directory} . {' '.join(options)} >{directory}.log 2>&1"
+    return [
+        "sh",
+        "-c",
+        f"[ -e {directory}/build.ninja ] || {setup} || {{ cat {directory}.log; exit 1; }};"
+        f" exec ninja -C {directory}",
+    ]
+
+
+def stages(build: Path) -> list[Stage]:
+    """All stages, cheap ones first."""
+    asan, clang = build / "asan", build / "clang"
+    listed = [
+        Stage("format", "check", ["clang-format", "--dry-run", "--Werror", *c_files()]),
+        Stage(
+            "build-asan",
+            "check",
+            setup_build(
+                asan, ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Doptimization=1"], {}
+            ),
+        ),
+        Stage(
+            "build-clang", "check", setup_build(clang, ["-Dfuzz=true"], {}), env={"CC": "clang"}
+        ),
+        Stage("unit", "cmocka", [str(asan / "tests/unit")], env=SANITIZER_ENV),
+    ]
+    for name, directory in (
+        ("image", "tests/image"),
+        ("repl", "tests/repl"),
+        ("agent", "tests/agent"),
+        ("vmm", "tests/vmm"),
+        ("daemon", "tests/daemon"),
+        ("sdk", "sdk/python/tests"),
+        ("box", "tests/box"),
+        ("guest", "tests/guest"),
+        ("e2e", "tests/e2e"),
+    ):
+        if name == "daemon":  # with the sanitizers in it; what measures, without them
+            env = {**SANITIZER_ENV, "PODFLARED": str(asan / "podflared")}
+            listed.append(Stage("daemon", "pytest", [directory], env=env, timeout=1800))
+            listed.append(Stage("daemon-bounds", "pytest", [directory, "-m", "bounds"]))
+        elif name == "vmm":  # in its jail; and with the sanitizers, which the jail does not allow
+            env = {**SANITIZER_ENV, "PODFLARE_BUILD": str(asan), "VMM_STILL_UNJAILED": "1"}
+            listed.append(Stage("vmm", "pytest", [directory]))
+            listed.append(Stage("vmm-asan", "pytest", [directory], env=env))
+        else:
+            timeout = 3600 if name == "e2e" else 1200
+            listed.append(Stage(name, "pytest", [directory], timeout=timeout))
+    return listed
+
+
+def run_cmocka(stage: Stage, log) -> Counts:
+    """Runs every test program of a directory."""
+    counts = Counts()
+    programs = sorted(
+        p for p in Path(stage.command[0]).glob("test_*") if p.is_file() and os.access(p, os.X_OK)
+    )
+    if not programs:
+        log.write(f"no test programs in {stage.command[0]}\n")
+        return Counts(failed=1)
+    for program in programs:
+        done = subprocess.run(
+            [str(program)],
+            cwd=ROOT,
+            env={**os.environ, **stage.env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=stage.timeout,
+            check=False,
+        )
+        text = done.stdout.decode(errors="replace")
+        log.write(text)
+        one = Counts()
+        for label, attribute in (("PASSED", "passed"), ("FAILED", "failed"), ("SKIPPED", "skipped")):
+            found = re.findall(rf"\[  {label} +\] (\d+) test", text)
+            setattr(one, attribute, sum(int(n) for n in found))
+        if done.returncode != 0 and one.failed == 0 or one.passed + one.failed == 0:
+            one.failed += 1
+            log.write(f"{program.name} ended with status {done.returncode}\n")
+        counts.add(one)
+    return counts
+
+
+def run_pytest(stage: Stage, log, build: Path) -> Counts:
+    """Runs pytest on a directory and reads its JUnit report."""
+    with tempfile.NamedTemporaryFile(suffix=".xml") as report:
+        env = {
+            **os.environ,
+            "PODFLARE_BUILD": str(build),
+            "PYTHONPATH": str(ROOT / "sdk/python"),
+            **stage.env,
+        }
+        status = stream(
+            [PYTHON, "-m", "pytest", "-q", "-ra", "--durations=10", "-p", "no:cacheprovider"]
+            + [f"--junitxml={report.name}", *stage.command],
+            env,
+            log,
+            stage.timeout,
+        )
+        counts = Counts()
+        try:
+            for suite in ElementTree.parse(report.name).getroot().iter("testsuite"):
+                total, failed = int(suite.get("tests", 0)), int(suite.get("failures", 0))
+                errors, skipped = int(suite.get("errors", 0)), int(suite.get("skipped", 0))
+                counts.add(Counts(total - failed - errors - skipped, failed + errors, skipped))
+        except ElementTree.ParseError:
+            log.write("pytest left no report\n")
+        if status != 0 and counts.failed == 0 or counts.passed + counts.failed == 0:
+            counts.failed += 1
+        return counts
+
+
+def stream(command: list[str], env: dict[str, str], log, timeout: int) -> int:
+    """Runs a command with its output in the log; its exit status, or 124 when it took too long.
+
+    One that takes too long is interrupted first, so that it can end what it started.
+    """
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+    ) as process:
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            log.write(f"\ninterrupted after {timeout} s\n")
+            log.flush()
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        return 124
+
+
+def run_stage(stage: Stage, build: Path, log) -> Counts:
+    """Runs one stage."""
+    if stage.kind == "cmocka":
+        return run_cmocka(stage, log)
+    if stage.kind == "pytest":
+        return run_pytest(stage, log, build)
+    status = stream(stage.command, {**os.environ, **stage.env}, log, stage.timeout)
+    return Counts(passed=1) if status == 0 else Counts(failed=1)
+
+
+def main() -> int:
+    # In the background of a script SIGINT is ignored, and would be in everything that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    parser = argparse.ArgumentParser(description="runs all tests")
+    parser.add_argument("--build", default="build", help="build directory")
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help="only these stages")
+    parser.add_argument("--list", action="store_true", help="names of the stages")
+    args = parser.parse_args()
+    build = Path(args.build).resolve()
+    chosen = [s for s in stages(build) if not args.only or s.name in args.only]
+    if args.list:
+        print("\n".join(s.name for s in chosen))
+        return 0
+    logs = build / "test-logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    total = Counts()
+    for stage in chosen:
+        started = time.monotonic()
+        print(f"{stage.name:12} ...", end="", flush=True)
+        path = logs / f"{stage.name}.log"
+        with path.open("w", encoding="utf-8", errors="replace") as log:
+            counts = run_stage(stage, build, log)
+        took = time.monotonic() - started
+        print(
+            f"\r{stage.name:12} {counts.passed} passed, {counts.failed} failed,"
+            f" {counts.skipped} skipped  ({took:.0f} s)",
+            flush=True,
+        )
+        if counts.failed:
+            print(f"--- end of {path}")
+            text = path.read_text(encoding="utf-8", errors="replace")
+            print("\n".join(text.splitlines()[-80:]))
+            print("---", flush=True)
+        total.add(counts)
+    print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped")
+    return 1 if total.failed or not total.passed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forks that work: live and paused, deep and wide; what becomes of the disk, of descriptors, and of
+children whose ancestors end."""
+
+from __future__ import annotations
+
+import pytest
+
+from conftest import (
+    BOOTED,
+    CONNECT,
+    LAYERS_MAX,
+    REFUSED,
+    STAT_DISK_LAYERS,
+    Host,
+    Message,
+    Vmm,
+)
+
+
+def layers(vmm: Vmm) -> int:
+    return vmm.stats()[STAT_DISK_LAYERS]
+
+
+@pytest.mark.parametrize("vcpus", [1, 2, 4])
+@pytest.mark.parametrize("paused", [False, True], ids=["live", "paused"])
+def test_children_and_grandchildren(host: Host, vcpus: int, paused: bool) -> None:
+    host.plan.write = 1
+    first = host.booted(vcpus=vcpus)
+    if paused:
+        first.pause()
+    child = first.fork()
+    grandchild = child.fork()
+    first.stats()
+    child.stats()
+    first.end()
+    child.end()
+    assert layers(grandchild) == 3
+    grandchild.fork().end()
+    assert host.plan.wrong == 0
+
+
+def test_child_tells_its_time(host: Host) -> None:
+    vmm = host.booted()
+    child = vmm.start_fork()
+    forked = vmm.receive()
+    booted = child.expect(BOOTED)
+    assert forked is not None and forked.code == 0
+    assert 0 < booted.value[0] < 10_000_000
+    child.pid = forked.value[0]
+
+
+def test_template_stays_as_it_is(host: Host) -> None:
+    host.plan.write = 1
+    vmm = host.booted()
+    vmm.pause()
+    vmm.fork().end()  # the top that the warm-up wrote goes under a new one, once
+    host.plan.write = 0
+    before = vmm.fds()
+    assert layers(vmm) == 2
+    for _ in range(2 * LAYERS_MAX):
+        child = vmm.fork()
+        assert layers(child) == 2
+        child.end()
+    assert layers(vmm) == 2
+    assert vmm.fds() == before
+    assert host.plan.wrong == 0
+
+
+def test_unused_tops_do_not_add_up(host: Host) -> None:
+    vmm = host.booted()
+    before = vmm.fds()
+    for _ in range(5):
+        vmm.fork().end()
+    assert layers(vmm) == 1
+    assert vmm.fds() == before
+
+
+def test_descriptors_of_a_child(host: Host) -> None:
+    """The same as its parent's, one for one: nothing of the parent's comes along."""
+    host.plan.write = 1
+    vmm = host.booted(vcpus=2)
+    child = vmm.fork()
+    assert child.fds() == vmm.fds()
+    grandchild = child.fork()
+    assert grandchild.fds() == child.fds()
+    assert len(grandchild.fds()) == len(vmm.fds()) + 1  # one layer more
+
+
+def test_chain(host: Host) -> None:
+    """Deeper than a disk has layers; every ancestor ends; all they wrote is there."""
+    host.plan.write = 1
+    vmm = host.booted(vcpus=2)
+    for depth in range(LAYERS_MAX + 8):
+        child = vmm.fork()
+        vmm.end()
+        vmm = child
+        assert layers(vmm) <= min(depth + 2, LAYERS_MAX)
+        assert host.plan.wrong == 0
+    host.plan.write = 0
+    # Thinned out in the background.
+    import time
+
+    deadline = time.monotonic() + 20
+    while layers(vmm) > 9 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert layers(vmm) <= 9
+    vmm.fork()
+    assert host.plan.wrong == 0
+
+
+def test_fan_out(host: Host) -> None:
+    host.plan.write = 1
+    vmm = host.booted()
+    vmm.pause()
+    children = [vmm.fork() for _ in range(100)]
+    vmm.end()
+    for child in children:
+        child.stats()
+    children[50].fork().stats()
+    assert host.plan.wrong == 0
+
+
+def test_forks_of_siblings_at_once(host: Host) -> None:
+    """A fork is asked for while earlier children are still being made."""
+    vmm = host.booted(vcpus=2)
+    children = [vmm.start_fork() for _ in range(8)]
+    for child in children:
+        child.pid = vmm.receive().value[0]  # type: ignore[union-attr]
+    for child in children:
+        child.expect(BOOTED)
+        child.stats()
+
+
+def test_messages_wait_for_the_child(host: Host) -> None:
+    """What is sent before CTL_BOOTED is answered after it."""
+    vmm = host.booted()
+    child = vmm.start_fork()
+    child.send(Message(3, id=1))
+    child.expect(BOOTED)
+    assert child.receive().id == 1  # type: ignore[union-attr]
+    vmm.receive()
+
+
+def test_paused_machine_takes_no_streams(host: Host) -> None:
+    import socket
+
+    vmm = host.booted()
+    vmm.pause()
+    ours, theirs = socket.socketpair()
+    vmm.send(Message(CONNECT, id=3, port=5555), (theirs.fileno(),))
+    theirs.close()
+    assert vmm.expect(REFUSED).id == 3
+    assert ours.recv(1) == b""
+    ours.close()

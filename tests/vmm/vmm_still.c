@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * podflare-vmm with vCPUs that stand still, and with faults made to order. The
+ * same code, jail and control socket, beside them descriptor 4: a page shared
+ * with the test (struct plan), which says
+ *
+ * - which of the calls below is to fail, counted in one process from now on;
+ * - that something is to be written to the disk before the next fork, so that its top
+ *   is in use. Every child compares what its disk holds with what its ancestors wrote.
+ */
+#define _GNU_SOURCE
+#include "still.h"
+#include "vmm/ctl.h"
+#include "vmm/jail/jail.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/close_range.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+
+#define PLAN_FD 4
+
+enum side { NOBODY, PARENT, CHILD };
+
+/* Mirrored in conftest.py. */
+struct plan {
+	_Atomic uint32_t side;  /* whose calls fail: enum side */
+	_Atomic uint32_t pid;   /* the parent */
+	_Atomic uint32_t nth;   /* the call that fails, from 1 */
+	_Atomic uint32_t error; /* its errno */
+	_Atomic uint32_t count; /* calls so far */
+	_Atomic uint32_t fired; /* one has failed */
+	_Atomic uint32_t write; /* write to the disk before a fork */
+	_Atomic uint32_t wrong; /* clusters that a child found changed */
+	char name[64];          /* of the call that failed */
+};
+
+static struct plan *plan;
+
+/* Only the main thread's calls count: those of vCPU threads come when they like. */
+static bool fails(const char *name)
+{
+	pid_t pid = getpid();
+	uint32_t side;
+
+	if (!plan)
+		return false; /* main() has yet to find it */
+	side = pid == (pid_t)plan->pid ? PARENT : CHILD;
+
+	if (plan->side != side || gettid() != pid || ++plan->count != plan->nth)
+		return false;
+	plan->fired = 1;
+	snprintf(plan->name, sizeof(plan->name), "%s", name);
+	errno = (int)plan->error;
+	return true;
+}
+
+/* What the linker puts in place of each call (--wrap), and the call itself. */
+#define FAULTY(type, failure, name, params, ...)                            \
+	type __real_##name params;                                          \
+	type __wrap_##name params;                                          \
+	type __wrap_##name params                                           \
+	{                                                                   \
+		return fails(#name) ? failure : __real_##name(__VA_ARGS__); \
+	}
+
+FAULTY(int, -1, eventfd, (unsigned int n, int flags), n, flags)
+FAULTY(int, -1, epoll_create1, (int flags), flags)
+FAULTY(int, -1, epoll_ctl, (int ep, int op, int fd, struct epoll_event *e), ep, op, fd, e)
+FAULTY(int, -1, close_range, (unsigned int first, unsigned int last, int flags), first, last, flags)
+FAULTY(int, -1, fstat64, (int fd, struct stat64 *st), fd, st)
+FAULTY(int, EAGAIN, pthread_create,
+       (pthread_t * t, const pthread_attr_t *a, void *(*fn)(void *), void *arg), t, a, fn, arg)
+FAULTY(void *, MAP_FAILED, mmap64, (void *at, size_t n, int prot, int flags, int fd, off64_t off),
+       at, n, prot, flags, fd, off)
+
+int __real_ioctl(int fd, unsigned long req, ...);
+int __wrap_ioctl(int fd, unsigned long req, ...);
+int __wrap_ioctl(int fd, unsigned long req, ...)
+{
+	char name[32];
+	va_list ap;
+	void *arg;
+
+	va_start(ap, req);
+	arg = va_arg(ap, void *);
+	va_end(ap);
+	snprintf(name, sizeof(name), "ioctl %#lx", req & 0xffff);
+	return fails(name) ? -1 : __real_ioctl(fd, req, arg);
+}
+
+/* The VMM's code makes one raw call: the fork. */
+long __real_syscall(long n, ...);
+long __wrap_syscall(long n, ...);
+long __wrap_syscall(long n, ...)
+{
+	long a[5];
+	va_list ap;
+
+	va_start(ap, n);
+	for (int i = 0; i < 5; i++)
+		a[i] = va_arg(ap, long);
+	va_end(ap);
+	if (n == SYS_clone && fails("clone"))
+		return -1;
+	return __real_syscall(n, a[0], a[1], a[2], a[3], a[4], 0L);
+}
+
+/* Cluster i of the disk holds bytes of value i; the next free one is filled. */
+static void write_more(struct layers *l)
+{
+	static uint8_t data[LAYERS_CLUSTER];
+	uint32_t next = l->used;
+	struct iovec v = {data, sizeof(data)};
+
+	memset(data, (int)(next + 1), sizeof(data));
+	if (layers_write(l, (uint64_t)next * LAYERS_CLUSTER, &v, 1) < 0)
+		plan->wrong++;
+}
+
+static void compare(struct layers *l)
+{
+	static uint8_t data[LAYERS_CLUSTER];
+
+	for (uint32_t i = 0; i < l->used; i++) {
+		struct iovec v = {data, sizeof(data)};
+
+		if (layers_read(l, (uint64_t)i * LAYERS_CLUSTER, &v, 1) < 0 ||
+		    data[0] != (uint8_t)(i + 1) || memcmp(data, data + 1, sizeof(data) - 1) != 0)
+			plan->wrong++;
+	}
+}
+
+int __real_machine_disk_make_room(struct machine *m, struct err *err);
+int __wrap_machine_disk_make_room(struct machine *m, struct err *err);
+int __wrap_machine_disk_make_room(struct machine *m, struct err *err)
+{
+	if (plan->write)
+		write_more(&m->disk.layers);
+	return __real_machine_disk_make_room(m, err);
+}
+
+int __real_machine_disk_fork_child(struct machine *m, struct layer_fds top, struct err *err);
+int __wrap_machine_disk_fork_child(struct machine *m, struct layer_fds top, struct err *err);
+int __wrap_machine_disk_fork_child(struct machine *m, struct layer_fds top, struct err *err)
+{
+	int rc = __real_machine_disk_fork_child(m, top, err);
+
+	if (rc == 0)
+		compare(&m->disk.layers);
+	return rc;
+}
+
+int main(void)
+{
+	static struct ctl ctl;
+	static struct loop loop;
+	struct err err = {0};
+
+	plan = mmap(NULL, sizeof(*plan), PROT_READ | PROT_WRITE, MAP_SHARED, PLAN_FD, 0);
+	if (plan == MAP_FAILED)
+		return 2;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	signal(SIGPIPE, SIG_IGN);
+	if (close_range(CTL_FD + 1, ~0u, 0) < 0 || loop_init(&loop) < 0)
+		return 1;
+	/* A build with sanitizers makes calls that the filter does not know. */
+	if (!getenv("VMM_STILL_UNJAILED") && jail_enter(&err) < 0) {
+		fprintf(stderr, "%s\n", err.msg);
+		return 1;
+	}
+	ctl_init(&ctl, &loop, CTL_FD);
+	ctl.machine.run = still_run;
+	_exit(ctl_run(&ctl) < 0 ? 1 : 0);
+}
