@@ -67,6 +67,10 @@ static int ctl_known(uint32_t type)
 	case CTL_RECORD:
 	case CTL_LEARN:
 	case CTL_WARM:
+	case CTL_EGRESS:
+	case CTL_ACCEPT:
+	case CTL_REJECT:
+	case CTL_GUEST_CONNECT:
 	case CTL_PAUSED:
 	case CTL_FORKED:
 	case CTL_BOOTED:
@@ -113,6 +117,7 @@ size_t ctl_fd_count(uint32_t type)
 	case CTL_FORK:
 		return CTL_FORK_FDS;
 	case CTL_CONNECT:
+	case CTL_ACCEPT:
 		return 1;
 	default:
 		return 0;

@@ -33,6 +33,11 @@ enum ctl_type {
 	CTL_RECORD = 7,  /* id, code = enum ctl_hotset; to a rehearsal: the set is complete */
 	CTL_LEARN = 8,   /* id; to a paused one: its rehearsal is over */
 	CTL_WARM = 9,    /* code = enum ctl_hotset; make its pages ready, without an answer */
+	CTL_EGRESS = 10, /* code = 1: take connections that the guest opens to GUEST_EGRESS_PORT; 0:
+			  * refuse them (as at boot and in every forked child), and reset those
+			  * that there are */
+	CTL_ACCEPT = 11, /* id of a CTL_GUEST_CONNECT; 1 fd: this end becomes the stream */
+	CTL_REJECT = 12, /* id of a CTL_GUEST_CONNECT */
 	/* VMM -> daemon */
 	CTL_BOOTED = 0x81,    /* vCPUs run; of a forked child: value[] by enum ctl_booted */
 	CTL_STATUS = 0x82,    /* code = value the guest wrote to the status port */
@@ -48,6 +53,10 @@ enum ctl_type {
 	CTL_RECORDED = 0x8a, /* id, code = 0 or positive errno, text */
 	CTL_LEARNED =
 		0x8b, /* id, code = 0 or positive errno, text, value[] = pages by ctl_hotset */
+	/* id (chosen by the VMM, of no other message), port: the guest opens a connection, and
+	 * waits for CTL_ACCEPT or CTL_REJECT. One that it gives up is not told of: its id is then
+	 * unknown, and what comes for it is dropped. */
+	CTL_GUEST_CONNECT = 0x8c,
 };
 
 /* Order of the descriptors of CTL_BOOT. */

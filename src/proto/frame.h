@@ -40,6 +40,7 @@ enum frame_type {
 	FRAME_FILE = 0x14,
 	FRAME_COMMAND = 0x15,
 	FRAME_RESIZE = 0x16,
+	FRAME_EGRESS = 0x17,
 	/* agent -> host */
 	FRAME_STDOUT = 0x81,
 	FRAME_STDERR = 0x82,

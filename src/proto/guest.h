@@ -12,6 +12,17 @@
 #define GUEST_AGENT_PORT 5555u
 
 /*
+ * vsock port of the host (CID 2) to which a guest with an egress grant opens
+ * connections; anything else, and everything without a grant, is refused. What
+ * is spoken there is told in proto/egress.h.
+ */
+#define GUEST_EGRESS_PORT 5556u
+
+/* Where the agent's relay listens on the guest's 127.0.0.1 while there is a grant. */
+#define GUEST_PROXY_HTTP_PORT  3128
+#define GUEST_PROXY_SOCKS_PORT 1080
+
+/*
  * 32-bit I/O port by which the agent tells the VMM how far it is: no stream
  * exists yet, and nothing has to poll. Values below. Root in the guest can
  * write it as well; the daemon therefore takes it only as a hint to connect.
