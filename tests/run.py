@@ -6,6 +6,10 @@ A stage is one command. What it counted is read from its own report (JUnit for p
 lines of cmocka); a stage without a report counts as one test. A stage that ends badly without a
 failed test in its report counts as one failure, so that nothing is lost between the two.
 
+A few failed tests of a pytest stage are run once more, by themselves. What passes then counts as
+passed, and is named at the end as unsteady: a defect, of the test or of what it tests, to be found.
+What fails twice has failed.
+
     tests/run.py --build build [--only STAGE ...] [--list]
 """
 
@@ -14,6 +18,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +30,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = "/usr/bin/python3"
+AGAIN_MAX = 5  # failed tests of a stage that are run once more
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
@@ -33,16 +39,18 @@ SANITIZER_ENV = {
 
 @dataclass
 class Counts:
-    """Tests that passed, failed and were skipped."""
+    """Tests that passed, failed and were skipped; and names of those that passed the second time."""
 
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    unsteady: list[str] = field(default_factory=list)
 
     def add(self, other: "Counts") -> None:
         self.passed += other.passed
         self.failed += other.failed
         self.skipped += other.skipped
+        self.unsteady += other.unsteady
 
 
 @dataclass
@@ -153,7 +161,29 @@ def run_cmocka(stage: Stage, log) -> Counts:
 
 
 def run_pytest(stage: Stage, log, build: Path) -> Counts:
-    """Runs pytest on a directory and reads its JUnit report."""
+    """Runs pytest on a directory, and what failed there once more."""
+    cache = build / "test-logs" / f"{stage.name}.cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    counts, failed = pytest_once(stage, log, build, cache, [])
+    if not 0 < len(failed) <= AGAIN_MAX or len(failed) != counts.failed:
+        return counts  # many failures, or one that is no test's, are no accident
+    log.write("\nthe failed ones once more\n")
+    log.flush()
+    again, still = pytest_once(stage, log, build, cache, ["--last-failed", "--lfnf=none"])
+    if again.passed + again.failed + again.skipped != len(failed):
+        return counts  # something else than these was run
+    counts.passed += again.passed
+    counts.skipped += again.skipped
+    counts.failed = again.failed
+    if again.passed:
+        counts.unsteady = [name for name in failed if name not in still]
+    return counts
+
+
+def pytest_once(
+    stage: Stage, log, build: Path, cache: Path, options: list[str]
+) -> tuple[Counts, list[str]]:
+    """One run of pytest: its counts, from its JUnit report, and the names of failed tests."""
     with tempfile.NamedTemporaryFile(suffix=".xml") as report:
         env = {
             **os.environ,
@@ -162,23 +192,26 @@ def run_pytest(stage: Stage, log, build: Path) -> Counts:
             **stage.env,
         }
         status = stream(
-            [PYTHON, "-m", "pytest", "-q", "-ra", "--durations=10", "-p", "no:cacheprovider"]
-            + [f"--junitxml={report.name}", *stage.command],
+            [PYTHON, "-m", "pytest", "-q", "-ra", "--durations=10", "-o", f"cache_dir={cache}"]
+            + [f"--junitxml={report.name}", *options, *stage.command],
             env,
             log,
             stage.timeout,
         )
-        counts = Counts()
+        counts, names = Counts(), []
         try:
             for suite in ElementTree.parse(report.name).getroot().iter("testsuite"):
                 total, failed = int(suite.get("tests", 0)), int(suite.get("failures", 0))
                 errors, skipped = int(suite.get("errors", 0)), int(suite.get("skipped", 0))
                 counts.add(Counts(total - failed - errors - skipped, failed + errors, skipped))
+                for case in suite.iter("testcase"):
+                    if case.find("failure") is not None or case.find("error") is not None:
+                        names.append(f"{case.get('classname')}::{case.get('name')}")
         except ElementTree.ParseError:
             log.write("pytest left no report\n")
         if status != 0 and counts.failed == 0 or counts.passed + counts.failed == 0:
             counts.failed += 1
-        return counts
+        return counts, names
 
 
 def stream(command: list[str], env: dict[str, str], log, timeout: int) -> int:
@@ -240,12 +273,14 @@ def main() -> int:
             f" {counts.skipped} skipped  ({took:.0f} s)",
             flush=True,
         )
-        if counts.failed:
+        if counts.failed or counts.unsteady:
             print(f"--- end of {path}")
             text = path.read_text(encoding="utf-8", errors="replace")
             print("\n".join(text.splitlines()[-80:]))
             print("---", flush=True)
         total.add(counts)
+    for name in total.unsteady:
+        print(f"unsteady: {name} failed, and passed when it was run once more")
     print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped")
     return 1 if total.failed or not total.passed else 0
 

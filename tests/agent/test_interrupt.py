@@ -77,7 +77,8 @@ def test_hits_what_the_cell_started_and_nothing_older(stream: Stream) -> None:
     older = int(r.stdout)
     stream.start(
         "q = subprocess.Popen(['sleep', '4347'], start_new_session=True)\nprint('on', flush=True)\n"
-        "print(q.wait() if True else 0)",
+        # Not q.wait(): interrupted just behind waitpid(2), Python forgets the status it got.
+        "import time; time.sleep(1000)",
         "python",
     )
     begun(stream)
