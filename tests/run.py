@@ -10,6 +10,9 @@ A few failed tests of a pytest stage are run once more, by themselves. What pass
 passed, and is named at the end as unsteady: a defect, of the test or of what it tests, to be found.
 What fails twice has failed.
 
+Two lanes run beside each other, since both mostly wait: the stages with real guests, which on many
+machines share one emulated processor, and all others. What both need, the builds, comes first.
+
     tests/run.py --build build [--only STAGE ...] [--list]
 """
 
@@ -23,6 +26,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
@@ -55,13 +59,14 @@ class Counts:
 
 @dataclass
 class Stage:
-    """One command and how to read its counts: 'check', 'cmocka' or 'pytest'."""
+    """One command, how to read its counts ('check', 'cmocka' or 'pytest'), and its lane."""
 
     name: str
     kind: str
     command: list[str]
     env: dict[str, str] = field(default_factory=dict)
     timeout: int = 900
+    lane: str = "native"  # or "first", before both lanes, or "guests"
 
 
 def c_files() -> list[str]:
@@ -90,16 +95,26 @@ def stages(build: Path) -> list[Stage]:
     """All stages, cheap ones first."""
     asan, clang = build / "asan", build / "clang"
     listed = [
-        Stage("format", "check", ["clang-format", "--dry-run", "--Werror", *c_files()]),
+        Stage(
+            "format",
+            "check",
+            ["clang-format", "--dry-run", "--Werror", *c_files()],
+            lane="first",
+        ),
         Stage(
             "build-asan",
             "check",
             setup_build(
                 asan, ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Doptimization=1"], {}
             ),
+            lane="first",
         ),
         Stage(
-            "build-clang", "check", setup_build(clang, ["-Dfuzz=true"], {}), env={"CC": "clang"}
+            "build-clang",
+            "check",
+            setup_build(clang, ["-Dfuzz=true"], {}),
+            env={"CC": "clang"},
+            lane="first",
         ),
         Stage("unit", "cmocka", [str(asan / "tests/unit")], env=SANITIZER_ENV),
     ]
@@ -124,7 +139,8 @@ def stages(build: Path) -> list[Stage]:
             listed.append(Stage("vmm-asan", "pytest", [directory], env=env))
         else:
             timeout = 3600 if name == "e2e" else 1200
-            listed.append(Stage(name, "pytest", [directory], timeout=timeout))
+            lane = "guests" if name in ("box", "guest", "e2e") else "native"
+            listed.append(Stage(name, "pytest", [directory], timeout=timeout, lane=lane))
     return listed
 
 
@@ -245,6 +261,47 @@ def run_stage(stage: Stage, build: Path, log) -> Counts:
     return Counts(passed=1) if status == 0 else Counts(failed=1)
 
 
+class Run:
+    """A run of stages: where their logs go, what they counted, and their lines on stdout."""
+
+    def __init__(self, build: Path) -> None:
+        self.build = build
+        self.logs = build / "test-logs"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.total = Counts()
+        self.lock = threading.Lock()
+
+    def lane(self, chosen: list[Stage]) -> None:
+        """Runs stages one after the other."""
+        for stage in chosen:
+            with self.lock:
+                print(f"{stage.name:12} ...", flush=True)
+            path = self.logs / f"{stage.name}.log"
+            started = time.monotonic()
+            try:
+                with path.open("w", encoding="utf-8", errors="replace") as log:
+                    counts = run_stage(stage, self.build, log)
+            except Exception as e:  # pylint: disable=broad-except  # it must count, whatever it is
+                counts = Counts(failed=1)
+                path.write_text(f"{stage.name}: {e!r}\n", encoding="utf-8")
+            with self.lock:
+                self.tell(stage, path, counts, time.monotonic() - started)
+
+    def tell(self, stage: Stage, path: Path, counts: Counts, took: float) -> None:
+        """The line of a stage, and the end of its log when something was wrong."""
+        print(
+            f"{stage.name:12} {counts.passed} passed, {counts.failed} failed,"
+            f" {counts.skipped} skipped  ({took:.0f} s)"
+        )
+        if counts.failed or counts.unsteady:
+            print(f"--- end of {path}")
+            text = path.read_text(encoding="utf-8", errors="replace")
+            print("\n".join(text.splitlines()[-80:]))
+            print("---")
+        sys.stdout.flush()
+        self.total.add(counts)
+
+
 def main() -> int:
     # In the background of a script SIGINT is ignored, and would be in everything that tests start.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -258,27 +315,17 @@ def main() -> int:
     if args.list:
         print("\n".join(s.name for s in chosen))
         return 0
-    logs = build / "test-logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    total = Counts()
-    for stage in chosen:
-        started = time.monotonic()
-        print(f"{stage.name:12} ...", end="", flush=True)
-        path = logs / f"{stage.name}.log"
-        with path.open("w", encoding="utf-8", errors="replace") as log:
-            counts = run_stage(stage, build, log)
-        took = time.monotonic() - started
-        print(
-            f"\r{stage.name:12} {counts.passed} passed, {counts.failed} failed,"
-            f" {counts.skipped} skipped  ({took:.0f} s)",
-            flush=True,
-        )
-        if counts.failed or counts.unsteady:
-            print(f"--- end of {path}")
-            text = path.read_text(encoding="utf-8", errors="replace")
-            print("\n".join(text.splitlines()[-80:]))
-            print("---", flush=True)
-        total.add(counts)
+    run = Run(build)
+    run.lane([s for s in chosen if s.lane == "first"])
+    lanes = [
+        threading.Thread(target=run.lane, args=([s for s in chosen if s.lane == lane],), daemon=True)
+        for lane in ("native", "guests")
+    ]
+    for thread in lanes:
+        thread.start()
+    for thread in lanes:
+        thread.join()
+    total = run.total
     for name in total.unsteady:
         print(f"unsteady: {name} failed, and passed when it was run once more")
     print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped")
