@@ -119,6 +119,7 @@ def stages(build: Path) -> list[Stage]:
         Stage("unit", "cmocka", [str(asan / "tests/unit")], env=SANITIZER_ENV),
     ]
     for name, directory in (
+        ("binaries", "tests/binaries"),
         ("image", "tests/image"),
         ("repl", "tests/repl"),
         ("agent", "tests/agent"),
