@@ -42,10 +42,10 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             "ROOT": str(BUILD / "guest/templates/default/rootfs.erofs"),
         }
     else:
-        command = [BUILD / "podflare", "box", "run", "--timeout", "500", "--add", work / "vmfork"]
+        command = [BUILD / "podflare", "box", "run", "--timeout", "900", "--add", work / "vmfork"]
         command.append(work / "fork.sh")
     done = subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=600, check=False
+        command, env=env, capture_output=True, text=True, timeout=1000, check=False
     )
     parts = re.split(r"^== ([\w-]+)$", done.stdout, flags=re.MULTILINE)
     assert len(parts) > 1, f"nothing ran: {done.stdout}\n{done.stderr}"

@@ -43,7 +43,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     if hardware():
         command = ["sh", work / "run.sh"]
     else:
-        command = [BUILD / "podflare", "box", "run", "--timeout", "300"]
+        command = [BUILD / "podflare", "box", "run", "--timeout", "900"]
         for file in sorted(work.iterdir()):
             if file.name != "run.sh":
                 command += ["--add", file]
@@ -53,7 +53,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         env={**os.environ, "VMM": str(BUILD / "podflare-vmm")} if hardware() else None,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1000,
         check=False,
     )
     parts = re.split(r"^== (\w+)\.tiny$", done.stdout, flags=re.MULTILINE)
