@@ -98,8 +98,14 @@ def test_code_that_ignores_the_interrupt_of_a_timeout(box: Sandbox):
 
 def test_interrupt_keeps_variables(box: Sandbox):
     box.run_code("x = 1")
-    call = Later(lambda: box.run_code("x = 2\nimport time\ntime.sleep(1000)"))
-    running(box)
+    assigned = threading.Event()
+    call = Later(
+        lambda: box.run_code(
+            "x = 2\nprint('assigned', flush=True)\nimport time\ntime.sleep(1000)",
+            on_stdout=lambda _: assigned.set(),
+        )
+    )
+    assert assigned.wait(60)
     assert box.interrupt() is True
     r: ExecResult = call.result()
     assert (r.termination_reason, r.exit_code, r.state) == ("interrupted", 130, "preserved"), r
