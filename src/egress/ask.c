@@ -44,7 +44,7 @@ static void judge_detail(struct judgement *j, const struct egress_question *q)
 	switch (j->reason) {
 	case EGRESS_R_NOT_ALLOWED:
 		snprintf(j->detail, sizeof(j->detail),
-			 "%s is not in this sandbox's allowlist%s%s%s", target,
+			 "%s is not in this sandbox's allowlist%s%.60s%s", target,
 			 j->nearest[0] ? "; the nearest rule is \"" : "", j->nearest,
 			 j->nearest[0] ? "\"" : "");
 		return;
@@ -126,6 +126,16 @@ static void asking_free(struct egress_asking *a)
 	free(a);
 }
 
+/* The end of a question; whoever is told may ask the next one. */
+static void asking_tell(struct egress_asking *a, const struct egress_verdict *v)
+{
+	egress_decided_fn *fn = a->fn;
+	void *arg = a->arg;
+
+	asking_free(a);
+	fn(arg, v);
+}
+
 /* The reply of a test; addresses is taken. */
 static void asking_reply(struct egress_asking *a, json_t *addresses)
 {
@@ -157,8 +167,7 @@ static void asking_deny(struct egress_asking *a, const struct sockaddr *sa)
 	text_hint(e, v.reason, &a->question.q, &a->j, v.hint, sizeof(v.hint));
 	snprintf(a->question.host, sizeof(a->question.host), "%s", a->j.host);
 	audit_decision(e, &a->question, a->j.rule, sa, v.reason, v.detail);
-	a->fn(a->arg, &v);
-	asking_free(a);
+	asking_tell(a, &v);
 }
 
 static void asking_refuse(struct egress_asking *a, enum egress_reason why, const char *detail,
@@ -191,8 +200,7 @@ static void asking_allow(struct egress_asking *a, const union resolver_address *
 		v = (struct egress_verdict){.reason = EGRESS_R_CONNECTIONS, .detail = "no memory"};
 		snprintf(v.host, sizeof(v.host), "%s", a->j.host);
 	}
-	a->fn(a->arg, &v);
-	asking_free(a);
+	asking_tell(a, &v);
 }
 
 /* --- addresses ------------------------------------------------------------------------------ */
@@ -285,7 +293,7 @@ static void asking_on_answer(void *arg, const struct resolver_answer *r)
 		if (egress_addr_check(&r->address[0].sa, a->e->policy->ranges, why) == 0)
 			snprintf(why, sizeof(why), "none");
 		snprintf(detail, sizeof(detail),
-			 "%s resolves only to addresses that may not be reached (%s)", a->j.host,
+			 "%s resolves only to addresses that may not be reached (%.80s)", a->j.host,
 			 why);
 		if (!a->test_fn) {
 			asking_refuse(a, EGRESS_R_ADDRESS, detail, &r->address[0].sa);
@@ -431,6 +439,14 @@ void egress_give_up(struct egress_asking *a)
 	asking_free(a);
 }
 
+void ask_pause_all(struct egress *e)
+{
+	list_for_each (a, &e->askings, struct egress_asking, link) {
+		resolver_give_up(a->query);
+		a->query = NULL;
+	}
+}
+
 void ask_restart_all(struct egress *e)
 {
 	struct list old = LIST_INIT(old);
@@ -446,8 +462,6 @@ void ask_restart_all(struct egress *e)
 
 		list_del(&a->link);
 		list_add_tail(&e->askings, &a->link);
-		resolver_give_up(a->query);
-		a->query = NULL;
 		asking_start(a);
 	}
 }

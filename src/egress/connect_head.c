@@ -4,6 +4,7 @@
  * refuses as early as it can: a bad byte is refused before the head is whole.
  * Nothing is allocated; every loop is bounded by CONNECT_HEAD_MAX.
  */
+#define _GNU_SOURCE
 #include "egress/connect_head.h"
 
 #include <errno.h>

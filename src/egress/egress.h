@@ -11,7 +11,6 @@
 #include "lib/loop.h"
 
 struct http_plane;
-struct policy;
 
 /*
  * ctl: the daemon's socket, to which records are sent; it stays the caller's. ca_file: CAs of the
@@ -33,10 +32,12 @@ const char *egress_ca_pem(const struct egress *e, size_t *len);
 uint64_t egress_policy_serial(const struct egress *e);
 
 /*
- * p replaces the policy there is, and is owned; NULL: nothing is allowed, because of why. Pending
- * questions are asked anew, and grants that p does not allow are cut.
+ * Takes the policy in a sealed memfd (which stays the caller's) instead of the one there is.
+ * Questions under way are asked anew, and grants that it does not allow are cut, before this
+ * returns. ca: {"cert_pem","key_pem"} when the policy has an interception, a new reference, else
+ * NULL. 0; or -errno with a sentence: then nothing is allowed any more.
  */
-void egress_set_policy(struct egress *e, struct policy *p, const char *why);
+__must_check int egress_load_policy(struct egress *e, int fd, json_t **ca, struct err *err);
 
 /*
  * A stream of the guest, so that records can tell the exec it belongs to: from the moment that it

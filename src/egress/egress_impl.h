@@ -78,8 +78,9 @@ struct judgement {
 };
 
 void ask_judge(const struct egress *e, const struct egress_question *q, struct judgement *j);
-/* Questions under way begin again; their resolver's answers are not waited for. */
-void ask_restart_all(struct egress *e);
+/* The resolver's answers to questions under way are not waited for; they begin again. */
+void ask_pause_all(struct egress *e);
+void ask_restart_all(struct egress *e); /* after ask_pause_all() */
 void ask_give_up_all(struct egress *e);
 
 /* --- question.c --- */

@@ -14,6 +14,7 @@
 #include <ares.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <stdio.h>
 #include <string.h>
 
 #define TRY_MS 1500
