@@ -68,9 +68,10 @@ void audit_send(struct egress *e, json_t *message)
 	}
 	if (rc == 0)
 		return;
-	if (rc != -EPIPE && rc != -ECONNRESET)
-		log_error("a record cannot be told to the daemon, which ends this proxy: %s",
-			  strerror(-rc));
+	if (rc == -EPIPE || rc == -ECONNRESET)
+		_exit(0); /* the daemon is done with us */
+	log_error("a record cannot be told to the daemon, which ends this proxy: %s",
+		  strerror(-rc));
 	_exit(1);
 }
 
