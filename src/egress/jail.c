@@ -137,7 +137,6 @@ int jail_enter(const struct jail_user *user, struct err *err)
 	if (JAIL_SANITIZED)
 		return jail_change_user(user, err);
 	jail_limit(RLIMIT_CORE, 0);
-	jail_limit(RLIMIT_FSIZE, 0);
 	jail_limit(RLIMIT_NOFILE, JAIL_FILES);
 	jail_limit(RLIMIT_DATA, JAIL_DATA);
 	jail_limit(RLIMIT_NPROC, 0);

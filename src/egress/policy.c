@@ -139,13 +139,31 @@ static int set_resolve(struct policy *p, const json_t *v, const json_t *all, str
 	return 0;
 }
 
-/* ADDRESS, IPV4:PORT or [IPV6]:PORT, as c-ares reads it; it checks the rest when it is told. */
+/* IPV4, IPV4:PORT, IPV6 or [IPV6]:PORT. (c-ares leaves out what it does not understand.) */
 static bool is_resolver(const json_t *v)
 {
 	const char *s = json_string_value(v);
+	char text[INET6_ADDRSTRLEN], *end = text;
+	struct in6_addr a;
+	const char *port;
+	char *rest;
 
-	return s && strlen(s) == json_string_length(v) && strlen(s) <= 64 &&
-	       strspn(s, "0123456789abcdefABCDEF.:[]") == strlen(s) && *s;
+	if (!s || strlen(s) != json_string_length(v))
+		return false;
+	if (is_address(v))
+		return true;
+	port = strrchr(s, ':');
+	if (!port || (size_t)(port - s) >= sizeof(text) || port[1] < '1' || port[1] > '9' ||
+	    strlen(port + 1) > 5 || strtoul(port + 1, &rest, 10) > 65535 || *rest)
+		return false;
+	end = mempcpy(text, s, (size_t)(port - s));
+	*end = '\0';
+	if (text[0] != '[')
+		return inet_pton(AF_INET, text, &a) == 1;
+	if (end[-1] != ']')
+		return false;
+	end[-1] = '\0';
+	return inet_pton(AF_INET6, text + 1, &a) == 1;
 }
 
 static int set_resolvers(struct policy *p, const json_t *v, const json_t *all, struct err *err)

@@ -309,8 +309,8 @@ static void tunnel_judge_hello(struct tunnel *t)
 			tunnel_start_relay(t);
 			return;
 		}
-		snprintf(detail, sizeof(detail), "TLS asks for %.160s in a tunnel to %.160s", t->hello.name,
-			 t->host);
+		snprintf(detail, sizeof(detail), "TLS asks for %.160s in a tunnel to %.160s",
+			 t->hello.name, t->host);
 		tunnel_alert(t, EGRESS_R_SNI_MISMATCH, detail);
 		return;
 	case HELLO_NO_NAME:

@@ -40,7 +40,8 @@ _F_ADD_SEALS, _SEALS = 1033, 2 | 4 | 8  # shrink, grow, write
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "jail: what only the build without sanitizers has")
+    config.addinivalue_line("markers", "plain: needs the build without sanitizers")
+    config.addinivalue_line("markers", "jail: is run with the plain build too, in its jail")
 
 
 def memfd(content: bytes, sealed: bool = True) -> int:

@@ -130,26 +130,41 @@ def question_name(packet: bytes) -> tuple[str, int, bytes]:
 
 
 class Dns:
-    """A resolver on loopback. answers: name -> list of addresses, or a function that gives one, or
+    """A resolver on loopback, by UDP and TCP. truncated: by UDP, it only says that TCP would tell.
+    answers: name -> list of addresses, or a function that gives one, or
     an rcode, or None (no answer at all). Names without an answer do not exist."""
 
     A, AAAA = 1, 28
     SERVFAIL, NXDOMAIN, REFUSED = 2, 3, 5
 
     def __init__(self) -> None:
-        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.socket.bind(("127.0.0.1", 0))
+        while True:  # a port that is free for both
+            self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self.socket.bind(("127.0.0.1", 0))
+            try:
+                self.stream = Tcp(self.serve_stream, port=self.socket.getsockname()[1])
+                break
+            except OSError:
+                self.socket.close()
         self.address = f"127.0.0.1:{self.socket.getsockname()[1]}"
         self.answers: dict[str, Any] = {}
         self.asked: list[tuple[str, int]] = []
         self.thread = threading.Thread(target=self.run, daemon=True)
-        self.stopping = False
+        self.stopping = self.truncated = False
+
+    def serve_stream(self, s: socket.socket) -> None:
+        while size := s.recv(2, socket.MSG_WAITALL):
+            reply = self.reply(s.recv(int.from_bytes(size, "big"), socket.MSG_WAITALL))
+            if reply:
+                s.sendall(len(reply).to_bytes(2, "big") + reply)
 
     def __enter__(self) -> "Dns":
+        self.stream.__enter__()
         self.thread.start()
         return self
 
     def __exit__(self, *exc: Any) -> None:
+        self.stream.__exit__()
         self.stopping = True
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             s.sendto(b"", self.socket.getsockname())
@@ -163,6 +178,9 @@ class Dns:
                 return
             self.peer = peer
             reply = self.reply(packet)
+            if reply and self.truncated:
+                end = 12 + len(question_name(packet)[2])
+                reply = reply[:2] + b"\x83\x80" + reply[4:6] + bytes(6) + reply[12:end]
             if reply:
                 self.socket.sendto(reply, peer)
 

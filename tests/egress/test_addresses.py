@@ -66,6 +66,7 @@ def test_the_same_from_the_policys_own_answers(proxy: Proxy) -> None:
     assert proxy.connect("a.test", 443).denial["reason"] == "address"
 
 
+@pytest.mark.jail
 def test_a_range_allows_it(proxy: Proxy, dns: Dns, echo: Tcp) -> None:
     dns.answers["a.test"] = ["127.0.0.1"]
     members = {"resolve": {}, "resolvers": [dns.address]}
@@ -90,6 +91,7 @@ def test_the_first_that_is_allowed_is_dialled(proxy: Proxy, dns: Dns) -> None:
     assert proxy.decision()["address"] == "127.0.0.3"
 
 
+@pytest.mark.jail
 def test_rebinding(proxy: Proxy, dns: Dns) -> None:
     """The first answer may be reached, those after it may not: whoever is dialled was in the answer
     that was checked."""
@@ -111,6 +113,15 @@ def test_exactly_the_name_is_asked(proxy: Proxy, dns: Dns, echo: Tcp) -> None:
     proxy.policy([reach(echo.port)], resolve={}, resolvers=[dns.address])
     assert proxy.connect("a.test", echo.port).denial["reason"] == "no_name"
     assert set(dns.asked) == {("a.test", Dns.A), ("a.test", Dns.AAAA)}
+
+
+@pytest.mark.jail
+def test_answer_by_tcp(proxy: Proxy, dns: Dns, echo: Tcp) -> None:
+    dns.truncated = True
+    dns.answers["a.test"] = [f"10.0.0.{i}" for i in range(1, 30)] + ["127.0.0.1"]
+    proxy.policy([reach(echo.port)], resolve={}, resolvers=[dns.address])
+    assert proxy.connect("a.test", echo.port).status == 200
+    assert dns.stream.accepted > 0
 
 
 def test_ipv4_when_there_is_both(proxy: Proxy, dns: Dns, echo: Tcp) -> None:
@@ -141,6 +152,7 @@ def test_resolver_of_no_help(proxy: Proxy, dns: Dns, answer: Any, reason: str) -
     assert proxy.decision()["reason"] == reason
 
 
+@pytest.mark.jail
 def test_resolver_is_dead(proxy: Proxy) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.bind(("127.0.0.1", 0))
@@ -182,6 +194,7 @@ def test_guest_goes_away_while_the_name_is_resolved(proxy: Proxy, dns: Dns) -> N
     assert proxy.connect("a.test", 443).denial["reason"] == "upstream"
 
 
+@pytest.mark.jail
 def test_destination_that_refuses(proxy: Proxy) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

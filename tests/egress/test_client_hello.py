@@ -76,6 +76,7 @@ def test_spread_over_records(proxy: Proxy, size: int) -> None:
     passes(proxy, [hellos.records(good, size)])
 
 
+@pytest.mark.jail
 def test_large_but_not_too_large(proxy: Proxy) -> None:
     padding = hellos.extension(21, bytes(60000))
     passes(proxy, [hellos.hello(more=padding)])
@@ -87,6 +88,7 @@ def test_old_versions_in_the_record(proxy: Proxy) -> None:
     passes(proxy, [bytes(good)])
 
 
+@pytest.mark.jail
 def test_another_name(proxy: Proxy) -> None:
     told = refused(proxy, hellos.hello(b"b.test"))
     assert told["reason"] == "sni_mismatch"
@@ -314,6 +316,7 @@ def test_real_handshakes(proxy: Proxy, ca: Path, most: ssl.TLSVersion) -> None:
             assert t.version() == most.name.replace("v1_", "v1.")
 
 
+@pytest.mark.jail
 def test_real_second_hello(proxy: Proxy, ca: Path) -> None:
     """A server that takes another group than the client guessed asks again."""
     with TlsServer(ca) as server:

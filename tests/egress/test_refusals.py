@@ -28,6 +28,7 @@ def nobody_came(proxy: Any) -> None:
 # --- rules ---
 
 
+@pytest.mark.jail
 def test_denial_of_connect(granted: Any) -> None:
     denial = granted.connect("other.test", 443, "exec_7")
     assert denial.status == 403
@@ -48,6 +49,7 @@ def test_denial_of_connect(granted: Any) -> None:
     assert granted.silent()  # a denial has no end of its own
 
 
+@pytest.mark.jail
 def test_denial_of_socks(granted: Any) -> None:
     code, s = granted.socks_name(b"other.test", 443)
     assert code == 2

@@ -30,6 +30,7 @@ def plain(port: int, host: str = "a.test") -> dict:
     return {"host": host, "ports": [port], "tls": False}
 
 
+@pytest.mark.jail
 def test_connect_carries_tls(proxy: Proxy, tls: TlsServer, ca: Path) -> None:
     proxy.policy([f"a.test:{tls.port}"])
     reply = proxy.connect("a.test", tls.port, "exec_1")
@@ -62,6 +63,7 @@ def test_record_times_are_utc(proxy: Proxy) -> None:
     assert abs(time.mktime(parsed) - time.timezone - time.time()) < 86400
 
 
+@pytest.mark.jail
 def test_socks_carries_tls(proxy: Proxy, tls: TlsServer, ca: Path) -> None:
     proxy.policy([f"a.test:{tls.port}"])
     code, s = proxy.socks_name(b"a.test", tls.port)
@@ -127,6 +129,7 @@ def test_wildcard_and_group(proxy: Proxy, echo: Tcp) -> None:
     assert proxy.decision()["rule"].startswith("mine: *.wild.test")
 
 
+@pytest.mark.jail
 def test_end_of_the_guest_is_passed_on(proxy: Proxy) -> None:
     got = []
 
@@ -249,6 +252,7 @@ def test_much_goes_through_unchanged(proxy: Proxy, echo: Tcp, size: int) -> None
     assert bytes(got) == block * (size >> 20)
 
 
+@pytest.mark.jail
 def test_many_at_once(proxy: Proxy, echo: Tcp) -> None:
     proxy.policy([plain(echo.port)])
     streams = [open_echo(proxy, echo.port) for _ in range(60)]
@@ -261,6 +265,7 @@ def test_many_at_once(proxy: Proxy, echo: Tcp) -> None:
     until(lambda: proxy.receive() is not None and sum(m["type"] == "end" for m in proxy.seen) == 60)
 
 
+@pytest.mark.jail
 def test_ipv6(proxy: Proxy) -> None:
     try:
         server = Tcp(address="::1")
