@@ -18,8 +18,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
-#define CONN_HEAD_S 30u
-#define CONN_WATCH  (EPOLLIN | EPOLLRDHUP | EPOLLET)
+#define CONN_WATCH (EPOLLIN | EPOLLRDHUP | EPOLLET)
 
 enum conn_state { CONN_SNIFF, CONN_GREETING, CONN_REQUEST, CONN_HEAD, CONN_ASKING };
 
@@ -363,7 +362,7 @@ void conn_take(struct conns *cs, int fd, uint64_t stream, const char *exec)
 	if (loop_add(cs->loop, &c->src, fd, CONN_WATCH) < 0)
 		goto fail;
 	list_add_tail(&cs->list, &c->link);
-	loop_timer_set(cs->loop, &c->timer, CONN_HEAD_S * 1000000000ull);
+	loop_timer_set(cs->loop, &c->timer, egress_patience_s(cs->e) * 1000000000ull);
 	return;
 fail:
 	if (c)

@@ -15,6 +15,7 @@
 #include <string.h>
 
 #define HOST_CA_MAX (8u << 20)
+#define PATIENCE_S  30u
 
 struct egress *egress_new(struct loop *loop, int ctl, const char *ca_file, struct err *err)
 {
@@ -69,6 +70,12 @@ void egress_free(struct egress *e)
 struct http_plane *egress_plane(struct egress *e)
 {
 	return e->plane;
+}
+
+uint64_t egress_patience_s(const struct egress *e)
+{
+	return e->policy && e->policy->limits.idle_s < PATIENCE_S ? e->policy->limits.idle_s
+								  : PATIENCE_S;
 }
 
 uint64_t egress_policy_serial(const struct egress *e)

@@ -28,6 +28,8 @@ struct http_plane *egress_plane(struct egress *e);
  * with its length. Valid until the next policy.
  */
 const char *egress_ca_pem(const struct egress *e, size_t *len);
+/* Seconds that a guest may take over what it has to say; never more than a few dozen. */
+uint64_t egress_patience_s(const struct egress *e);
 /* Counts policies: what was kept of one is stale when it has changed. */
 uint64_t egress_policy_serial(const struct egress *e);
 

@@ -59,7 +59,7 @@ static struct cursor take_bytes(struct cursor *c, size_t len)
 	if (c->left < len) {
 		c->bad = true;
 		c->left = 0;
-		return (struct cursor){.bad = true};
+		return (struct cursor){.p = c->p, .bad = true};
 	}
 	c->p += len;
 	c->left -= len;

@@ -374,7 +374,7 @@ static void tunnel_connected(struct tunnel *t)
 		return;
 	}
 	t->state = TUNNEL_HELLO;
-	loop_timer_set(t->ts->loop, &t->timer, TUNNEL_HELLO_S * 1000000000ull);
+	loop_timer_set(t->ts->loop, &t->timer, egress_patience_s(t->ts->e) * 1000000000ull);
 	tunnel_watch(t);
 }
 

@@ -14,9 +14,8 @@
 
 #include "egress/egress.h"
 
-#define TUNNEL_CHUNK   65536u
-#define TUNNEL_DIAL_S  10u
-#define TUNNEL_HELLO_S 30u
+#define TUNNEL_CHUNK  65536u
+#define TUNNEL_DIAL_S 10u
 
 struct lingers;
 

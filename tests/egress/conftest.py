@@ -55,8 +55,11 @@ def memfd(content: bytes, sealed: bool = True) -> int:
 class Proxy:
     """A running podflare-egress."""
 
-    def __init__(self, tmp: Path, args: tuple[str, ...] = ()) -> None:
+    def __init__(self, tmp: Path, args: tuple[str, ...] = (), room: int = 0) -> None:
+        """room: bytes of records that may wait to be read."""
         self.ctl, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if room:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
         self.ctl.settimeout(WAIT)
         self.log = tmp / f"egress-{time.monotonic_ns()}.log"
         self.seen: list[dict[str, Any]] = []

@@ -99,7 +99,7 @@ static long try_socketpair(void)
 {
 	int fds[2];
 
-	return socketpair(AF_UNIX, SOCK_STREAM, 0, fds);
+	return socketpair(AF_UNIX, SOCK_DGRAM, 0, fds);
 }
 
 static long try_netlink(void)

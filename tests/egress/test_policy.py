@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
+import hellos
 import pytest
 from conftest import Proxy, policy, recv_all, recv_exactly, until
 from servers import Dns, Tcp
@@ -310,6 +313,29 @@ def test_limit_of_total_time(proxy: Proxy, echo: Tcp) -> None:
     assert proxy.end()["why"] == "total"
 
 
+@pytest.mark.parametrize("begin", [b"CONNECT a.test", b"\5", b"\5\1\0\5"])
+def test_request_that_does_not_come(proxy: Proxy, begin: bytes) -> None:
+    proxy.policy([], limits={"idle_s": 1})
+    s = proxy.stream()
+    s.sendall(begin)
+    assert recv_all(s)[-10:] != b""
+    assert proxy.decision()["reason"] == "idle"
+
+
+def test_guest_that_says_nothing(proxy: Proxy) -> None:
+    proxy.policy([], limits={"idle_s": 1})
+    assert proxy.stream().recv(1) == b""
+    assert proxy.silent()
+
+
+def test_client_hello_that_does_not_come(proxy: Proxy, echo: Tcp) -> None:
+    proxy.policy([f"a.test:{echo.port}"], limits={"idle_s": 1})
+    s = proxy.connect("a.test", echo.port).socket
+    s.sendall(b"\x16\3\1")
+    assert recv_all(s) in (b"", hellos.ALERT_DENIED)
+    assert proxy.end()["why"] in ("idle", "not_tls")
+
+
 def test_new_times_hold_for_what_is_open(proxy: Proxy, echo: Tcp) -> None:
     proxy.policy([plain(echo.port)], limits={"idle_s": 3600})
     s = proxy.connect("a.test", echo.port).socket
@@ -340,21 +366,37 @@ def alive(proxy: Proxy) -> bool:
         proxy.silent()
 
 
-def test_daemon_that_does_not_read_holds_verdicts_back(proxy: Proxy) -> None:
-    """A verdict is not seen before it was told. When the socket is full, guests wait."""
-    proxy.policy([])
-    streams = []
-    proxy.ctl.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    for i in range(200):
+def full(proxy: Proxy) -> list[socket.socket]:
+    """Guests that asked until the control socket was full; the last one has no answer."""
+    guests = []
+    while len(guests) < 200:
         s = proxy.stream()
-        s.sendall(b"CONNECT a.test:443 HTTP/1.1\r\n\r\n" * 1)
-        streams.append(s)
-    for s in streams:
-        told = {m["stream"] for m in proxy.seen if m["type"] == "decision"}
-        while len(told) < 200:
-            proxy.receive()
-            told = {m["stream"] for m in proxy.seen if m["type"] == "decision"}
+        s.sendall(b"CONNECT a.test:443 HTTP/1.1\r\n\r\n")
+        guests.append(s)
+        if not select.select([s], [], [], 1.0)[0]:
+            return guests
+    raise AssertionError("the socket does not get full")
+
+
+def test_daemon_that_does_not_read_holds_verdicts_back(tmp_path: Path) -> None:
+    """A verdict is not seen before it was told. When the socket is full, guests wait."""
+    p = Proxy(tmp_path, room=4096)
+    p.policy([])
+    guests = full(p)
+    told = [p.decision()["stream"] for _ in guests]
+    assert told == list(range(1, len(guests) + 1))
+    for s in guests:
         assert b"not_allowed" in recv_all(s)
+    p.close()
+
+
+def test_daemon_that_never_reads_ends_it(tmp_path: Path) -> None:
+    p = Proxy(tmp_path, room=4096)
+    p.policy([])
+    guests = full(p)
+    assert p.process.wait(60) == 1
+    assert guests[-1].recv(1) == b""  # without a verdict
+    assert "record" in p.log.read_text()
 
 
 def test_memfd_is_closed(proxy: Proxy) -> None:
