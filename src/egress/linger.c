@@ -75,12 +75,11 @@ static void linger_on_event(struct loop_src *src, uint32_t events)
 void linger_close(struct lingers *l, int fd, uint64_t stream, const void *last, size_t len)
 {
 	struct linger_conn *c = calloc(1, sizeof(*c));
-
 	/* Few bytes, and the first or the first behind a short reply: they have room. */
-	if (len && io_send_some(fd, last, len) < (ssize_t)len)
-		len = 0;
+	bool sent = !len || io_send_some(fd, last, len) == (ssize_t)len;
+
 	shutdown(fd, SHUT_WR);
-	if (c) {
+	if (c && sent) {
 		*c = (struct linger_conn){.l = l, .stream = stream, .fd = fd};
 		c->src = (struct loop_src){.fd = -1, .fn = linger_on_event, .arg = c};
 		c->timer = (struct loop_timer){.fn = linger_on_timer, .arg = c};
@@ -89,8 +88,8 @@ void linger_close(struct lingers *l, int fd, uint64_t stream, const void *last, 
 			loop_timer_set(l->loop, &c->timer, LINGER_S * 1000000000ull);
 			return;
 		}
-		free(c);
 	}
+	free(c);
 	close(fd);
 	egress_stream_end(l->e, stream);
 }

@@ -14,6 +14,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -143,7 +144,7 @@ static int set_resolve(struct policy *p, const json_t *v, const json_t *all, str
 static bool is_resolver(const json_t *v)
 {
 	const char *s = json_string_value(v);
-	char text[INET6_ADDRSTRLEN], *end = text;
+	char text[INET6_ADDRSTRLEN], *end;
 	struct in6_addr a;
 	const char *port;
 	char *rest;
@@ -168,7 +169,7 @@ static bool is_resolver(const json_t *v)
 
 static int set_resolvers(struct policy *p, const json_t *v, const json_t *all, struct err *err)
 {
-	char text[RESOLVERS_MAX * 66] = "";
+	char text[RESOLVERS_MAX * 66] = "", *end = text;
 	json_t *one;
 	size_t i;
 
@@ -182,9 +183,9 @@ static int set_resolvers(struct policy *p, const json_t *v, const json_t *all, s
 		if (!is_resolver(one))
 			return bad(err, "resolvers",
 				   "has something else than ADDRESS or ADDRESS:PORT");
-		if (i)
-			strcat(text, ",");
-		strcat(text, json_string_value(one));
+		/* Each is at most an address in brackets and a port. */
+		end += snprintf(end, (size_t)(text + sizeof(text) - end), "%s%s", i ? "," : "",
+				json_string_value(one));
 	}
 	p->resolvers = strdup(text);
 	return p->resolvers ? 0 : err_text(err, ENOMEM, "no memory");
@@ -207,8 +208,8 @@ static int set_limits(struct policy *p, const json_t *v, const json_t *all, stru
 		{"connections", &p->limits.connections, CONNECTIONS_LIMIT},
 		{"bytes", &p->limits.bytes, NUMBER_MAX},
 		{"bytes_per_s", &p->limits.bytes_per_s, NUMBER_MAX},
-		{"idle_s", &p->limits.idle_s, 86400u * 365},
-		{"total_s", &p->limits.total_s, 86400u * 365},
+		{"idle_s", &p->limits.idle_s, 86400ull * 365},
+		{"total_s", &p->limits.total_s, 86400ull * 365},
 	};
 	const char *name;
 	json_t *n;

@@ -151,7 +151,7 @@ static void text_allowed(const struct egress *e, char *out, size_t len)
 			json_string_value(json_is_object(one) ? json_object_get(one, "host") : one);
 
 		if (!s || n + strlen(s) + 8 > len) {
-			n += (size_t)snprintf(out + n, len - n, ", ...");
+			snprintf(out + n, len - n, ", ...");
 			break;
 		}
 		n += (size_t)snprintf(out + n, len - n, "%s%s", n ? ", " : "", s);

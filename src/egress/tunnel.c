@@ -292,7 +292,7 @@ static void tunnel_start_relay(struct tunnel *t)
 {
 	loop_timer_cancel(&t->timer);
 	t->state = TUNNEL_RELAY;
-	t->up.out.max = 2 * TUNNEL_CHUNK; /* the ClientHello may be in it */
+	t->up.out.max = (size_t)2 * TUNNEL_CHUNK; /* the ClientHello may be in it */
 	tunnel_relay(t, true, true);
 }
 
