@@ -124,6 +124,7 @@ def stages(build: Path) -> list[Stage]:
         ("repl", "tests/repl"),
         ("agent", "tests/agent"),
         ("vmm", "tests/vmm"),
+        ("egress", "tests/egress"),
         ("daemon", "tests/daemon"),
         ("sdk", "sdk/python/tests"),
         ("box", "tests/box"),
@@ -134,6 +135,11 @@ def stages(build: Path) -> list[Stage]:
             env = {**SANITIZER_ENV, "PODFLARED": str(asan / "podflared")}
             listed.append(Stage("daemon", "pytest", [directory], env=env, timeout=1800))
             listed.append(Stage("daemon-bounds", "pytest", [directory, "-m", "bounds"]))
+        elif name == "egress":  # the same; and in its jail, which sanitizers do not allow
+            env = {**SANITIZER_ENV, "PODFLARE_EGRESS": str(asan / "podflare-egress")}
+            command = [directory, "-m", "not plain"]
+            listed.append(Stage("egress", "pytest", command, env=env, timeout=1800))
+            listed.append(Stage("egress-jail", "pytest", [directory, "-m", "jail or plain"]))
         elif name == "vmm":  # in its jail; and with the sanitizers, which the jail does not allow
             env = {**SANITIZER_ENV, "PODFLARE_BUILD": str(asan), "VMM_STILL_UNJAILED": "1"}
             listed.append(Stage("vmm", "pytest", [directory]))

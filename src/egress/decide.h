@@ -75,7 +75,7 @@ struct egress_verdict {
 	char detail[400],
 		hint[400]; /* sentences; hint for a person or a model that wants to go on */
 	/* allow: */
-	struct egress_grant *grant;
+	struct egress_grant *grant; /* until egress_done() */
 	struct sockaddr_storage addr;
 	socklen_t addr_len;
 	bool tls;             /* a tunnel must begin with TLS */
@@ -91,26 +91,47 @@ struct egress_asking *egress_ask(struct egress *e, const struct egress_question 
 				 egress_decided_fn *fn, void *arg);
 void egress_give_up(struct egress_asking *a); /* NULL: harmless */
 
-/* A non-blocking TCP connection under way to the address of a verdict; or -errno. */
+/*
+ * A non-blocking TCP connection under way to the address of a verdict: the socket, which is the
+ * caller's; or -errno.
+ */
 __must_check int egress_dial(struct egress *e, const struct egress_verdict *v);
 
 /*
- * Called when a new policy, a limit or the end of time cuts the grant: who holds it closes at once
- * (and still calls egress_done()).
+ * Called at most once, from the loop, when a new policy, a limit or the end of time cuts the grant:
+ * who holds it closes at once (and still calls egress_done(), within fn or later).
  */
 void egress_on_cut(struct egress_grant *g, void (*fn)(void *arg, enum egress_reason why),
 		   void *arg);
-/* Bytes that passed: counts against limits, and tells what may pass now (0: later, on_room). */
+/*
+ * Bytes that passed are counted against the limits (0, 0: none did, only asks). Returns how many
+ * may pass now, SIZE_MAX when nothing limits them; 0: none before fn of egress_on_room() is called,
+ * once. A limit of bytes that is reached cuts the grant instead, from the loop and not within this
+ * call. Whoever counts nothing for the policy's idle_s is cut as well.
+ */
 size_t egress_count(struct egress_grant *g, size_t up, size_t down);
+void egress_on_room(struct egress_grant *g, void (*fn)(void *arg), void *arg);
 /* why: of the end; EGRESS_R_NONE when it ended as things end. g is gone. */
 void egress_done(struct egress_grant *g, enum egress_reason why);
 
-/* A denial that was found later than the question: SNI, Host, upgrade... Sends the record. */
+/*
+ * A denial that was found later than the question, or where none could be asked: SNI, Host,
+ * upgrade, a destination that does not answer... Sends the record and fills out. A grant goes on
+ * until egress_done(), to which why is given too.
+ */
 void egress_denied(struct egress *e, const struct egress_question *q, enum egress_reason why,
 		   const char *detail, struct egress_verdict *out);
 
 const char *egress_reason_text(enum egress_reason r);
 const char *egress_proto_text(enum egress_proto p);
 
-/* {"code":"egress_denied","host","port","reason","detail","hint"}; new reference. */
+/*
+ * Status of an HTTP reply that carries a denial: 403, and 502 where the destination was allowed and
+ * failed (EGRESS_R_UPSTREAM, EGRESS_R_UPSTREAM_TLS).
+ */
+unsigned int egress_denial_status(enum egress_reason r);
+/*
+ * {"code":"egress_denied","host","port","reason","detail","hint"}; new reference, NULL without
+ * memory. All strings are printable ASCII, whatever the guest asked for.
+ */
 json_t *egress_denial_json(const struct egress_question *q, const struct egress_verdict *v);

@@ -26,7 +26,7 @@
  *         interception; the daemon keeps it, and gives it back in later policies.
  *   {"type":"decision", ...}  a record of the audit, sent before the guest can see the verdict
  *   {"type":"end", ...}       the same record when what was allowed is over
- *   {"type":"test","serial":N,"verdict":"allow"|"deny","reason","rule","hint",
+ *   {"type":"test","serial":N,"verdict":"allow"|"deny","reason","rule","detail","hint",
  *         "addresses":[{"address":"192.0.2.1","allowed":true,"why":"..."}]}
  *
  * Record (decision and end): "time" (RFC 3339, UTC, milliseconds), "id" (of the request, counts
@@ -46,8 +46,12 @@
  *   "resolve": {"name": ["address"]},    answers instead of a resolver's; for these names only
  *   "resolvers": ["192.0.2.53:53"]|null, null: those of the host
  *   "upstream_ca_pem": "..."|null,       trusted beside the host's
- *   "limits": {"connections", "bytes", "bytes_per_s", "idle_s", "total_s"}}
- * Unknown members are refused.
+ *   "limits": {"connections": 64,        at one time
+ *              "bytes": null,            of all connections of this process, both ways
+ *              "bytes_per_s": null,      the same, in a second
+ *              "idle_s": 300,            of a connection without bytes, or a guest with its request
+ *              "total_s": 86400}}        of a connection; numbers here are what null and absent are
+ * "sandbox", "allow" and "ceiling" have to be there. Unknown members are refused.
  */
 #pragma once
 

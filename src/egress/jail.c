@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Jail: limits, root, user, Landlock, seccomp, in this order, as each step takes
+ * away what the one before it needed.
+ */
+#define _GNU_SOURCE
+#include "egress/jail.h"
+
+#include "egress/jail_filter.h"
+
+#include <errno.h>
+#include <grp.h>
+#include <linux/capability.h>
+#include <pwd.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+
+#define JAIL_FILES 1024u
+#define JAIL_DATA  (512ull << 20)
+
+int jail_find_user(const char *name, struct jail_user *out, struct err *err)
+{
+	char *end;
+	unsigned long n = strtoul(name, &end, 10);
+	struct passwd *pw;
+
+	if (*name >= '0' && *name <= '9' && *end == '\0' && n > 0 && n < UINT32_MAX) {
+		*out = (struct jail_user){(uid_t)n, (gid_t)n};
+		return 0;
+	}
+	errno = 0;
+	pw = getpwnam(name);
+	if (!pw)
+		return err_text(err, ENOENT, "there is no user \"%s\"", name);
+	if (pw->pw_uid == 0)
+		return err_text(err, EINVAL, "the user \"%s\" is root", name);
+	*out = (struct jail_user){pw->pw_uid, pw->pw_gid};
+	return 0;
+}
+
+/* A limit that is lower already stays. */
+static void jail_limit(int what, rlim_t value)
+{
+	struct rlimit r;
+
+	if (getrlimit(what, &r) < 0)
+		return;
+	r.rlim_max = r.rlim_max < value ? r.rlim_max : value;
+	r.rlim_cur = r.rlim_max;
+	setrlimit(what, &r);
+}
+
+/*
+ * An empty root, read-only, in a mount namespace of our own. A host may forbid it, and then the
+ * rest has to do. As an ordinary user it takes a user namespace.
+ */
+static bool jail_empty_root(void)
+{
+	const int spaces = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS;
+	const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
+
+	if (unshare(geteuid() == 0 ? spaces : spaces | CLONE_NEWUSER) < 0)
+		return false;
+	if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+	    mount("egress", "/tmp", "tmpfs", flags, "size=4k,mode=0555") < 0 || chdir("/tmp") < 0)
+		return false;
+	/* The root of an initramfs cannot be pivoted away from. */
+	if (syscall(SYS_pivot_root, ".", ".") < 0 ? chroot(".") < 0 : umount2(".", MNT_DETACH) < 0)
+		return false;
+	return chdir("/") == 0 &&
+	       mount("egress", "/", NULL, MS_REMOUNT | MS_RDONLY | flags, "mode=0555") == 0;
+}
+
+static int jail_change_user(const struct jail_user *user, struct err *err)
+{
+	if (geteuid() != 0)
+		return 0;
+	if (setgroups(0, NULL) < 0 || setresgid(user->gid, user->gid, user->gid) < 0 ||
+	    setresuid(user->uid, user->uid, user->uid) < 0)
+		return err_set(err, errno, "cannot become user %u", (unsigned int)user->uid);
+	return 0;
+}
+
+/* Those of a user namespace are left; of root's, none. */
+static int jail_drop_capabilities(struct err *err)
+{
+	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct none[2] = {0};
+
+	return syscall(SYS_capset, &head, none) < 0
+		       ? err_set(err, errno, "cannot give up capabilities")
+		       : 0;
+}
+
+/* linux/landlock.h, up to version 6; older kernels take the beginning of it. */
+struct landlock_ruleset {
+	uint64_t fs, net, scoped;
+};
+#define LANDLOCK_FS_V1     0x1fffull
+#define LANDLOCK_FS_V2     (LANDLOCK_FS_V1 | 1ull << 13)
+#define LANDLOCK_FS_V3     (LANDLOCK_FS_V2 | 1ull << 14)
+#define LANDLOCK_FS_V5     (LANDLOCK_FS_V3 | 1ull << 15)
+#define LANDLOCK_NET_BIND  1ull
+#define LANDLOCK_SCOPE_ALL 3ull /* abstract sockets and signals of others */
+
+/* Without a rule, nothing that the ruleset handles is allowed. */
+static void jail_landlock(void)
+{
+	long version = syscall(SYS_landlock_create_ruleset, NULL, 0, 1);
+	struct landlock_ruleset r = {.fs = version >= 5   ? LANDLOCK_FS_V5
+					   : version >= 3 ? LANDLOCK_FS_V3
+					   : version == 2 ? LANDLOCK_FS_V2
+							  : LANDLOCK_FS_V1};
+	size_t size = version >= 6 ? 24 : version >= 4 ? 16 : 8;
+	_cleanup_fd int fd = -1;
+
+	if (version < 1)
+		return; /* not there, or not turned on */
+	if (version >= 4)
+		r.net = LANDLOCK_NET_BIND;
+	if (version >= 6)
+		r.scoped = LANDLOCK_SCOPE_ALL;
+	fd = (int)syscall(SYS_landlock_create_ruleset, &r, size, 0);
+	if (fd >= 0)
+		syscall(SYS_landlock_restrict_self, fd, 0);
+}
+
+int jail_enter(const struct jail_user *user, struct err *err)
+{
+	if (JAIL_SANITIZED)
+		return jail_change_user(user, err);
+	jail_limit(RLIMIT_CORE, 0);
+	jail_limit(RLIMIT_NOFILE, JAIL_FILES);
+	jail_limit(RLIMIT_DATA, JAIL_DATA);
+	jail_limit(RLIMIT_NPROC, 0);
+	jail_empty_root();
+	if (jail_change_user(user, err) < 0 || jail_drop_capabilities(err) < 0)
+		return -err->num;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return err_set(err, errno, "PR_SET_NO_NEW_PRIVS");
+	/* Changing the user forgets this one. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+		return err_set(err, errno, "prctl");
+	jail_landlock();
+	return jail_filter(err);
+}

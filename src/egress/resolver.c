@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * c-ares, driven by the loop: its sockets are sources, its next timeout is a
+ * timer. c-ares cannot forget a single question, so a query that was given up
+ * stays, without anybody to tell, until c-ares calls back. Invariant: a query
+ * is in r->queries until c-ares has called back; fn is NULL once the answer was
+ * given or given up.
+ */
+#define _GNU_SOURCE
+#include "egress/resolver.h"
+
+#include "lib/list.h"
+
+#include <ares.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <string.h>
+
+#define TRY_MS 1500
+#define TRIES  3
+
+struct resolver {
+	struct loop *loop;
+	ares_channel channel;
+	char *host_servers; /* csv, as it was at start */
+	struct list sockets, queries;
+	struct loop_timer timer;
+};
+
+struct resolver_socket {
+	struct list link; /* first: loop_defer_free() */
+	struct loop_src src;
+	struct resolver *r;
+};
+
+struct resolver_query {
+	struct list link;
+	struct resolver *r;
+	resolver_fn *fn;
+	void *arg;
+	bool *answered; /* of the call that asks, while it lasts */
+	struct loop_timer deadline;
+};
+
+/* --- c-ares on the loop --------------------------------------------------------------------- */
+
+static void resolver_rearm(struct resolver *r)
+{
+	struct timeval tv, *next = ares_timeout(r->channel, NULL, &tv);
+
+	loop_timer_cancel(&r->timer);
+	if (next)
+		loop_timer_set(r->loop, &r->timer,
+			       (uint64_t)next->tv_sec * 1000000000u +
+				       (uint64_t)next->tv_usec * 1000u + 1000000u);
+}
+
+static void resolver_on_timer(struct loop_timer *t)
+{
+	struct resolver *r = t->arg;
+
+	ares_process_fd(r->channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD);
+	resolver_rearm(r);
+}
+
+static void resolver_on_socket(struct loop_src *src, uint32_t events)
+{
+	struct resolver_socket *s = src->arg;
+	struct resolver *r = s->r;
+	int fd = src->fd;
+	bool in = events & (EPOLLIN | EPOLLHUP | EPOLLERR), out = events & EPOLLOUT;
+
+	/* s may be gone from here on */
+	ares_process_fd(r->channel, in ? fd : ARES_SOCKET_BAD, out ? fd : ARES_SOCKET_BAD);
+	resolver_rearm(r);
+}
+
+static struct resolver_socket *resolver_socket_find(struct resolver *r, int fd)
+{
+	list_for_each (s, &r->sockets, struct resolver_socket, link)
+		if (s->src.fd == fd)
+			return s;
+	return NULL;
+}
+
+/* c-ares tells what it waits for on a socket; nothing any more: it closes it next. */
+static void resolver_on_state(void *arg, ares_socket_t fd, int readable, int writable)
+{
+	struct resolver *r = arg;
+	struct resolver_socket *s = resolver_socket_find(r, fd);
+	uint32_t events = (readable ? EPOLLIN : 0u) | (writable ? EPOLLOUT : 0u);
+
+	if (!events) {
+		if (s) {
+			loop_del(&s->src);
+			list_del(&s->link);
+			loop_defer_free(r->loop, s);
+		}
+		return;
+	}
+	if (s) {
+		loop_mod(&s->src, events);
+		return;
+	}
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return; /* the question times out */
+	s->r = r;
+	s->src = (struct loop_src){.fd = -1, .fn = resolver_on_socket, .arg = s};
+	if (loop_add(r->loop, &s->src, fd, events) < 0) {
+		free(s);
+		return;
+	}
+	list_add_tail(&r->sockets, &s->link);
+}
+
+/* --- start and end -------------------------------------------------------------------------- */
+
+/* What ares_set_servers_ports_csv() reads. */
+static int resolver_save_servers(struct resolver *r)
+{
+	struct ares_addr_port_node *list = NULL;
+	size_t cap = 1;
+	char *text, *at;
+
+	if (ares_get_servers_ports(r->channel, &list) != ARES_SUCCESS)
+		return -EIO;
+	for (struct ares_addr_port_node *n = list; n; n = n->next)
+		cap += INET6_ADDRSTRLEN + sizeof("[]:65535,");
+	text = at = calloc(1, cap);
+	for (struct ares_addr_port_node *n = list; n && text; n = n->next) {
+		char a[INET6_ADDRSTRLEN];
+
+		ares_inet_ntop(n->family, &n->addr, a, sizeof(a));
+		at += snprintf(at, cap - (size_t)(at - text), n->family == AF_INET6 ? "[%s]" : "%s",
+			       a);
+		if (n->udp_port)
+			at += snprintf(at, cap - (size_t)(at - text), ":%d", n->udp_port);
+		if (n->next)
+			*at++ = ',';
+	}
+	ares_free_data(list);
+	r->host_servers = text;
+	return text ? 0 : -ENOMEM;
+}
+
+int resolver_new(struct resolver **out, struct loop *loop, struct err *err)
+{
+	struct resolver *r = calloc(1, sizeof(*r));
+	/* No search list, no file of hosts, no sorting by routes: exactly the name that was asked.
+	 */
+	struct ares_options o = {
+		.flags = ARES_FLAG_NOSEARCH | ARES_FLAG_NOALIASES,
+		.timeout = TRY_MS,
+		.tries = TRIES,
+		.lookups = (char *)(uintptr_t) "b",
+		.sock_state_cb = resolver_on_state,
+		.sock_state_cb_data = r,
+	};
+	int rc;
+
+	if (!r)
+		return err_text(err, ENOMEM, "no memory");
+	r->loop = loop;
+	list_init(&r->sockets);
+	list_init(&r->queries);
+	r->timer = (struct loop_timer){.fn = resolver_on_timer, .arg = r};
+	rc = ares_library_init(ARES_LIB_INIT_ALL);
+	if (rc == ARES_SUCCESS)
+		rc = ares_init_options(&r->channel, &o,
+				       ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES |
+					       ARES_OPT_LOOKUPS | ARES_OPT_SOCK_STATE_CB);
+	if (rc != ARES_SUCCESS) {
+		r->channel = NULL;
+		err_text(err, EIO, "the resolver cannot start: %s", ares_strerror(rc));
+	} else if (resolver_save_servers(r) < 0) {
+		rc = -1;
+		err_text(err, EIO, "the resolver does not tell its servers");
+	}
+	if (rc) {
+		resolver_free(r);
+		return -EIO;
+	}
+	*out = r;
+	return 0;
+}
+
+void resolver_free(struct resolver *r)
+{
+	if (!r)
+		return;
+	list_for_each (q, &r->queries, struct resolver_query, link)
+		q->fn = NULL;
+	if (r->channel)
+		ares_destroy(r->channel);
+	loop_timer_cancel(&r->timer);
+	ares_library_cleanup();
+	free(r->host_servers);
+	free(r);
+}
+
+int resolver_set_servers(struct resolver *r, const char *csv)
+{
+	int rc;
+
+	list_for_each (q, &r->queries, struct resolver_query, link)
+		resolver_give_up(q);
+	ares_cancel(r->channel);
+	rc = ares_set_servers_ports_csv(r->channel, csv ? csv : r->host_servers);
+	resolver_rearm(r);
+	return rc == ARES_SUCCESS ? 0 : -EINVAL;
+}
+
+/* --- questions ------------------------------------------------------------------------------ */
+
+static void resolver_take_family(struct resolver_answer *a, const struct ares_addrinfo *ai,
+				 int family)
+{
+	for (const struct ares_addrinfo_node *n = ai->nodes; n; n = n->ai_next) {
+		if (n->ai_family != family || (size_t)n->ai_addrlen > sizeof(a->address[0]) ||
+		    a->n == RESOLVER_ADDRESSES_MAX)
+			continue;
+		memcpy(&a->address[a->n++], n->ai_addr, n->ai_addrlen);
+	}
+}
+
+static void resolver_answer_set(struct resolver_answer *a, int status,
+				const struct ares_addrinfo *ai)
+{
+	switch (status) {
+	case ARES_SUCCESS:
+		resolver_take_family(a, ai, AF_INET);
+		resolver_take_family(a, ai, AF_INET6);
+		a->rc = a->n ? 0 : -ENODATA;
+		return;
+	case ARES_ENODATA:
+		a->rc = -ENODATA;
+		return;
+	case ARES_ENOTFOUND:
+		a->rc = -ENOENT;
+		return;
+	case ARES_ETIMEOUT:
+		a->rc = -ETIMEDOUT;
+		a->why = "it did not answer in time";
+		return;
+	default:
+		a->rc = status == ARES_ENOMEM ? -ENOMEM : -EIO;
+		a->why = ares_strerror(status);
+	}
+}
+
+static void resolver_on_answer(void *arg, int status, int timeouts, struct ares_addrinfo *ai)
+{
+	struct resolver_query *q = arg;
+	struct resolver_answer a = {0};
+
+	(void)timeouts;
+	loop_timer_cancel(&q->deadline);
+	list_del(&q->link);
+	if (q->answered)
+		*q->answered = true;
+	if (q->fn) {
+		resolver_answer_set(&a, status, ai);
+		q->fn(q->arg, &a);
+	}
+	if (ai)
+		ares_freeaddrinfo(ai);
+	free(q);
+}
+
+static void resolver_on_deadline(struct loop_timer *t)
+{
+	struct resolver_query *q = t->arg;
+	struct resolver_answer a = {.rc = -ETIMEDOUT, .why = "it did not answer in time"};
+	resolver_fn *fn = q->fn;
+
+	q->fn = NULL;
+	if (fn)
+		fn(q->arg, &a);
+}
+
+struct resolver_query *resolver_ask(struct resolver *r, const char *name, resolver_fn *fn,
+				    void *arg)
+{
+	const struct ares_addrinfo_hints hints = {
+		.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = ARES_AI_NOSORT};
+	struct resolver_query *q = calloc(1, sizeof(*q));
+	bool answered = false;
+
+	if (!q) {
+		fn(arg, &(struct resolver_answer){.rc = -ENOMEM, .why = "there is no memory"});
+		return NULL;
+	}
+	*q = (struct resolver_query){.r = r, .fn = fn, .arg = arg, .answered = &answered};
+	q->deadline = (struct loop_timer){.fn = resolver_on_deadline, .arg = q};
+	list_add_tail(&r->queries, &q->link);
+	loop_timer_set(r->loop, &q->deadline, RESOLVER_DEADLINE_S * 1000000000ull);
+	ares_getaddrinfo(r->channel, name, NULL, &hints, resolver_on_answer, q);
+	resolver_rearm(r);
+	if (answered)
+		return NULL; /* q is gone */
+	q->answered = NULL;
+	return q;
+}
+
+void resolver_give_up(struct resolver_query *q)
+{
+	if (!q)
+		return;
+	q->fn = NULL;
+	loop_timer_cancel(&q->deadline);
+}

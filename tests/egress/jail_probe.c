@@ -1,0 +1,323 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Enters the jail of podflare-egress as the program does, and tries one thing.
+ *
+ *   egress-jail-probe NAME
+ *
+ * Exit status: 0: it could be done; 1: it failed with an error; a death by SIGSYS is the filter's.
+ */
+#define _GNU_SOURCE
+#include "egress/jail.h"
+#include "lib/log.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/netlink.h>
+#include <netinet/in.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+/* The number that glibc's wrapper would use is what the filter sees. */
+static long try_open(void)
+{
+	return open("/", O_RDONLY | O_CLOEXEC);
+}
+
+static long try_openat2(void)
+{
+	uint64_t how[3] = {O_RDONLY};
+
+	return syscall(SYS_openat2, AT_FDCWD, "/", how, sizeof(how));
+}
+
+static long try_exec(void)
+{
+	char *const none[] = {NULL};
+
+	return execve("/bin/true", none, none);
+}
+
+static long try_fork(void)
+{
+	return syscall(SYS_fork);
+}
+
+static long try_clone(void)
+{
+	return syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, 0);
+}
+
+static long try_clone3(void)
+{
+	return syscall(SYS_clone3, NULL, 0);
+}
+
+static long try_stat(void)
+{
+	struct stat st;
+
+	return stat("/", &st);
+}
+
+static long try_bind(void)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+
+	return bind(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), (struct sockaddr *)&a,
+		    sizeof(a));
+}
+
+static long try_listen(void)
+{
+	return listen(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), 1);
+}
+
+static long try_accept(void)
+{
+	return accept4(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), NULL, NULL, 0);
+}
+
+static long try_unix(void)
+{
+	return socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+}
+
+static long try_socketpair(void)
+{
+	int fds[2];
+
+	return socketpair(AF_UNIX, SOCK_DGRAM, 0, fds);
+}
+
+static long try_netlink(void)
+{
+	return socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE);
+}
+
+static long try_packet(void)
+{
+	return socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+}
+
+static long try_vsock(void)
+{
+	return socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+}
+
+static long try_raw(void)
+{
+	return socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_ICMP);
+}
+
+static long try_icmp(void)
+{
+	return socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, IPPROTO_ICMP);
+}
+
+static long try_mptcp(void)
+{
+	return socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 262);
+}
+
+static long try_ptrace(void)
+{
+	return ptrace(PTRACE_TRACEME, 0, NULL, NULL);
+}
+
+static long try_kill(void)
+{
+	return kill(1, 0);
+}
+
+static long try_tgkill(void)
+{
+	return syscall(SYS_tgkill, getpid(), gettid(), SIGTERM);
+}
+
+static long try_pidfd(void)
+{
+	return syscall(SYS_pidfd_open, 1, 0);
+}
+
+static long try_readv(void)
+{
+	return syscall(SYS_process_vm_readv, 1, NULL, 0, NULL, 0, 0);
+}
+
+static long try_unshare(void)
+{
+	return unshare(CLONE_NEWUSER);
+}
+
+static long try_mount(void)
+{
+	return mount("none", "/", "tmpfs", 0, NULL);
+}
+
+static long try_chroot(void)
+{
+	return chroot("/");
+}
+
+static long try_setuid(void)
+{
+	return setuid(0);
+}
+
+static long try_prctl(void)
+{
+	return prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
+}
+
+static long try_ioctl(void)
+{
+	return ioctl(0, FIONREAD, NULL);
+}
+
+static long try_memfd(void)
+{
+	return memfd_create("x", 0);
+}
+
+static long try_bpf(void)
+{
+	return syscall(SYS_bpf, 0, NULL, 0);
+}
+
+static long try_io_uring(void)
+{
+	return syscall(SYS_io_uring_setup, 1, NULL);
+}
+
+static long try_exec_memory(void)
+{
+	void *p = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED ? -1 : 0;
+}
+
+static long try_exec_protect(void)
+{
+	void *p = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return mprotect(p, 4096, PROT_READ | PROT_EXEC);
+}
+
+/* What has to work. */
+static long try_nothing(void)
+{
+	return 0;
+}
+
+static long try_tcp(void)
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	a.sin_port = htons(1);
+	return connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0 && errno == EINPROGRESS ? 0 : fd;
+}
+
+static long try_udp6(void)
+{
+	return socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, IPPROTO_UDP);
+}
+
+static long try_memory(void)
+{
+	void *p = malloc(64u << 20);
+
+	if (!p)
+		return -1;
+	memset(p, 1, 64u << 20);
+	free(p);
+	return 0;
+}
+
+static long try_too_much_memory(void)
+{
+	return malloc(1024ul << 20) ? 0 : -1;
+}
+
+static long try_abort(void)
+{
+	abort();
+}
+
+static const struct {
+	const char *name;
+	long (*fn)(void);
+} probes[] = {
+	{"open", try_open},
+	{"openat2", try_openat2},
+	{"exec", try_exec},
+	{"fork", try_fork},
+	{"clone", try_clone},
+	{"clone3", try_clone3},
+	{"stat", try_stat},
+	{"bind", try_bind},
+	{"listen", try_listen},
+	{"accept", try_accept},
+	{"unix", try_unix},
+	{"socketpair", try_socketpair},
+	{"netlink", try_netlink},
+	{"packet", try_packet},
+	{"vsock", try_vsock},
+	{"raw", try_raw},
+	{"icmp", try_icmp},
+	{"mptcp", try_mptcp},
+	{"ptrace", try_ptrace},
+	{"kill", try_kill},
+	{"tgkill", try_tgkill},
+	{"pidfd", try_pidfd},
+	{"process_vm_readv", try_readv},
+	{"unshare", try_unshare},
+	{"mount", try_mount},
+	{"chroot", try_chroot},
+	{"setuid", try_setuid},
+	{"prctl", try_prctl},
+	{"ioctl", try_ioctl},
+	{"memfd", try_memfd},
+	{"bpf", try_bpf},
+	{"io_uring", try_io_uring},
+	{"exec-memory", try_exec_memory},
+	{"exec-protect", try_exec_protect},
+	{"nothing", try_nothing},
+	{"tcp", try_tcp},
+	{"udp6", try_udp6},
+	{"memory", try_memory},
+	{"too-much-memory", try_too_much_memory},
+	{"abort", try_abort},
+};
+
+int main(int argc, char **argv)
+{
+	struct jail_user user;
+	struct err err = {0};
+
+	for (size_t i = 0; argc == 2 && i < ARRAY_SIZE(probes); i++) {
+		if (strcmp(argv[1], probes[i].name) != 0)
+			continue;
+		if (jail_find_user("nobody", &user, &err) < 0 || jail_enter(&user, &err) < 0) {
+			log_error("%s", err.msg);
+			return 3;
+		}
+		return probes[i].fn() < 0 ? 1 : 0;
+	}
+	for (size_t i = 0; argc == 1 && i < ARRAY_SIZE(probes); i++)
+		puts(probes[i].name);
+	return argc == 1 ? 0 : 2;
+}

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a name leads to: only addresses that may be reached, as they were checked, and what happens
+when the resolver is of no help."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import Any
+
+import pytest
+from conftest import Proxy, recv_exactly
+from servers import Dns, Tcp
+
+
+def reach(port: int) -> dict[str, Any]:
+    return {"host": "a.test", "ports": [port], "tls": False}
+
+
+NOT_PUBLIC = {
+    "loopback": "127.0.0.1",
+    "loopback-other": "127.8.8.8",
+    "this-network": "0.0.0.0",
+    "private-10": "10.0.0.1",
+    "private-172": "172.31.255.255",
+    "private-192": "192.168.1.1",
+    "shared": "100.64.0.1",
+    "link-local": "169.254.1.1",
+    "metadata": "169.254.169.254",
+    "metadata-other": "100.100.100.200",
+    "multicast": "224.0.0.1",
+    "broadcast": "255.255.255.255",
+    "reserved": "240.0.0.1",
+    "documentation": "192.0.2.1",
+    "benchmark": "198.18.0.1",
+    "loopback-6": "::1",
+    "unspecified-6": "::",
+    "mapped": "::ffff:127.0.0.1",
+    "mapped-public": "::ffff:93.184.216.34",
+    "compatible": "::7f00:1",
+    "link-local-6": "fe80::1",
+    "unique-local": "fd00::1",
+    "metadata-6": "fd00:ec2::254",
+    "multicast-6": "ff02::1",
+    "6to4": "2002:7f00:1::",
+    "teredo": "2001::1",
+    "nat64": "64:ff9b::7f00:1",
+    "documentation-6": "2001:db8::1",
+}
+
+
+@pytest.mark.parametrize("case", NOT_PUBLIC)
+def test_address_that_is_not_public(proxy: Proxy, dns: Dns, case: str) -> None:
+    dns.answers["a.test"] = [NOT_PUBLIC[case]]
+    proxy.policy(["a.test"], resolve={}, resolvers=[dns.address], allow_ranges=[])
+    told = proxy.connect("a.test", 443).denial
+    assert told["reason"] == "address"
+    record = proxy.decision()
+    # The operator sees which address it was, the guest only what kind.
+    assert ipaddress.ip_address(record["address"]) == ipaddress.ip_address(NOT_PUBLIC[case])
+    assert NOT_PUBLIC[case] not in str(told)
+
+
+def test_the_same_from_the_policys_own_answers(proxy: Proxy) -> None:
+    proxy.policy(["a.test"], resolve={"a.test": ["10.0.0.1"]}, allow_ranges=[])
+    assert proxy.connect("a.test", 443).denial["reason"] == "address"
+
+
+@pytest.mark.jail
+def test_a_range_allows_it(proxy: Proxy, dns: Dns, echo: Tcp) -> None:
+    dns.answers["a.test"] = ["127.0.0.1"]
+    members = {"resolve": {}, "resolvers": [dns.address]}
+    proxy.policy([reach(echo.port)], allow_ranges=["127.0.0.1/32"], **members)
+    assert proxy.connect("a.test", echo.port).status == 200
+    assert proxy.decision()["address"] == "127.0.0.1"
+    dns.answers["a.test"] = ["127.0.0.2"]
+    assert proxy.connect("a.test", echo.port).denial["reason"] == "address"
+
+
+def test_the_first_that_is_allowed_is_dialled(proxy: Proxy, dns: Dns) -> None:
+    with Tcp(address="127.0.0.3") as server, Tcp(address="127.0.0.1", port=server.port) as other:
+        dns.answers["a.test"] = ["10.1.1.1", "127.0.0.1", "169.254.169.254", "127.0.0.3"]
+        proxy.policy(
+            [reach(server.port)], resolve={}, resolvers=[dns.address],
+            allow_ranges=["127.0.0.3/32"],
+        )  # fmt: skip
+        s = proxy.connect("a.test", server.port).socket
+        s.sendall(b"here")
+        assert recv_exactly(s, 4) == b"here"
+        assert (server.accepted, other.accepted) == (1, 0)
+    assert proxy.decision()["address"] == "127.0.0.3"
+
+
+@pytest.mark.jail
+def test_rebinding(proxy: Proxy, dns: Dns) -> None:
+    """The first answer may be reached, those after it may not: whoever is dialled was in the answer
+    that was checked."""
+    with Tcp(address="127.0.0.3") as good, Tcp(address="127.0.0.1", port=good.port) as bad:
+        turns = iter([["127.0.0.3"]] + [["127.0.0.1"]] * 20)
+        dns.answers["a.test"] = lambda kind: next(turns) if kind == Dns.A else []
+        proxy.policy(
+            [reach(good.port)], resolve={}, resolvers=[dns.address], allow_ranges=["127.0.0.3/32"]
+        )
+        s = proxy.connect("a.test", good.port).socket
+        s.sendall(b"good")
+        assert recv_exactly(s, 4) == b"good"
+        assert [k for _, k in dns.asked].count(Dns.A) == 1  # nobody asked again to dial
+        assert proxy.connect("a.test", good.port).denial["reason"] == "address"
+        assert bad.accepted == 0
+
+
+def test_exactly_the_name_is_asked(proxy: Proxy, dns: Dns, echo: Tcp) -> None:
+    proxy.policy([reach(echo.port)], resolve={}, resolvers=[dns.address])
+    assert proxy.connect("a.test", echo.port).denial["reason"] == "no_name"
+    assert set(dns.asked) == {("a.test", Dns.A), ("a.test", Dns.AAAA)}
+
+
+@pytest.mark.jail
+def test_answer_by_tcp(proxy: Proxy, dns: Dns, echo: Tcp) -> None:
+    dns.truncated = True
+    dns.answers["a.test"] = [f"10.0.0.{i}" for i in range(1, 30)] + ["127.0.0.1"]
+    proxy.policy([reach(echo.port)], resolve={}, resolvers=[dns.address])
+    assert proxy.connect("a.test", echo.port).status == 200
+    assert dns.stream.accepted > 0
+
+
+def test_ipv4_when_there_is_both(proxy: Proxy, dns: Dns, echo: Tcp) -> None:
+    dns.answers["a.test"] = ["::1", "127.0.0.1"]
+    proxy.policy(
+        [reach(echo.port)], resolve={}, resolvers=[dns.address],
+        allow_ranges=["127.0.0.1/32", "::1/128"],
+    )  # fmt: skip
+    assert proxy.connect("a.test", echo.port).status == 200
+    assert proxy.decision()["address"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Dns.NXDOMAIN, "no_name"),
+        ([], "no_name"),
+        (Dns.SERVFAIL, "resolver"),
+        (Dns.REFUSED, "resolver"),
+        (None, "resolver"),
+    ],
+)
+def test_resolver_of_no_help(proxy: Proxy, dns: Dns, answer: Any, reason: str) -> None:
+    dns.answers["a.test"] = answer
+    proxy.policy(["a.test"], resolve={}, resolvers=[dns.address])
+    told = proxy.connect("a.test", 443).denial
+    assert told["reason"] == reason and "a.test" in told["detail"]
+    assert proxy.decision()["reason"] == reason
+
+
+@pytest.mark.jail
+def test_resolver_is_dead(proxy: Proxy) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{s.getsockname()[1]}"
+    proxy.policy(["a.test"], resolve={}, resolvers=[address])
+    assert proxy.connect("a.test", 443).denial["reason"] == "resolver"
+    code, _ = proxy.socks_name(b"a.test", 443)
+    assert code == 2
+
+
+def test_answers_that_are_none(proxy: Proxy, dns: Dns) -> None:
+    """Packets that nobody asked for, too short or of another question, are no answers."""
+    reply = dns.reply
+
+    def lie(packet: bytes) -> bytes:
+        honest = reply(packet)
+        assert honest
+        for wrong in (b"", honest[:5], bytes([honest[0] ^ 1]) + honest[1:], bytes(600)):
+            dns.socket.sendto(wrong, dns.peer)
+        return honest.replace(b"\1a\4test", b"\1b\4test")
+
+    dns.answers["a.test"] = ["127.0.0.1"]
+    dns.reply = lie  # type: ignore[method-assign]
+    proxy.policy(["a.test"], resolve={}, resolvers=[dns.address])
+    assert proxy.connect("a.test", 443).denial["reason"] == "resolver"
+
+
+def test_guest_goes_away_while_the_name_is_resolved(proxy: Proxy, dns: Dns) -> None:
+    dns.answers["a.test"] = None
+    proxy.policy(["a.test"], resolve={}, resolvers=[dns.address], limits={"connections": 1})
+    s = proxy.stream()
+    s.sendall(b"CONNECT a.test:443 HTTP/1.1\r\n\r\n")
+    while not dns.asked:
+        assert proxy.silent()
+    assert proxy.connect("a.test", 443).denial["reason"] == "connections"
+    s.close()
+    # It is forgotten: the next one is asked about.
+    proxy.policy(["a.test"], limits={"connections": 1})
+    assert proxy.connect("a.test", 443).denial["reason"] == "upstream"
+
+
+@pytest.mark.jail
+def test_destination_that_refuses(proxy: Proxy) -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+        proxy.policy([f"a.test:{port}"])
+        reply = proxy.connect("a.test", port)
+        assert reply.status == 502
+        told = reply.denial
+        assert told["reason"] == "upstream" and "refused" in told["detail"]
+        assert proxy.decision()["verdict"] == "allow"
+        assert proxy.decision()["reason"] == "upstream"
+        assert proxy.end()["why"] == "upstream"
+        code, _ = proxy.socks_name(b"a.test", port)
+        assert code == 5
+
+
+# What a test of the policy says.
+
+
+def test_policy_test_allows(proxy: Proxy, dns: Dns) -> None:
+    dns.answers["a.test"] = ["10.0.0.1", "127.0.0.1", "8.8.8.8"]
+    proxy.policy(
+        ["a.test"], resolve={}, resolvers=[dns.address], allow_ranges=["127.0.0.1/32"]
+    )
+    told = proxy.test("A.test")
+    assert (told["verdict"], told["reason"], told["rule"]) == ("allow", None, "a.test")
+    addresses = {a["address"]: (a["allowed"], a["why"]) for a in told["addresses"]}
+    assert addresses["10.0.0.1"][0] is False and "private" in addresses["10.0.0.1"][1]
+    assert addresses["127.0.0.1"][0] is True and "127.0.0.1/32" in addresses["127.0.0.1"][1]
+    assert addresses["8.8.8.8"][0] is True
+
+
+def test_policy_test_denies(proxy: Proxy, dns: Dns) -> None:
+    dns.answers["a.test"] = ["10.0.0.1"]
+    dns.answers["b.test"] = None
+    members = {"resolve": {}, "resolvers": [dns.address], "allow_ranges": []}
+    proxy.policy([{"host": "a.test", "methods": ["GET"]}, "b.test", "c.test"], **members)
+    assert proxy.test("a.test")["reason"] == "tunnel"
+    assert proxy.test("a.test", method="POST", path="/")["reason"] == "method"
+    told = proxy.test("a.test", method="GET", path="/")
+    assert told["reason"] == "address" and told["addresses"][0]["allowed"] is False
+    told = proxy.test("other.test")
+    assert told["reason"] == "not_allowed" and told["hint"] and told["addresses"] == []
+    assert proxy.test("127.0.0.1")["reason"] == "bad_host"
+    assert proxy.test("a.test\0")["reason"] == "bad_host"
+    assert proxy.test("c.test")["reason"] == "no_name"
+    assert proxy.test("b.test")["reason"] == "resolver"
+    # It leaves no trace: neither records nor numbers.
+    assert {m["type"] for m in proxy.seen} == {"policy", "test"}
+    proxy.connect("other.test", 443)
+    assert proxy.decision()["id"] == 1
