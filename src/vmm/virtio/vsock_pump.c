@@ -7,13 +7,16 @@
  * left, so that the loop thread comes back after others had their turn.
  *
  * Invariant: rst_len + live <= VSOCK_RSTS. A connection that ends hands its
- * place to its RST, so an RST is never dropped. What a guest does wrong with a
- * packet costs it the connection; what it does wrong with a queue, the device.
+ * place to its RST, so an RST is never dropped; a packet of the guest, which may
+ * need a place of its own, is taken only when there is one. What a guest does
+ * wrong with a packet costs it the connection; what it does wrong with a queue,
+ * the device.
  *
  * Thread: under the device lock. Fork: see vsock.h.
  */
 #include "vmm/virtio/vsock_pump.h"
 
+#include "proto/guest.h"
 #include "vmm/virtio/virtio_spec.h"
 
 #include <errno.h>
@@ -44,7 +47,27 @@ void vsock_drop_conn(struct vsock *v, struct vsock_conn *c)
 		epoll_ctl(v->epfd, EPOLL_CTL_DEL, c->fd, NULL);
 	vsock_conn_close(c);
 	v->wanting[slot / 64] &= ~(1ull << slot % 64);
+	if (slot >= VSOCK_CONNS) {
+		v->untold &= ~(1ull << (slot - VSOCK_CONNS));
+		v->told &= ~(1ull << (slot - VSOCK_CONNS));
+	}
 	v->live--;
+}
+
+/* A connection that the guest opened is over. With its owner's answer still to come it stays, mute.
+ */
+static void end_guest_conn(struct vsock *v, struct vsock_conn *c, bool rst)
+{
+	uint32_t host_port = c->host_port, guest_port = c->guest_port;
+
+	if (c->fd >= 0)
+		shutdown(c->fd, SHUT_RDWR);
+	if (v->told >> (slot_of(v, c) - VSOCK_CONNS) & 1)
+		c->guest_gone = true;
+	else
+		vsock_drop_conn(v, c);
+	if (rst)
+		vsock_push_rst(v, VSOCK_CID_HOST, host_port, guest_port);
 }
 
 void vsock_end_conn(struct vsock *v, struct vsock_conn *c, bool rst, int err)
@@ -53,6 +76,10 @@ void vsock_end_conn(struct vsock *v, struct vsock_conn *c, bool rst, int err)
 	uint32_t host_port = c->host_port, guest_port = c->guest_port, cookie = c->cookie;
 	bool reported = state == VSOCK_CONN_OPEN && c->fd < 0;
 
+	if (slot_of(v, c) >= VSOCK_CONNS) {
+		end_guest_conn(v, c, rst);
+		return;
+	}
 	/* End of file reaches the host at once, even if a process just forked holds a copy. */
 	if (c->fd >= 0)
 		shutdown(c->fd, SHUT_RDWR);
@@ -70,7 +97,8 @@ static void detach(struct vsock *v, struct vsock_conn *c)
 {
 	epoll_ctl(v->epfd, EPOLL_CTL_DEL, c->fd, NULL);
 	close_fd(&c->fd);
-	v->events.closed(v->events.arg, c->cookie);
+	if (slot_of(v, c) < VSOCK_CONNS)
+		v->events.closed(v->events.arg, c->cookie);
 }
 
 void vsock_review(struct vsock *v, struct vsock_conn *c)
@@ -115,6 +143,8 @@ static struct vsock_conn *find_conn(struct vsock *v, uint32_t host_port, uint32_
 {
 	struct vsock_conn *c = &v->conn[host_port % VSOCK_CONNS];
 
+	if (host_port == GUEST_EGRESS_PORT)
+		return vsock_guest_find(v, guest_port);
 	if (c->state < VSOCK_CONN_REQUESTED || c->guest_gone || c->host_port != host_port ||
 	    c->guest_port != guest_port)
 		return NULL;
@@ -132,7 +162,7 @@ static bool conn_packet(struct vsock *v, struct vsock_conn *c, const struct vsoc
 		v->events.connected(v->events.arg, c->cookie);
 		return true;
 	}
-	if (c->state != VSOCK_CONN_OPEN)
+	if (c->state != VSOCK_CONN_OPEN || c->response_due)
 		return false;
 	switch (h->op) {
 	case VSOCK_OP_RW:
@@ -188,8 +218,10 @@ static void handle_packet(struct vsock *v)
 		return;
 	c = h.dst_cid == VSOCK_CID_HOST ? find_conn(v, h.dst_port, h.src_port) : NULL;
 	if (!c) {
-		/* Also the answer to every REQUEST: a guest opens no connections. */
-		if (h.op != VSOCK_OP_RST)
+		bool opened = verdict == VSOCK_ACCEPT && h.op == VSOCK_OP_REQUEST &&
+			      vsock_guest_request(v, &h);
+
+		if (!opened && h.op != VSOCK_OP_RST)
 			vsock_push_rst(v, h.dst_cid, h.dst_port, h.src_port);
 	} else if (verdict == VSOCK_ACCEPT && h.op == VSOCK_OP_RST) {
 		guest_reset(v, c);
@@ -225,7 +257,7 @@ static unsigned pump_tx(struct vsock *v, unsigned max)
 /* The next connection, from the cursor on, that may have a packet; NULL: none. */
 static struct vsock_conn *next_wanting(struct vsock *v)
 {
-	const unsigned words = VSOCK_CONNS / 64;
+	const unsigned words = VSOCK_SLOTS / 64;
 
 	for (unsigned i = 0; i <= words; i++) {
 		unsigned w = (v->cursor / 64 + i) % words;
@@ -269,7 +301,7 @@ static bool next_packet(struct vsock *v, struct vsock_hdr *h)
 		made = vsock_conn_next(c, h, v->payload, n);
 		vsock_review(v, c);
 		if (made) {
-			v->cursor = (slot_of(v, c) + 1) % VSOCK_CONNS;
+			v->cursor = (slot_of(v, c) + 1) % VSOCK_SLOTS;
 			return true;
 		}
 	}
