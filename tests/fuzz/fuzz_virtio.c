@@ -374,7 +374,9 @@ static void check(const struct world *w)
 	}
 	MUST(live == w->v.live && live + w->v.rst_len <= VSOCK_RSTS);
 	for (unsigned q = 0; q < VSOCK_QUEUES; q++)
-		MUST(!w->v.dev.queue[q].used_moved);
+		MUST(!w->v.dev.queue[q].used_moved &&
+		     virtq_kept(&w->v.dev.queue[q]) <=
+			     (q == VSOCK_QUEUE_TX ? w->v.dev.queue[q].size / 4 : 0));
 	if (w->v.dev.status & (VIRTIO_STATUS_NEEDS_RESET | VIRTIO_STATUS_FAILED))
 		for (unsigned i = 0; i < VSOCK_SLOTS; i++)
 			MUST(w->v.conn[i].state <= VSOCK_CONN_WAIT ||

@@ -115,9 +115,16 @@ static int activate(struct virtio_dev *dev)
 
 static void notify(struct virtio_dev *dev, unsigned q)
 {
-	/* Buffers of the event queue are kept: nothing is reported by it (fork sends RSTs). */
-	if (q != VSOCK_QUEUE_EVENT)
-		vsock_run(vsock_of(dev));
+	struct virtq *tx = &dev->queue[VSOCK_QUEUE_TX];
+	uint16_t before = tx->next_avail;
+
+	/* Nothing is reported by the event queue (fork sends RSTs). */
+	if (q == VSOCK_QUEUE_EVENT)
+		return;
+	vsock_run(vsock_of(dev));
+	/* A notification of nothing: the driver may lack room. */
+	if (q == VSOCK_QUEUE_TX && tx->next_avail == before)
+		virtq_return(tx);
 }
 
 static void config_read(struct virtio_dev *dev, uint32_t off, void *data, uint32_t len)

@@ -30,6 +30,14 @@
  * to the guest have a queue with a place for each connection; when it is full
  * the transmit queue stands still until the guest offers receive buffers.
  *
+ * A driver sends a credit update whenever it has read what there was, and has
+ * nothing to wait for afterwards. Their buffers are kept (virtq_keep()) until there
+ * is a reason for an interrupt anyway: any other packet, in either direction. The
+ * driver never runs out of buffers for it: at most half of its descriptors are
+ * kept, and none once it notifies without having offered anything, as Linux' does
+ * when it finds no room (virtqueue_add() of a full queue). What else it may wait
+ * for, such as the end of a zero-copy send, hangs on packets with data.
+ *
  * Events of sockets: vsock_event_fd() is an epoll descriptor that the owner
  * watches for EPOLLIN in its loop (level-triggered), calling
  * vsock_handle_events(). Sockets are added and removed behind it under the
@@ -37,8 +45,9 @@
  *
  * Thread: all functions under the VM's device lock; vCPU threads come in
  * through the transport, the loop thread through vsock_handle_events(),
- * vsock_connect() and what concerns connections of the guest. Nothing allocates after vsock_init():
- * the rings are one reservation whose pages are touched only when a socket does not keep up.
+ * vsock_connect() and what concerns connections of the guest. Nothing allocates
+ * after vsock_init(): the rings are one reservation whose pages are touched only
+ * when a socket does not keep up.
  *
  * Saved state: port counter and the addresses of live connections, whoever opened
  * them, each of which becomes an RST to the guest after a load; the switch is off.

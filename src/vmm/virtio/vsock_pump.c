@@ -197,8 +197,8 @@ static void bad_packet(struct vsock *v)
 	v->dev.faults++;
 }
 
-/* The packet in v->chain, from the guest. */
-static void handle_packet(struct vsock *v)
+/* The packet in v->chain, from the guest: its header's op when it was a good one, else 0. */
+static unsigned handle_packet(struct vsock *v)
 {
 	uint8_t raw[VSOCK_HDR_BYTES];
 	enum vsock_verdict verdict;
@@ -207,7 +207,7 @@ static void handle_packet(struct vsock *v)
 
 	if (v->chain.out_len < VSOCK_HDR_BYTES) {
 		bad_packet(v);
-		return;
+		return 0;
 	}
 	virtq_read(&v->chain, 0, raw, VSOCK_HDR_BYTES);
 	vsock_hdr_unpack(raw, &h);
@@ -215,7 +215,7 @@ static void handle_packet(struct vsock *v)
 	if (verdict != VSOCK_ACCEPT)
 		bad_packet(v);
 	if (verdict == VSOCK_DROP)
-		return;
+		return 0;
 	c = h.dst_cid == VSOCK_CID_HOST ? find_conn(v, h.dst_port, h.src_port) : NULL;
 	if (!c) {
 		bool opened = verdict == VSOCK_ACCEPT && h.op == VSOCK_OP_REQUEST &&
@@ -227,11 +227,23 @@ static void handle_packet(struct vsock *v)
 		guest_reset(v, c);
 	} else if (verdict == VSOCK_ACCEPT && conn_packet(v, c, &h)) {
 		vsock_review(v, c);
+		return h.op;
 	} else {
 		if (verdict == VSOCK_ACCEPT)
 			bad_packet(v);
 		vsock_end_conn(v, c, true, ECONNRESET);
 	}
+	return 0;
+}
+
+/*
+ * Whether the buffer of a packet that was dealt with may be kept: nobody waits for it, and the
+ * driver has half of its descriptors left.
+ */
+static bool may_keep(const struct vsock *v, const struct virtq *q, unsigned op)
+{
+	return op == VSOCK_OP_CREDIT_UPDATE && v->chain.n_out + v->chain.n_in <= 2 &&
+	       virtq_kept(q) < q->size / 4;
 }
 
 /* Takes up to max packets from the guest: how many. */
@@ -247,8 +259,10 @@ static unsigned pump_tx(struct vsock *v, unsigned max)
 			virtio_dev_fail(&v->dev);
 		if (rc <= 0)
 			break;
-		handle_packet(v);
-		virtq_complete(q, &v->chain, 0);
+		if (may_keep(v, q, handle_packet(v)))
+			virtq_keep(q);
+		else
+			virtq_complete(q, &v->chain, 0);
 		done++;
 	}
 	return done;
@@ -332,6 +346,9 @@ static unsigned pump_rx(struct vsock *v, unsigned max)
 		virtq_complete(q, &v->chain, VSOCK_HDR_BYTES + h.len);
 		done++;
 	}
+	/* One interrupt tells of both. */
+	if (done)
+		virtq_return(&v->dev.queue[VSOCK_QUEUE_TX]);
 	return done;
 }
 
