@@ -53,9 +53,10 @@ enum ctl_type {
 	CTL_RECORDED = 0x8a, /* id, code = 0 or positive errno, text */
 	CTL_LEARNED =
 		0x8b, /* id, code = 0 or positive errno, text, value[] = pages by ctl_hotset */
-	/* id (chosen by the VMM, of no other message), port: the guest opens a connection, and
-	 * waits for CTL_ACCEPT or CTL_REJECT. One that it gives up is not told of: its id is then
-	 * unknown, and what comes for it is dropped. */
+	/* id (chosen by the VMM, never 0; of no other message), port: the guest opens a connection,
+	 * and waits for CTL_ACCEPT or CTL_REJECT, one of which is to come unless CTL_EGRESS 0 does.
+	 * At most 16 are sent before they are answered (vmm/virtio/vsock.h). That the guest gives
+	 * one up is not told of: what comes for an id that nobody waits for is dropped. */
 	CTL_GUEST_CONNECT = 0x8c,
 };
 

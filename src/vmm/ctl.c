@@ -5,6 +5,7 @@
  */
 #include "vmm/ctl.h"
 #include "lib/fdpass.h"
+#include "proto/guest.h"
 #include "vmm/fork/fork.h"
 
 #include <errno.h>
@@ -43,6 +44,21 @@ static void ctl_on_refused(void *arg, uint32_t cookie, int errnum)
 {
 	ctl_post(arg,
 		 &(struct ctl_msg){.type = CTL_REFUSED, .id = cookie, .code = (uint32_t)errnum});
+}
+
+/*
+ * The one message that a guest can cause as often as it likes. When the socket is full the guest is
+ * refused, and the VM goes on.
+ */
+static int ctl_on_asked(void *arg, uint32_t id)
+{
+	const struct ctl_msg m = {.type = CTL_GUEST_CONNECT, .id = id, .port = GUEST_EGRESS_PORT};
+	struct ctl *c = arg;
+	int rc = ctl_send(c->fd, &m, NULL);
+
+	if (rc < 0 && rc != -EAGAIN)
+		loop_quit(c->loop);
+	return rc;
 }
 
 static void ctl_on_disk_failed(void *arg, int errnum, uint64_t failures)
@@ -208,6 +224,24 @@ static void ctl_warm(struct ctl *c, const struct ctl_msg *m)
 		hotsets_populate(&c->machine.hot, &c->machine.ram, m->code);
 }
 
+/* Without a machine there is no guest, and no question of one. */
+static void ctl_egress(struct ctl *c, const struct ctl_msg *m, int *fds)
+{
+	if (!c->booted)
+		return;
+	switch (m->type) {
+	case CTL_EGRESS:
+		machine_set_egress(&c->machine, m->code == 1);
+		break;
+	case CTL_ACCEPT:
+		machine_accept(&c->machine, m->id, take_fd(&fds[0]));
+		break;
+	default: /* CTL_REJECT */
+		machine_reject(&c->machine, m->id);
+		break;
+	}
+}
+
 static void ctl_dispatch(struct ctl *c, const struct ctl_msg *m, int *fds)
 {
 	switch (m->type) {
@@ -235,6 +269,11 @@ static void ctl_dispatch(struct ctl *c, const struct ctl_msg *m, int *fds)
 	case CTL_WARM:
 		ctl_warm(c, m);
 		break;
+	case CTL_EGRESS:
+	case CTL_ACCEPT:
+	case CTL_REJECT:
+		ctl_egress(c, m, fds);
+		break;
 	case CTL_STOP:
 		ctl_post_exit(c, CTL_EXIT_STOPPED, "stopped by the daemon");
 		break;
@@ -254,6 +293,10 @@ static void ctl_refuse(struct ctl *c, const struct ctl_msg *m)
 	switch (m->type) {
 	case CTL_CONNECT:
 		ctl_on_refused(c, m->id, EMFILE);
+		break;
+	case CTL_ACCEPT:
+		if (c->booted)
+			machine_reject(&c->machine, m->id);
 		break;
 	case CTL_FORK:
 		snprintf(reply.text, sizeof(reply.text), "%s", why);
@@ -296,6 +339,7 @@ void ctl_init(struct ctl *c, struct loop *loop, int fd)
 		.status = ctl_on_status,
 		.connected = ctl_on_connected,
 		.refused = ctl_on_refused,
+		.asked = ctl_on_asked,
 		.disk_failed = ctl_on_disk_failed,
 		.ended = ctl_on_ended,
 		.arg = c,

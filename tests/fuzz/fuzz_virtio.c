@@ -2,16 +2,19 @@
 /*
  * The whole vsock device as a hostile guest and a restless host see it. The
  * input is a script of register accesses, writes to guest memory, packets with
- * ports that exist, and actions of the host on its sockets. After every step
+ * ports that exist, actions of the host on its sockets, and its switch and answers
+ * for connections of the guest. After every step
  * the invariants of the device are checked; the sanitizers watch the rest.
  */
 #define _GNU_SOURCE
 #include "input.h"
 
 #include "lib/io.h"
+#include "proto/guest.h"
 #include "vmm/virtio/virtio_spec.h"
 #include "vmm/virtio/vsock.h"
 
+#include <errno.h>
 #include <sys/socket.h>
 
 #define RAM      (64u << 10)
@@ -29,7 +32,9 @@ struct world {
 	int host[STREAMS];
 	unsigned opened;
 	uint8_t connects[STREAMS], ends[STREAMS];
-	uint16_t idx[VSOCK_QUEUES]; /* of the well-behaved driver */
+	uint16_t idx[VSOCK_QUEUES];      /* of the well-behaved driver */
+	uint32_t question[VSOCK_ASKING]; /* ids that are to be answered; 0: none */
+	bool told;                       /* that there are some to be taken */
 };
 
 static void on_irq(void *arg)
@@ -58,10 +63,15 @@ static void on_closed(void *arg, uint32_t cookie)
 	MUST(cookie < w->opened && w->connects[cookie] == 1 && w->ends[cookie]++ == 0);
 }
 
+static void on_asked(void *arg)
+{
+	((struct world *)arg)->told = true;
+}
+
 static void device_init(struct world *w, struct vsock *v)
 {
 	const struct virtio_host host = {.raise_irq = on_irq, .arg = w};
-	const struct vsock_events ev = {on_connected, on_refused, on_closed, w};
+	const struct vsock_events ev = {on_connected, on_refused, on_closed, on_asked, w};
 
 	MUST(vsock_init(v, &w->mem, &host, &ev) == 0);
 }
@@ -123,10 +133,9 @@ static void post_rx(struct world *w, uint8_t n)
 	reg(w, VIRTIO_MMIO_QUEUE_NOTIFY, VSOCK_QUEUE_RX);
 }
 
-/* A packet that fits one of the connections, with some fields from the input. */
-static void packet(struct world *w, struct input *in)
+/* A packet that fits one of the host's connections, with some fields from the input. */
+static void packet(struct world *w, struct input *in, const struct vsock_conn *c)
 {
-	const struct vsock_conn *c = &w->v.conn[input_u8(in) % VSOCK_CONNS];
 	uint32_t i = w->idx[1] % QUEUE, at = TX_BUF + 1024 * i, cut;
 	uint8_t odd = input_u8(in);
 	struct vsock_hdr h = {
@@ -161,18 +170,98 @@ static void packet(struct world *w, struct input *in)
 		reg(w, VIRTIO_MMIO_QUEUE_NOTIFY, VSOCK_QUEUE_TX);
 }
 
-static void host_connects(struct world *w, struct input *in)
+/* One of a connection of the guest's, which it may be about to open. */
+static void guest_packet(struct world *w, struct input *in)
 {
-	uint32_t port = input_u8(in), cookie = w->opened;
+	struct vsock_conn c = {.host_port = GUEST_EGRESS_PORT, .guest_port = input_u8(in) % 80};
+
+	for (unsigned i = VSOCK_CONNS; i < VSOCK_SLOTS; i++)
+		if (w->v.conn[i].guest_port == c.guest_port)
+			c.tx_cnt = w->v.conn[i].tx_cnt;
+	packet(w, in, &c);
+}
+
+/* An end for the host, which is kept, and one for the device: -1 when there have been enough. */
+static int new_stream(struct world *w)
+{
 	int sv[2], small = 1;
 
-	if (cookie == STREAMS)
-		return;
+	if (w->opened == STREAMS)
+		return -1;
 	MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv) == 0);
 	/* A small socket buffer, so that the rings come into play. */
 	MUST(setsockopt(sv[1], SOL_SOCKET, SO_SNDBUF, &small, sizeof(small)) == 0);
 	w->host[w->opened++] = sv[0];
-	if (vsock_connect(&w->v, port, sv[1], cookie) < 0)
+	return sv[1];
+}
+
+static void take_questions(struct world *w)
+{
+	uint32_t id;
+
+	while ((id = vsock_next_asked(&w->v)) != 0) {
+		unsigned free = VSOCK_ASKING;
+
+		for (unsigned i = VSOCK_ASKING; i-- > 0;) {
+			MUST(w->question[i] != id);
+			if (!w->question[i])
+				free = i;
+		}
+		MUST(free < VSOCK_ASKING);
+		w->question[free] = id;
+	}
+	w->told = false;
+}
+
+static void host_answers(struct world *w, struct input *in)
+{
+	uint8_t what = input_u8(in);
+	uint32_t *id = &w->question[what / 8 % VSOCK_ASKING], wrong;
+	int fd, rc;
+
+	switch (what % 8) {
+	case 0:
+		vsock_set_egress(&w->v, false);
+		memset(w->question, 0, sizeof(w->question));
+		break;
+	case 1:
+	case 2:
+		vsock_set_egress(&w->v, true);
+		break;
+	case 3:
+	case 4:
+		take_questions(w);
+		break;
+	case 5:
+		fd = *id ? new_stream(w) : -1;
+		if (fd < 0)
+			break;
+		rc = vsock_accept(&w->v, *id, fd);
+		MUST(rc == 0 || rc == -ENOENT);
+		w->connects[w->opened - 1] = w->ends[w->opened - 1] = 1; /* no report is due */
+		*id = 0;
+		break;
+	case 6:
+		vsock_reject(&w->v, *id);
+		*id = 0;
+		break;
+	case 7:
+		wrong = (uint32_t)input_int(in, 4);
+		for (unsigned i = 0; i < VSOCK_ASKING; i++)
+			if (w->question[i] == wrong)
+				return;
+		vsock_reject(&w->v, wrong);
+		MUST(vsock_accept(&w->v, wrong, -1) == -ENOENT);
+		break;
+	}
+}
+
+static void host_connects(struct world *w, struct input *in)
+{
+	uint32_t port = input_u8(in), cookie = w->opened;
+	int fd = new_stream(w);
+
+	if (fd >= 0 && vsock_connect(&w->v, port, fd, cookie) < 0)
 		w->ends[cookie]++;
 }
 
@@ -229,20 +318,55 @@ static void save_load(struct world *w, struct input *in)
 	vsock_free(&v2);
 }
 
+/* A slot for connections of the guest that is in use. */
+static void check_guest_slot(const struct world *w, unsigned i)
+{
+	const struct vsock_conn *c = &w->v.conn[i];
+	bool told = w->v.told >> (i - VSOCK_CONNS) & 1;
+	bool asked = told || w->v.untold >> (i - VSOCK_CONNS) & 1;
+
+	MUST(w->v.egress && c->host_port == GUEST_EGRESS_PORT);
+	MUST(c->state == VSOCK_CONN_ASKED || c->state == VSOCK_CONN_OPEN);
+	MUST(asked == (c->state == VSOCK_CONN_ASKED) && (!asked || c->fd == -1));
+	MUST(c->state == VSOCK_CONN_OPEN || !c->guest_gone || told);
+	for (unsigned k = VSOCK_CONNS; k < i; k++)
+		MUST(c->guest_gone || w->v.conn[k].guest_gone ||
+		     w->v.conn[k].state == VSOCK_CONN_FREE ||
+		     w->v.conn[k].guest_port != c->guest_port);
+}
+
+static void check_questions(const struct world *w)
+{
+	unsigned out = 0;
+
+	MUST(!(w->v.told & w->v.untold));
+	for (unsigned i = 0; i < VSOCK_ASKING; i++)
+		out += w->question[i] != 0;
+	MUST(out == (unsigned)__builtin_popcountll(w->v.told));
+	/* The owner has been told of all that it could take. */
+	MUST(!w->v.untold || out == VSOCK_ASKING || w->told);
+}
+
 static void check(const struct world *w)
 {
 	unsigned live = 0;
 
-	for (unsigned i = 0; i < VSOCK_CONNS; i++) {
+	for (unsigned i = 0; i < VSOCK_SLOTS; i++) {
 		const struct vsock_conn *c = &w->v.conn[i];
 
 		if (c->state == VSOCK_CONN_FREE) {
 			MUST(c->fd == -1 && !(w->v.wanting[i / 64] >> i % 64 & 1));
+			MUST(i < VSOCK_CONNS ||
+			     !((w->v.told | w->v.untold) >> (i - VSOCK_CONNS) & 1));
 			continue;
 		}
 		live++;
-		MUST(c->host_port % VSOCK_CONNS == i);
-		MUST(c->state == VSOCK_CONN_OPEN || c->fd >= 0);
+		if (i >= VSOCK_CONNS) {
+			check_guest_slot(w, i);
+		} else {
+			MUST(c->host_port % VSOCK_CONNS == i);
+			MUST(c->state == VSOCK_CONN_OPEN || c->fd >= 0);
+		}
 		MUST(c->rx_cnt - c->told_fwd <= VSOCK_BUF_ALLOC);
 		MUST(vsock_conn_pending(c) <= VSOCK_BUF_ALLOC);
 		MUST(vsock_conn_pending(c) == 0 || c->polls_out);
@@ -250,10 +374,14 @@ static void check(const struct world *w)
 	}
 	MUST(live == w->v.live && live + w->v.rst_len <= VSOCK_RSTS);
 	for (unsigned q = 0; q < VSOCK_QUEUES; q++)
-		MUST(!w->v.dev.queue[q].used_moved);
+		MUST(!w->v.dev.queue[q].used_moved &&
+		     virtq_kept(&w->v.dev.queue[q]) <=
+			     (q == VSOCK_QUEUE_TX ? w->v.dev.queue[q].size / 4 : 0));
 	if (w->v.dev.status & (VIRTIO_STATUS_NEEDS_RESET | VIRTIO_STATUS_FAILED))
-		for (unsigned i = 0; i < VSOCK_CONNS; i++)
-			MUST(w->v.conn[i].state <= VSOCK_CONN_WAIT);
+		for (unsigned i = 0; i < VSOCK_SLOTS; i++)
+			MUST(w->v.conn[i].state <= VSOCK_CONN_WAIT ||
+			     (w->v.conn[i].state == VSOCK_CONN_ASKED && w->v.conn[i].guest_gone));
+	check_questions(w);
 }
 
 static void step(struct world *w, struct input *in)
@@ -284,11 +412,16 @@ static void step(struct world *w, struct input *in)
 		post_rx(w, input_u8(in));
 		break;
 	case 5:
+		packet(w, in, &w->v.conn[input_u8(in) % VSOCK_CONNS]);
+		break;
 	case 6:
-		packet(w, in);
+		guest_packet(w, in);
 		break;
 	case 7:
-		host_connects(w, in);
+		if (op & 0x80)
+			host_answers(w, in);
+		else
+			host_connects(w, in);
 		break;
 	case 8:
 		host_acts(w, in);
@@ -308,6 +441,8 @@ static void step(struct world *w, struct input *in)
 		else if (op & 0x40) {
 			MUST(virtio_dev_fork_child(&w->v.dev) == 0);
 			memset(w->ends, 1, w->opened); /* dropped without a report */
+			memset(w->question, 0, sizeof(w->question));
+			MUST(!w->v.egress && w->v.live == 0);
 		} else
 			virtio_mmio_write(&w->v.dev, input_int(in, 2), buf, 1 + op / 12 % 8);
 		break;

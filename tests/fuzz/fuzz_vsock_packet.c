@@ -213,10 +213,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv) == 0);
 	m.host = sv[1];
 	m.c.ring = ring;
-	vsock_conn_open(&m.c, sv[0], 1, 1u << 30, 5555);
+	if (h.flags & 1) { /* opened by the guest */
+		vsock_conn_ask(&m.c, &h, 1);
+		MUST(vsock_conn_review(&m.c) == VSOCK_LIVES && !vsock_conn_wants(&m.c));
+		vsock_conn_accept(&m.c, sv[0]);
+		MUST(vsock_conn_wants(&m.c));
+	} else {
+		vsock_conn_open(&m.c, sv[0], 1, 1u << 30, 5555);
+	}
 	/* Counters that are about to wrap are part of the game. */
 	m.c.rx_cnt = m.c.fwd_cnt = m.c.told_fwd = h.len;
 	to_guest(&m, 1000);
+	MUST(!m.c.response_due);
 	m.c.state = VSOCK_CONN_OPEN;
 	vsock_conn_credit(&m.c, &(struct vsock_hdr){.buf_alloc = h.buf_alloc});
 	while (in.left && step(&m, &in))

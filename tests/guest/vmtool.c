@@ -54,13 +54,18 @@ static int sealed_copy(const char *path)
 	return fd;
 }
 
-static int spawn_vmm(const char *path)
+static int spawn_vmm(const char *path, int sndbuf)
 {
 	int sv[2];
 	pid_t pid;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0)
 		vmtool_die("socketpair");
+	/* As the daemon makes them: a VMM never waits for who does not read. */
+	if (io_set_nonblock(sv[1], 1) < 0)
+		vmtool_die("O_NONBLOCK");
+	if (sndbuf && setsockopt(sv[1], SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof(sndbuf)) < 0)
+		vmtool_die("SO_SNDBUF");
 	pid = fork();
 	if (pid < 0)
 		vmtool_die("fork");
@@ -108,7 +113,7 @@ void vmtool_boot(struct vmtool *t, const struct vmtool_boot *b)
 			    .disk_mib = VMTOOL_DISK_MIB};
 	int fds[CTL_BOOT_FDS];
 
-	t->sock = spawn_vmm(b->vmm);
+	t->sock = spawn_vmm(b->vmm, b->sndbuf);
 	fds[CTL_BOOT_KVM] = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (fds[CTL_BOOT_KVM] < 0)
 		vmtool_die("/dev/kvm");
@@ -131,6 +136,8 @@ void vmtool_fork(struct vmtool *t, struct vmtool *child)
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sv) < 0)
 		vmtool_die("socketpair");
+	if (io_set_nonblock(sv[1], 1) < 0)
+		vmtool_die("O_NONBLOCK");
 	child->sock = sv[0];
 	fds[CTL_FORK_CONTROL] = sv[1];
 	fds[CTL_FORK_CONSOLE] = new_console(child);

@@ -21,6 +21,7 @@ struct vmtool_boot {
 	const char *vmm, *kernel, *initrd, *root;
 	uint32_t mem_mib, vcpus;
 	const char *cmdline;
+	int sndbuf; /* of the VMM's end of the control socket; 0: the system's */
 };
 
 _Noreturn void vmtool_die(const char *what);

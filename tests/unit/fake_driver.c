@@ -50,6 +50,11 @@ static void on_closed(void *arg, uint32_t cookie)
 	report(arg, cookie, FAKE_CLOSED);
 }
 
+static void on_asked(void *arg)
+{
+	((struct fake *)arg)->asks++;
+}
+
 static void on_events(struct loop_src *src, uint32_t events)
 {
 	struct fake *f = src->arg;
@@ -64,7 +69,7 @@ static void on_events(struct loop_src *src, uint32_t events)
 void fake_init(struct fake *f)
 {
 	const struct virtio_host host = {.raise_irq = raise_irq, .arg = f};
-	const struct vsock_events events = {on_connected, on_refused, on_closed, f};
+	const struct vsock_events events = {on_connected, on_refused, on_closed, on_asked, f};
 
 	memset(f, 0, sizeof(*f));
 	pthread_mutex_init(&f->lock, NULL);

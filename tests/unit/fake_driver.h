@@ -56,6 +56,7 @@ struct fake {
 	enum fake_report report[FAKE_COOKIES];
 	int refused_with[FAKE_COOKIES];
 	unsigned connects[FAKE_COOKIES], ends[FAKE_COOKIES];
+	unsigned asks; /* reports that the guest has a question */
 };
 
 /* A guest's end of a connection, with its own accounting. */

@@ -146,6 +146,59 @@ static void test_irq_suppression(void **state)
 	assert_false(virtq_take_irq(&r->q));
 }
 
+/* Kept chains: no trace of them until they are returned, by themselves or before the next. */
+static void test_keep(void **state)
+{
+	uint8_t a[64];
+	struct bytes_out oa = {.p = a, .left = sizeof(a)};
+	struct rig *r = *state;
+	struct virtq q2;
+
+	for (unsigned i = 0; i < SIZE; i++)
+		desc(r, i, DATA + 64 * i, 8, 0, 0);
+	for (unsigned i = 0; i < 3; i++) {
+		avail(r, i, 7 + i);
+		assert_int_equal(virtq_peek(&r->q, &r->ch), 1);
+		virtq_keep(&r->q);
+		assert_int_equal(virtq_kept(&r->q), i + 1);
+		assert_int_equal(virtq_peek(&r->q, &r->ch), 0);
+	}
+	assert_int_equal(get(r, USED + 2, 2), 0);
+	assert_false(virtq_take_irq(&r->q));
+	virtq_save(&r->q, &oa);
+	avail(r, 3, 1);
+	assert_int_equal(virtq_peek(&r->q, &r->ch), 1);
+	virtq_complete(&r->q, &r->ch, 5);
+	assert_true(virtq_take_irq(&r->q));
+	assert_int_equal(virtq_kept(&r->q), 0);
+	assert_int_equal(get(r, USED + 2, 2), 4);
+	for (unsigned i = 0; i < 4; i++) {
+		assert_int_equal(get(r, USED + 4 + 8 * i, 4), i < 3 ? 7 + i : 1);
+		assert_int_equal(get(r, USED + 8 + 8 * i, 4), i < 3 ? 0 : 5);
+	}
+	virtq_return(&r->q);
+	assert_false(virtq_take_irq(&r->q));
+	assert_int_equal(get(r, USED + 2, 2), 4);
+	/* Saved with three that are kept; more than there can be are refused. */
+	put(r, USED + 2, 0, 2);
+	for (unsigned kept = 0; kept < 65536; kept++) {
+		size_t len = sizeof(a) - oa.left;
+		uint16_t next_used = (uint16_t)(3 - kept);
+		int rc;
+
+		memcpy(a + len - 2, &next_used, 2);
+		virtq_init(&q2, &r->mem, SIZE);
+		rc = virtq_load(&q2, &(struct bytes_in){.p = a, .left = len});
+		assert_int_equal(rc, kept <= SIZE ? 0 : -EPROTO);
+		if (kept == 3) {
+			virtq_return(&q2);
+			assert_true(virtq_take_irq(&q2));
+			assert_int_equal(get(r, USED + 2, 2), 3);
+			assert_int_equal(get(r, USED + 4 + 16, 4), 9);
+		}
+	}
+}
+
 /* Bytes through a chain of odd pieces, at every offset and length. */
 static void test_read_write_slice(void **state)
 {
@@ -402,6 +455,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_indices_wrap, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_full_chain, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_irq_suppression, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_keep, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_read_write_slice, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_loop_in_chain, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_bad_index, setup, teardown),

@@ -7,6 +7,7 @@
 
 #include "fake_driver.h"
 #include "lib/io.h"
+#include "proto/guest.h"
 #include "vmm/virtio/virtio_spec.h"
 
 #include <errno.h>
@@ -230,6 +231,137 @@ static void test_fork(void **state)
 		close(fd[i]);
 }
 
+/* Connections of the guest's: one open, one asked about, one that nobody knows of yet. */
+static int guest_opens(struct fake *f, struct fake_conn c[3], uint32_t *id)
+{
+	struct vsock_hdr h;
+	int sv[2];
+
+	for (uint32_t i = 0; i < 3; i++) {
+		c[i] = (struct fake_conn){
+			.guest_port = 50 + i, .host_port = GUEST_EGRESS_PORT, .buf_alloc = 1 << 18};
+		assert_true(fake_tx(f, &c[i], VSOCK_OP_REQUEST, 0, NULL, 0));
+		if (i < 2)
+			*id = vsock_next_asked(&f->v);
+		assert_int_not_equal(*id, 0);
+		if (i)
+			continue;
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv), 0);
+		assert_int_equal(io_set_nonblock(sv[0], 1), 0);
+		assert_int_equal(vsock_accept(&f->v, *id, sv[1]), 0);
+		fake_expect(f, &h, VSOCK_OP_RESPONSE);
+	}
+	assert_int_equal(vsock_streams(&f->v), 3);
+	return sv[0];
+}
+
+static void test_save_load_of_the_guests(void **state)
+{
+	static uint8_t a[VIRTIO_STATE_MAX], b[VIRTIO_STATE_MAX];
+	struct fake *f = *state, *f2;
+	struct fake_conn c[3], gone = {.guest_port = 60, .host_port = GUEST_EGRESS_PORT};
+	uint32_t id, other;
+	struct vsock_hdr h;
+	unsigned seen = 0;
+	int fd, len;
+
+	vsock_set_egress(&f->v, true);
+	fake_start(f);
+	/* One that the guest has given up is nothing to be saved. */
+	assert_true(fake_tx(f, &gone, VSOCK_OP_REQUEST, 0, NULL, 0));
+	other = vsock_next_asked(&f->v);
+	assert_true(fake_tx(f, &gone, VSOCK_OP_RST, 0, NULL, 0));
+	assert_int_equal(vsock_streams(&f->v), 1);
+	vsock_reject(&f->v, other);
+	fd = guest_opens(f, c, &id);
+	assert_true(fake_tx(f, &gone, VSOCK_OP_REQUEST, 0, NULL, 0));
+	assert_int_not_equal(vsock_next_asked(&f->v), 0);
+	assert_int_not_equal(vsock_next_asked(&f->v), 0);
+	assert_true(fake_tx(f, &gone, VSOCK_OP_RST, 0, NULL, 0));
+	len = virtio_dev_save(f->dev, a, sizeof(a));
+	assert_true(len > 0);
+	f2 = copy_of(f);
+	assert_int_equal(virtio_dev_load(f2->dev, a, (size_t)len), 0);
+	assert_int_equal(virtio_dev_save(f2->dev, b, sizeof(b)), len);
+	assert_memory_equal(a, b, (size_t)len);
+	virtio_dev_resume(f2->dev);
+	while (fake_rx(f2, &h, NULL, true)) {
+		assert_int_equal(h.op, VSOCK_OP_RST);
+		assert_int_equal(h.src_port, GUEST_EGRESS_PORT);
+		assert_in_range(h.dst_port, 50, 52);
+		assert_false(seen & 1u << (h.dst_port - 50));
+		seen |= 1u << (h.dst_port - 50);
+	}
+	assert_int_equal(seen, 7);
+	/* Off, whatever it was. */
+	assert_int_equal(vsock_streams(&f2->v), 0);
+	assert_true(fake_tx(f2, &c[0], VSOCK_OP_REQUEST, 0, NULL, 0));
+	fake_expect(f2, &h, VSOCK_OP_RST);
+	assert_int_equal(f2->asks, 0);
+	fake_free(f2);
+	free(f2);
+	close(fd);
+}
+
+static void child_of_the_guests(struct fake *f, const struct fake_conn *c, uint32_t id)
+{
+	struct vsock_hdr h;
+	unsigned seen = 0, asks = f->asks;
+
+	IN_CHILD(virtio_dev_fork_child(f->dev) == 0);
+	virtio_dev_resume(f->dev);
+	IN_CHILD(vsock_streams(&f->v) == 0);
+	while (fake_rx(f, &h, NULL, true)) {
+		IN_CHILD(h.op == VSOCK_OP_RST && h.src_port == GUEST_EGRESS_PORT);
+		IN_CHILD(h.dst_port >= 50 && h.dst_port < 53 && !(seen >> (h.dst_port - 50) & 1));
+		seen |= 1u << (h.dst_port - 50);
+	}
+	IN_CHILD(seen == 7);
+	/* Off: nothing is asked, old ids are nobody's. */
+	IN_CHILD(fake_tx(f, &c[0], VSOCK_OP_REQUEST, 0, NULL, 0));
+	IN_CHILD(fake_rx(f, &h, NULL, true) && h.op == VSOCK_OP_RST);
+	IN_CHILD(f->asks == asks && vsock_next_asked(&f->v) == 0);
+	IN_CHILD(vsock_accept(&f->v, id, -1) == -ENOENT);
+	/* Until it is granted again. */
+	vsock_set_egress(&f->v, true);
+	IN_CHILD(fake_tx(f, &c[0], VSOCK_OP_REQUEST, 0, NULL, 0));
+	IN_CHILD(f->asks == asks + 1 && vsock_next_asked(&f->v) != 0);
+	_exit(0);
+}
+
+static void test_fork_of_the_guests(void **state)
+{
+	struct fake *f = *state;
+	struct fake_conn c[3];
+	struct vsock_hdr h;
+	uint32_t id;
+	int fd, status;
+	char byte;
+	pid_t pid;
+
+	vsock_set_egress(&f->v, true);
+	fake_start(f);
+	fd = guest_opens(f, c, &id);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		close(fd);
+		child_of_the_guests(f, c, id);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+	/* The parent's go on, questions too. */
+	fake_assert_no_packet(f);
+	assert_true(fake_tx(f, &c[0], VSOCK_OP_RW, 0, "x", 1));
+	assert_int_equal(io_read_some(fd, &byte, 1), 1);
+	vsock_reject(&f->v, id);
+	fake_expect(f, &h, VSOCK_OP_RST);
+	assert_int_equal(h.dst_port, 51);
+	assert_int_not_equal(vsock_next_asked(&f->v), 0);
+	close(fd);
+}
+
 /* A process that was just forked still holds copies: the host sees EOF all the same. */
 static void test_eof_despite_copies(void **state)
 {
@@ -261,6 +393,8 @@ int main(void)
 		T(test_save_load),
 		T(test_load_hostile),
 		T(test_fork),
+		T(test_save_load_of_the_guests),
+		T(test_fork_of_the_guests),
 		T(test_eof_despite_copies),
 	};
 

@@ -85,6 +85,12 @@ static void machine_on_closed(void *arg, uint32_t cookie)
 	(void)cookie;
 }
 
+/* With the lock held. The loop takes the questions itself: machine_pass_on_questions(). */
+static void machine_on_asked(void *arg)
+{
+	machine_wake_loop(arg);
+}
+
 void machine_end(struct machine *m, const struct exit_reason *why)
 {
 	pthread_mutex_lock(&m->lock);
@@ -111,6 +117,22 @@ static void machine_pass_on(struct machine *m, const struct machine_news *n)
 	}
 }
 
+/* A bounded number: what the guest asks meanwhile wakes the loop again. */
+static void machine_pass_on_questions(struct machine *m)
+{
+	for (unsigned int i = 0; i < VSOCK_ASKING; i++) {
+		uint32_t id;
+
+		pthread_mutex_lock(&m->lock);
+		id = vsock_next_asked(&m->vsock);
+		pthread_mutex_unlock(&m->lock);
+		if (!id)
+			break;
+		if (m->events.asked(m->events.arg, id) < 0)
+			machine_reject(m, id);
+	}
+}
+
 static void machine_on_handover(struct loop_src *src, uint32_t events)
 {
 	struct machine *m = src->arg;
@@ -130,6 +152,7 @@ static void machine_on_handover(struct loop_src *src, uint32_t events)
 	pthread_mutex_unlock(&m->lock);
 	for (unsigned int i = 0; i < n; i++)
 		machine_pass_on(m, &news[i]);
+	machine_pass_on_questions(m);
 	machine_disk_turn(m);
 	if (ended)
 		m->events.ended(m->events.arg, &m->end_reason);
@@ -249,6 +272,7 @@ static int machine_init_devices(struct machine *m, const struct machine_config *
 	const struct vsock_events events = {.connected = machine_on_connected,
 					    .refused = machine_on_refused,
 					    .closed = machine_on_closed,
+					    .asked = machine_on_asked,
 					    .arg = m};
 	const struct layer_fds top = {.rw = cfg->fds[CTL_BOOT_DISK_RW],
 				      .ro = cfg->fds[CTL_BOOT_DISK_RO]};
@@ -311,6 +335,31 @@ void machine_connect(struct machine *m, uint32_t port, int fd, uint32_t cookie)
 	}
 	if (rc < 0)
 		m->events.refused(m->events.arg, cookie, -rc);
+}
+
+void machine_set_egress(struct machine *m, bool on)
+{
+	pthread_mutex_lock(&m->lock);
+	vsock_set_egress(&m->vsock, on && !m->paused);
+	pthread_mutex_unlock(&m->lock);
+}
+
+void machine_accept(struct machine *m, uint32_t id, int fd)
+{
+	int rc;
+
+	pthread_mutex_lock(&m->lock);
+	rc = vsock_accept(&m->vsock, id, fd);
+	pthread_mutex_unlock(&m->lock);
+	if (rc < 0)
+		return; /* the host sees it on its end of the stream */
+}
+
+void machine_reject(struct machine *m, uint32_t id)
+{
+	pthread_mutex_lock(&m->lock);
+	vsock_reject(&m->vsock, id);
+	pthread_mutex_unlock(&m->lock);
 }
 
 void machine_stats(struct machine *m, uint64_t value[CTL_STAT_COUNT])

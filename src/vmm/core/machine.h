@@ -47,6 +47,9 @@ struct machine_events {
 	void (*status)(void *arg, uint32_t code);
 	void (*connected)(void *arg, uint32_t cookie);
 	void (*refused)(void *arg, uint32_t cookie, int errnum);
+	/* The guest opens a connection: machine_accept() or machine_reject() is to follow.
+	 * Negative: the question cannot be passed on, and the guest is refused. */
+	int (*asked)(void *arg, uint32_t id);
 	/* The host failed requests of the disk: the last one's errno, and how many by now. */
 	void (*disk_failed)(void *arg, int errnum, uint64_t failures);
 	void (*ended)(void *arg, const struct exit_reason *why);
@@ -128,6 +131,14 @@ __must_check int machine_boot(struct machine *m, const struct machine_config *cf
  * paused machine refuses with ESHUTDOWN.
  */
 void machine_connect(struct machine *m, uint32_t port, int fd, uint32_t cookie);
+
+/* Whether the guest may open connections (vsock_set_egress()). A paused machine stays as it is:
+ * off. */
+void machine_set_egress(struct machine *m, bool on);
+
+/* Answers to events.asked; fd is taken over. One that nobody waits for any more is dropped. */
+void machine_accept(struct machine *m, uint32_t id, int fd);
+void machine_reject(struct machine *m, uint32_t id);
 
 void machine_stats(struct machine *m, uint64_t value[CTL_STAT_COUNT]);
 

@@ -111,18 +111,36 @@ int virtq_peek(struct virtq *q, struct virtq_chain *ch)
 	return -EPROTO;
 }
 
-void virtq_complete(struct virtq *q, const struct virtq_chain *ch, uint32_t len)
+static void give_back(struct virtq *q, uint16_t head, uint32_t len)
 {
 	uint8_t *elem = q->used + 4 + (size_t)8 * (q->next_used & (q->size - 1));
-	uint32_t pair[2] = {htole32(ch->head), htole32(len)};
+	uint32_t pair[2] = {htole32(head), htole32(len)};
 
 	memcpy(elem, pair, sizeof(pair));
-	q->next_avail++;
 	q->next_used++;
 	/* Release pairs with the driver's read barrier after it has seen the index. */
 	__atomic_store_n((uint16_t *)(void *)(q->used + 2), htole16(q->next_used),
 			 __ATOMIC_RELEASE);
 	q->used_moved = true;
+}
+
+void virtq_complete(struct virtq *q, const struct virtq_chain *ch, uint32_t len)
+{
+	virtq_return(q);
+	q->next_avail++;
+	give_back(q, ch->head, len);
+}
+
+void virtq_keep(struct virtq *q)
+{
+	q->next_avail++;
+}
+
+/* What a guest has changed in its ring meanwhile comes back to it, and to nobody else. */
+void virtq_return(struct virtq *q)
+{
+	while (virtq_kept(q))
+		give_back(q, load16(&q->avail[2 + (q->next_used & (q->size - 1))]), 0);
 }
 
 bool virtq_take_irq(struct virtq *q)
@@ -217,5 +235,5 @@ int virtq_load(struct virtq *q, struct bytes_in *in)
 		return -EPROTO;
 	q->next_avail = bytes_get16(in);
 	q->next_used = bytes_get16(in);
-	return in->bad ? -EPROTO : 0;
+	return in->bad || virtq_kept(q) > (ready ? q->size : 0) ? -EPROTO : 0;
 }

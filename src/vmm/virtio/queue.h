@@ -9,6 +9,13 @@
  * takes exactly that chain and gives it back to the guest. A chain that is
  * peeked and not completed stays where it is.
  *
+ * virtq_keep() takes a chain without giving it back: nothing is written into the
+ * used ring, so no interrupt is due (2.7.7.2 knows no interrupt that a device may
+ * put off, once a buffer is used). virtq_return() gives back what was kept, and so
+ * does the next virtq_complete(). Chains come back in the order in which they were
+ * offered, hence those that are kept are [next_used, next_avail) of the available
+ * ring, where the driver cannot put anything else before it has them back.
+ *
  * Ownership: a virtq is embedded in its device and borrows the struct gmem.
  * Thread: the caller holds the device lock. Errors: negative errno; -EPROTO
  * means that the guest broke the rules and the device must stop.
@@ -63,6 +70,18 @@ __must_check int virtq_peek(struct virtq *q, struct virtq_chain *ch);
 
 /* Gives the chain that virtq_peek() showed last back; len = bytes written into it. */
 void virtq_complete(struct virtq *q, const struct virtq_chain *ch, uint32_t len);
+
+/* Takes the chain that virtq_peek() showed last, and keeps it. */
+void virtq_keep(struct virtq *q);
+
+/* Gives back all chains that were kept, with nothing written into them. */
+void virtq_return(struct virtq *q);
+
+/* How many are kept; never more than the queue's size. */
+static inline uint16_t virtq_kept(const struct virtq *q)
+{
+	return (uint16_t)(q->next_avail - q->next_used);
+}
 
 /* True when buffers were given back since the last call and the driver wants an interrupt. */
 bool virtq_take_irq(struct virtq *q);

@@ -20,8 +20,8 @@
 
 #define QUEUE_SIZE 128
 
-static_assert((VSOCK_CONNS & (VSOCK_CONNS - 1)) == 0 && VSOCK_CONNS % 64 == 0, "slot numbering");
-static_assert(VSOCK_RSTS > VSOCK_CONNS, "an RST for every connection");
+static_assert((VSOCK_CONNS & (VSOCK_CONNS - 1)) == 0 && VSOCK_SLOTS % 64 == 0, "slot numbering");
+static_assert(VSOCK_RSTS > VSOCK_SLOTS, "an RST for every connection");
 static_assert((VSOCK_BUF_ALLOC & (VSOCK_BUF_ALLOC - 1)) == 0, "ring offsets wrap at 2^32");
 
 static struct vsock *vsock_of(struct virtio_dev *dev)
@@ -93,7 +93,7 @@ void vsock_handle_events(struct vsock *v)
 	for (int i = 0; i < n; i++) {
 		struct vsock_conn *c;
 
-		if (ev[i].data.u32 >= VSOCK_CONNS)
+		if (ev[i].data.u32 >= VSOCK_SLOTS)
 			continue;
 		c = &v->conn[ev[i].data.u32];
 		if (c->fd < 0)
@@ -115,9 +115,16 @@ static int activate(struct virtio_dev *dev)
 
 static void notify(struct virtio_dev *dev, unsigned q)
 {
-	/* Buffers of the event queue are kept: nothing is reported by it (fork sends RSTs). */
-	if (q != VSOCK_QUEUE_EVENT)
-		vsock_run(vsock_of(dev));
+	struct virtq *tx = &dev->queue[VSOCK_QUEUE_TX];
+	uint16_t before = tx->next_avail;
+
+	/* Nothing is reported by the event queue (fork sends RSTs). */
+	if (q == VSOCK_QUEUE_EVENT)
+		return;
+	vsock_run(vsock_of(dev));
+	/* A notification of nothing: the driver may lack room. */
+	if (q == VSOCK_QUEUE_TX && tx->next_avail == before)
+		virtq_return(tx);
 }
 
 static void config_read(struct virtio_dev *dev, uint32_t off, void *data, uint32_t len)
@@ -134,7 +141,7 @@ static void reset(struct virtio_dev *dev)
 	struct vsock *v = vsock_of(dev);
 
 	v->rst_len = 0;
-	for (unsigned i = 0; i < VSOCK_CONNS; i++)
+	for (unsigned i = 0; i < VSOCK_SLOTS; i++)
 		if (v->conn[i].state > VSOCK_CONN_WAIT)
 			vsock_end_conn(v, &v->conn[i], false, ECONNRESET);
 }
@@ -156,7 +163,7 @@ static void save(const struct virtio_dev *dev, struct bytes_out *o)
 	const struct vsock *v = (const struct vsock *)(const void *)dev;
 	unsigned n = v->rst_len;
 
-	for (unsigned i = 0; i < VSOCK_CONNS; i++)
+	for (unsigned i = 0; i < VSOCK_SLOTS; i++)
 		n += owes_rst(&v->conn[i]);
 	bytes_put(o, v->next_port, 4);
 	bytes_put(o, n, 2);
@@ -165,7 +172,7 @@ static void save(const struct virtio_dev *dev, struct bytes_out *o)
 
 		put_rst(o, r->host_cid, r->host_port, r->guest_port);
 	}
-	for (unsigned i = 0; i < VSOCK_CONNS; i++)
+	for (unsigned i = 0; i < VSOCK_SLOTS; i++)
 		if (owes_rst(&v->conn[i]))
 			put_rst(o, VSOCK_CID_HOST, v->conn[i].host_port, v->conn[i].guest_port);
 }
@@ -197,7 +204,8 @@ static int fork_child(struct virtio_dev *dev)
 	/* The epoll descriptor is the parent's object: closed, not changed. */
 	close_fd(&v->epfd);
 	close_fd(&v->again_fd);
-	for (unsigned i = 0; i < VSOCK_CONNS; i++) {
+	v->egress = false;
+	for (unsigned i = 0; i < VSOCK_SLOTS; i++) {
 		struct vsock_conn c = v->conn[i];
 
 		if (c.state == VSOCK_CONN_FREE)
@@ -227,7 +235,7 @@ static const struct virtio_ops vsock_ops = {
 int vsock_init(struct vsock *v, const struct gmem *mem, const struct virtio_host *host,
 	       const struct vsock_events *events)
 {
-	const size_t bytes = (size_t)VSOCK_CONNS * VSOCK_BUF_ALLOC;
+	const size_t bytes = (size_t)VSOCK_SLOTS * VSOCK_BUF_ALLOC;
 	void *rings;
 	int rc;
 
@@ -236,7 +244,7 @@ int vsock_init(struct vsock *v, const struct gmem *mem, const struct virtio_host
 	v->events = *events;
 	v->next_port = VSOCK_PORT_FIRST;
 	v->epfd = v->again_fd = -1;
-	for (unsigned i = 0; i < VSOCK_CONNS; i++)
+	for (unsigned i = 0; i < VSOCK_SLOTS; i++)
 		v->conn[i].fd = -1;
 	rings = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
 		     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -248,7 +256,7 @@ int vsock_init(struct vsock *v, const struct gmem *mem, const struct virtio_host
 		rc = -errno;
 	else
 		rc = make_epoll(v);
-	for (unsigned i = 0; i < VSOCK_CONNS; i++)
+	for (unsigned i = 0; i < VSOCK_SLOTS; i++)
 		v->conn[i].ring = v->rings + (size_t)i * VSOCK_BUF_ALLOC;
 	if (rc)
 		vsock_free(v);
@@ -257,11 +265,11 @@ int vsock_init(struct vsock *v, const struct gmem *mem, const struct virtio_host
 
 void vsock_free(struct vsock *v)
 {
-	for (unsigned i = 0; i < VSOCK_CONNS; i++)
+	for (unsigned i = 0; i < VSOCK_SLOTS; i++)
 		close_fd(&v->conn[i].fd);
 	close_fd(&v->epfd);
 	close_fd(&v->again_fd);
 	if (v->rings)
-		munmap(v->rings, (size_t)VSOCK_CONNS * VSOCK_BUF_ALLOC);
+		munmap(v->rings, (size_t)VSOCK_SLOTS * VSOCK_BUF_ALLOC);
 	v->rings = NULL;
 }

@@ -46,6 +46,26 @@ void vsock_conn_open(struct vsock_conn *c, int fd, uint32_t cookie, uint32_t hos
 	};
 }
 
+void vsock_conn_ask(struct vsock_conn *c, const struct vsock_hdr *request, uint32_t cookie)
+{
+	*c = (struct vsock_conn){
+		.state = VSOCK_CONN_ASKED,
+		.fd = -1,
+		.cookie = cookie,
+		.host_port = request->dst_port,
+		.guest_port = request->src_port,
+		.ring = c->ring,
+	};
+	vsock_conn_credit(c, request);
+}
+
+void vsock_conn_accept(struct vsock_conn *c, int fd)
+{
+	c->state = VSOCK_CONN_OPEN;
+	c->fd = fd;
+	c->response_due = true;
+}
+
 void vsock_conn_close(struct vsock_conn *c)
 {
 	close_fd(&c->fd);
@@ -187,8 +207,8 @@ bool vsock_conn_wants(const struct vsock_conn *c)
 {
 	if (c->state != VSOCK_CONN_OPEN)
 		return c->state == VSOCK_CONN_WAIT;
-	return !c->guest_gone &&
-	       (c->credit_due || (c->shut_due & ~c->shut_sent) || vsock_conn_sendable(c) > 0);
+	return !c->guest_gone && (c->response_due || c->credit_due ||
+				  (c->shut_due & ~c->shut_sent) || vsock_conn_sendable(c) > 0);
 }
 
 static uint32_t read_socket(struct vsock_conn *c, const struct iovec *iov, int n)
@@ -213,6 +233,9 @@ bool vsock_conn_next(struct vsock_conn *c, struct vsock_hdr *h, const struct iov
 	if (c->state == VSOCK_CONN_WAIT) {
 		c->state = VSOCK_CONN_REQUESTED;
 		h->op = VSOCK_OP_REQUEST;
+	} else if (c->response_due) {
+		c->response_due = false;
+		h->op = VSOCK_OP_RESPONSE;
 	} else if (vsock_conn_sendable(c) && (h->len = read_socket(c, iov, n)) > 0) {
 		h->op = VSOCK_OP_RW;
 	} else if (c->shut_due & ~c->shut_sent) {

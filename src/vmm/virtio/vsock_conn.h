@@ -14,7 +14,8 @@
  * The socket is polled edge-triggered, so an idle, blocked or hung-up one cannot make the loop
  * spin: `readable` remembers the edge until a read finds the socket empty.
  *
- * Ownership: the fd belongs to the connection from vsock_conn_open() to vsock_conn_close().
+ * Ownership: the fd belongs to the connection from vsock_conn_open() or vsock_conn_accept() to
+ * vsock_conn_close().
  * Thread: under the device lock. Errors: negative errno.
  * Fork: the child closes all of them (vsock.c); the ring is wiped by the kernel.
  */
@@ -33,12 +34,13 @@ enum vsock_conn_state {
 	VSOCK_CONN_FREE,
 	VSOCK_CONN_WAIT,      /* REQUEST not sent yet: the guest may not be there */
 	VSOCK_CONN_REQUESTED, /* REQUEST sent, no answer yet */
+	VSOCK_CONN_ASKED,     /* REQUEST received; the owner has yet to say whether */
 	VSOCK_CONN_OPEN,
 };
 
 struct vsock_conn {
 	enum vsock_conn_state state;
-	int fd; /* -1 when the host's side is gone */
+	int fd; /* -1 when the host's side is gone, or not there yet */
 	uint32_t cookie;
 	uint32_t host_port, guest_port;
 	uint8_t *ring; /* VSOCK_BUF_ALLOC bytes */
@@ -52,7 +54,8 @@ struct vsock_conn {
 	bool wr_shut;                /* shutdown(SHUT_WR) done */
 	bool hung_up;                /* the host's peer is gone altogether */
 	bool credit_due;             /* the guest is to be told fwd_cnt */
-	bool guest_gone;             /* RST received */
+	bool response_due;           /* accepted; the guest has yet to be told */
+	bool guest_gone;             /* RST received, or sent */
 	bool polls_out;              /* EPOLLOUT is armed */
 	bool ring_used;
 };
@@ -70,6 +73,13 @@ enum vsock_fate {
 /* Starts in state WAIT. The ring stays the caller's. */
 void vsock_conn_open(struct vsock_conn *c, int fd, uint32_t cookie, uint32_t host_port,
 		     uint32_t guest_port);
+
+/* Starts in state ASKED with the REQUEST of a guest, which may be answered by vsock_conn_accept().
+ */
+void vsock_conn_ask(struct vsock_conn *c, const struct vsock_hdr *request, uint32_t cookie);
+
+/* ASKED becomes OPEN with this socket; the next packet for the guest is the RESPONSE. */
+void vsock_conn_accept(struct vsock_conn *c, int fd);
 
 /* Closes the socket; a ring that was used gives its memory back. State FREE afterwards. */
 void vsock_conn_close(struct vsock_conn *c);

@@ -7,13 +7,16 @@
  * left, so that the loop thread comes back after others had their turn.
  *
  * Invariant: rst_len + live <= VSOCK_RSTS. A connection that ends hands its
- * place to its RST, so an RST is never dropped. What a guest does wrong with a
- * packet costs it the connection; what it does wrong with a queue, the device.
+ * place to its RST, so an RST is never dropped; a packet of the guest, which may
+ * need a place of its own, is taken only when there is one. What a guest does
+ * wrong with a packet costs it the connection; what it does wrong with a queue,
+ * the device.
  *
  * Thread: under the device lock. Fork: see vsock.h.
  */
 #include "vmm/virtio/vsock_pump.h"
 
+#include "proto/guest.h"
 #include "vmm/virtio/virtio_spec.h"
 
 #include <errno.h>
@@ -44,7 +47,27 @@ void vsock_drop_conn(struct vsock *v, struct vsock_conn *c)
 		epoll_ctl(v->epfd, EPOLL_CTL_DEL, c->fd, NULL);
 	vsock_conn_close(c);
 	v->wanting[slot / 64] &= ~(1ull << slot % 64);
+	if (slot >= VSOCK_CONNS) {
+		v->untold &= ~(1ull << (slot - VSOCK_CONNS));
+		v->told &= ~(1ull << (slot - VSOCK_CONNS));
+	}
 	v->live--;
+}
+
+/* A connection that the guest opened is over. With its owner's answer still to come it stays, mute.
+ */
+static void end_guest_conn(struct vsock *v, struct vsock_conn *c, bool rst)
+{
+	uint32_t host_port = c->host_port, guest_port = c->guest_port;
+
+	if (c->fd >= 0)
+		shutdown(c->fd, SHUT_RDWR);
+	if (v->told >> (slot_of(v, c) - VSOCK_CONNS) & 1)
+		c->guest_gone = true;
+	else
+		vsock_drop_conn(v, c);
+	if (rst)
+		vsock_push_rst(v, VSOCK_CID_HOST, host_port, guest_port);
 }
 
 void vsock_end_conn(struct vsock *v, struct vsock_conn *c, bool rst, int err)
@@ -53,6 +76,10 @@ void vsock_end_conn(struct vsock *v, struct vsock_conn *c, bool rst, int err)
 	uint32_t host_port = c->host_port, guest_port = c->guest_port, cookie = c->cookie;
 	bool reported = state == VSOCK_CONN_OPEN && c->fd < 0;
 
+	if (slot_of(v, c) >= VSOCK_CONNS) {
+		end_guest_conn(v, c, rst);
+		return;
+	}
 	/* End of file reaches the host at once, even if a process just forked holds a copy. */
 	if (c->fd >= 0)
 		shutdown(c->fd, SHUT_RDWR);
@@ -70,7 +97,8 @@ static void detach(struct vsock *v, struct vsock_conn *c)
 {
 	epoll_ctl(v->epfd, EPOLL_CTL_DEL, c->fd, NULL);
 	close_fd(&c->fd);
-	v->events.closed(v->events.arg, c->cookie);
+	if (slot_of(v, c) < VSOCK_CONNS)
+		v->events.closed(v->events.arg, c->cookie);
 }
 
 void vsock_review(struct vsock *v, struct vsock_conn *c)
@@ -115,6 +143,8 @@ static struct vsock_conn *find_conn(struct vsock *v, uint32_t host_port, uint32_
 {
 	struct vsock_conn *c = &v->conn[host_port % VSOCK_CONNS];
 
+	if (host_port == GUEST_EGRESS_PORT)
+		return vsock_guest_find(v, guest_port);
 	if (c->state < VSOCK_CONN_REQUESTED || c->guest_gone || c->host_port != host_port ||
 	    c->guest_port != guest_port)
 		return NULL;
@@ -132,7 +162,7 @@ static bool conn_packet(struct vsock *v, struct vsock_conn *c, const struct vsoc
 		v->events.connected(v->events.arg, c->cookie);
 		return true;
 	}
-	if (c->state != VSOCK_CONN_OPEN)
+	if (c->state != VSOCK_CONN_OPEN || c->response_due)
 		return false;
 	switch (h->op) {
 	case VSOCK_OP_RW:
@@ -167,8 +197,8 @@ static void bad_packet(struct vsock *v)
 	v->dev.faults++;
 }
 
-/* The packet in v->chain, from the guest. */
-static void handle_packet(struct vsock *v)
+/* The packet in v->chain, from the guest: its header's op when it was a good one, else 0. */
+static unsigned handle_packet(struct vsock *v)
 {
 	uint8_t raw[VSOCK_HDR_BYTES];
 	enum vsock_verdict verdict;
@@ -177,7 +207,7 @@ static void handle_packet(struct vsock *v)
 
 	if (v->chain.out_len < VSOCK_HDR_BYTES) {
 		bad_packet(v);
-		return;
+		return 0;
 	}
 	virtq_read(&v->chain, 0, raw, VSOCK_HDR_BYTES);
 	vsock_hdr_unpack(raw, &h);
@@ -185,21 +215,35 @@ static void handle_packet(struct vsock *v)
 	if (verdict != VSOCK_ACCEPT)
 		bad_packet(v);
 	if (verdict == VSOCK_DROP)
-		return;
+		return 0;
 	c = h.dst_cid == VSOCK_CID_HOST ? find_conn(v, h.dst_port, h.src_port) : NULL;
 	if (!c) {
-		/* Also the answer to every REQUEST: a guest opens no connections. */
-		if (h.op != VSOCK_OP_RST)
+		bool opened = verdict == VSOCK_ACCEPT && h.op == VSOCK_OP_REQUEST &&
+			      vsock_guest_request(v, &h);
+
+		if (!opened && h.op != VSOCK_OP_RST)
 			vsock_push_rst(v, h.dst_cid, h.dst_port, h.src_port);
 	} else if (verdict == VSOCK_ACCEPT && h.op == VSOCK_OP_RST) {
 		guest_reset(v, c);
 	} else if (verdict == VSOCK_ACCEPT && conn_packet(v, c, &h)) {
 		vsock_review(v, c);
+		return h.op;
 	} else {
 		if (verdict == VSOCK_ACCEPT)
 			bad_packet(v);
 		vsock_end_conn(v, c, true, ECONNRESET);
 	}
+	return 0;
+}
+
+/*
+ * Whether the buffer of a packet that was dealt with may be kept: nobody waits for it, and the
+ * driver has half of its descriptors left.
+ */
+static bool may_keep(const struct vsock *v, const struct virtq *q, unsigned op)
+{
+	return op == VSOCK_OP_CREDIT_UPDATE && v->chain.n_out + v->chain.n_in <= 2 &&
+	       virtq_kept(q) < q->size / 4;
 }
 
 /* Takes up to max packets from the guest: how many. */
@@ -215,8 +259,10 @@ static unsigned pump_tx(struct vsock *v, unsigned max)
 			virtio_dev_fail(&v->dev);
 		if (rc <= 0)
 			break;
-		handle_packet(v);
-		virtq_complete(q, &v->chain, 0);
+		if (may_keep(v, q, handle_packet(v)))
+			virtq_keep(q);
+		else
+			virtq_complete(q, &v->chain, 0);
 		done++;
 	}
 	return done;
@@ -225,7 +271,7 @@ static unsigned pump_tx(struct vsock *v, unsigned max)
 /* The next connection, from the cursor on, that may have a packet; NULL: none. */
 static struct vsock_conn *next_wanting(struct vsock *v)
 {
-	const unsigned words = VSOCK_CONNS / 64;
+	const unsigned words = VSOCK_SLOTS / 64;
 
 	for (unsigned i = 0; i <= words; i++) {
 		unsigned w = (v->cursor / 64 + i) % words;
@@ -269,7 +315,7 @@ static bool next_packet(struct vsock *v, struct vsock_hdr *h)
 		made = vsock_conn_next(c, h, v->payload, n);
 		vsock_review(v, c);
 		if (made) {
-			v->cursor = (slot_of(v, c) + 1) % VSOCK_CONNS;
+			v->cursor = (slot_of(v, c) + 1) % VSOCK_SLOTS;
 			return true;
 		}
 	}
@@ -300,6 +346,9 @@ static unsigned pump_rx(struct vsock *v, unsigned max)
 		virtq_complete(q, &v->chain, VSOCK_HDR_BYTES + h.len);
 		done++;
 	}
+	/* One interrupt tells of both. */
+	if (done)
+		virtq_return(&v->dev.queue[VSOCK_QUEUE_TX]);
 	return done;
 }
 
