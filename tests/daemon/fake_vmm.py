@@ -28,6 +28,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
 from fake_agent import Stream  # noqa: E402
+from fake_guest import ACCEPT, EGRESS, REJECT, Guest  # noqa: E402
 
 CTL_FD = 3
 MAGIC = 0x31434650
@@ -93,14 +94,15 @@ class Vmm:
         self.commands: set[int] = set()
         self.kept: dict = {}
         self.changes_paths: list[str] = []
+        self.guest = Guest(self)
         self.thawed = threading.Event()
         self.thawed.set()
 
     def send(
-        self, kind: int, ident: int = 0, code: int = 0, text: str = "", value: int = 0
+        self, kind: int, ident: int = 0, code: int = 0, text: str = "", value: int = 0, port: int = 0
     ) -> None:
         """Sends one control message."""
-        wire = struct.pack("<8IQ", MAGIC, kind, ident, code, 0, 0, 0, 0, value)
+        wire = struct.pack("<8IQ", MAGIC, kind, ident, code, port, 0, 0, 0, value)
         wire += bytes(self.wire - len(wire) - TEXT) + text.encode()[: TEXT - 1].ljust(TEXT, b"\0")
         with self.lock:
             self.ctl.send(wire)
@@ -184,6 +186,7 @@ class Vmm:
     def on_connect(self, ident: int, port: int, fd: int) -> None:
         """Starts an agent's end of a stream."""
         self.connects += 1
+        self.guest.seen.append("connect")
         if self.mode == "refuse" or port != 5555:
             self.send(REFUSED, ident, code=111)
             os.close(fd)
@@ -288,12 +291,12 @@ class Vmm:
         envp = (ctypes.c_char_p * 1)(None)
         path = sys.executable.encode()
         control = fds["control"]
-        # Threads of kept commands are awake now and then. One that waits for the interpreter's lock
-        # asks for it after a while, and the child would give it to a thread that is not there.
+        # Threads are awake now and then: those of kept commands, and on a busy machine that of the
+        # stream that has just answered. One that waits for the interpreter's lock asks for it after
+        # a while, and the child would give it to a thread that is not there.
         interval = sys.getswitchinterval()
-        if self.kept:
-            sys.setswitchinterval(3600)
-            time.sleep(0.05)  # those that wait already
+        sys.setswitchinterval(3600)
+        time.sleep(0.05 if self.kept else 0.01)  # those that wait already
         pid = libc.syscall(SYS_CLONE, CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
         if pid == 0:
             for fd in keep:
@@ -352,6 +355,8 @@ class Vmm:
                 self.on_learn(ident)
             elif kind == WARM:
                 self.state["warmed"] += 1
+            elif kind in (EGRESS, ACCEPT, REJECT):
+                self.guest.control(kind, ident, code, list(fds))
             elif kind == PAUSE:
                 self.on_pause(ident)
             elif kind == FORK:
