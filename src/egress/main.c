@@ -31,9 +31,10 @@ struct options {
 };
 
 static const char usage[] =
-	"usage: podflare-egress [--user NAME] [--ca-file FILE]\n"
+	"usage: podflare-egress [--user NAME] [--ca-file FILE] [SANDBOX]\n"
 	"\n"
 	"The egress proxy of one sandbox. podflared starts it, with a control socket.\n"
+	"SANDBOX is there for lists of processes only.\n"
 	"\n"
 	"  --user NAME     whom to become when started as root (default: nobody)\n"
 	"  --ca-file FILE  CAs of destinations (default: /etc/ssl/certs/ca-certificates.crt)\n";
@@ -69,7 +70,7 @@ static int parse_options(struct options *o, int argc, char **argv)
 			return -1;
 		}
 	}
-	return optind == argc ? 0 : -1;
+	return optind + 1 >= argc ? 0 : -1;
 }
 
 static int check_control_socket(void)
