@@ -70,6 +70,7 @@ from ._types import (
     TreeNode,
 )
 from ._version import __version__
+from ._watch import AsyncFileWatch, FileEvent, FileWatch
 
 __all__ = [
     "AlreadyExistsError",
@@ -79,6 +80,7 @@ __all__ = [
     "AsyncCommands",
     "AsyncContext",
     "AsyncExecStream",
+    "AsyncFileWatch",
     "AsyncFiles",
     "AsyncSandbox",
     "AuthenticationError",
@@ -104,8 +106,10 @@ __all__ = [
     "ExecNotFoundError",
     "ExecResult",
     "ExecStream",
+    "FileEvent",
     "FileInfo",
     "FileStat",
+    "FileWatch",
     "Files",
     "ForkError",
     "InvalidRequestError",

@@ -45,6 +45,7 @@ from ._transfer import (
     span,
 )
 from ._types import FileInfo, FileStat, TreeInfo
+from ._watch import AsyncFileWatch
 
 if TYPE_CHECKING:
     from ._async_sandbox import AsyncSandbox
@@ -106,6 +107,13 @@ class AsyncFiles:
     async def chmod(self, path: Remote, mode: int) -> None:
         """See Files.chmod."""
         await self._call(_calls.chmod(self._sandbox.id, path, mode))
+
+    def watch(
+        self, path: Remote, *, recursive: bool = True, timeout: Optional[float] = None
+    ) -> AsyncFileWatch:
+        """See Files.watch: `changes = await files.watch(path)`, or `async with`."""
+        self._sandbox._check_open()
+        return AsyncFileWatch(self._sandbox, path, recursive, timeout)
 
     async def upload(
         self,

@@ -43,6 +43,7 @@ from ._transfer import (
     span,
 )
 from ._types import FileInfo, FileStat, TreeInfo
+from ._watch import FileWatch, check_directory
 
 if TYPE_CHECKING:
     from ._sandbox import Sandbox
@@ -109,6 +110,23 @@ class Files:
     def chmod(self, path: Remote, mode: int) -> None:
         """Set permission bits, such as 0o600."""
         self._call(_calls.chmod(self._sandbox.id, path, mode))
+
+    def watch(
+        self, path: Remote, *, recursive: bool = True, timeout: Optional[float] = None
+    ) -> FileWatch:
+        """Watch a directory: an iterator over what changes in it (`FileEvent`), and a context manager.
+        Nothing that happens after this has returned is missed.
+
+        With `recursive`, all directories below it as well, those that are made later too; but not
+        what symbolic links lead to, other file systems, and what its user may not read. `timeout`:
+        seconds to wait for each event, see `FileWatch`. Not told are writes through mappings, and
+        os.truncate of a file that nobody closes.
+
+        The code of an error is "too_many_watches" when the sandbox's kernel does not allow to watch
+        so many directories.
+        """
+        self._sandbox._check_open()
+        return FileWatch(self._sandbox, check_directory(self.stat(path)), recursive, timeout)
 
     def upload(
         self,

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Callable, Optional
@@ -88,6 +89,15 @@ class Request:
 
     def end_stream(self) -> None:
         self._handler.wfile.write(b"0\r\n\r\n")
+
+    def left(self) -> bool:
+        """Whether the client has hung up."""
+        try:
+            return not self._handler.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
 
     def cut(self) -> None:
         """Drop the connection without ending the reply."""
