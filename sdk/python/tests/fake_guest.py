@@ -202,6 +202,8 @@ class FakeGuest(FakeDaemon):
         self.contexts = {"default": self.context("default", "/home/user", "user")}
         self.late = 0.0  # seconds until an exec is known
         self.cut_after: Optional[int] = None  # bytes of the next download
+        self.parts: dict[str, bytes] = {}  # of uploads that may be resumed
+        self.refuse_parts: list[str] = []  # codes
         self.watches = 0  # programs that run
         self.watch_edit: Callable[[bytes], bytes] = lambda line: line
 
@@ -318,8 +320,29 @@ class FakeGuest(FakeDaemon):
     def put(self, request: Request) -> None:
         path = self.local(request.query["path"])
         path.parent.mkdir(parents=True, exist_ok=True)
+        if "upload_id" in request.query:
+            self.put_part(request, path)
+            return
         path.write_bytes(request.body)
         request.reply(200, {"path": self.remote(path), "size": len(request.body)})
+
+    def put_part(self, request: Request, path: Path) -> None:
+        size = int(request.query["size"])
+        part = f"{request.query['path']} {request.query['upload_id']} {size}"
+        have = self.parts.get(part, b"")
+        if self.refuse_parts:
+            raise Refused(409, self.refuse_parts.pop(0), "not now")
+        if "offset" in request.query:
+            if int(request.query["offset"]) not in (0, len(have)):
+                raise Refused(409, "wrong_offset", f"this upload has {len(have)} bytes")
+            have = self.parts[part] = have[: int(request.query["offset"])] + request.body
+        if request.was_cut:
+            request.cut()
+            return
+        if len(have) == size:
+            path.write_bytes(self.parts.pop(part))
+        reply = {"path": self.remote(path), "size": len(have), "complete": len(have) == size}
+        request.reply(200, reply)
 
     def get(self, request: Request) -> None:
         data = self.local(request.query["path"]).read_bytes()
