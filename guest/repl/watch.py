@@ -31,49 +31,53 @@ that is meant. One that cannot be opened has been moved or deleted, which the qu
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import fcntl
 import json
 import os
-import select
 import stat
-import struct
 import sys
-import termios
-import time
-from typing import Any, Dict, List, NamedTuple, Optional, Set
+from typing import Any, Dict, List, Optional, Set
 
-IN_ATTRIB, IN_CLOSE_WRITE, IN_MOVED_FROM, IN_MOVED_TO = 0x4, 0x8, 0x40, 0x80
-IN_CREATE, IN_DELETE, IN_DELETE_SELF, IN_MOVE_SELF = 0x100, 0x200, 0x400, 0x800
-IN_UNMOUNT, IN_Q_OVERFLOW, IN_IGNORED = 0x2000, 0x4000, 0x8000
-IN_ONLYDIR, IN_EXCL_UNLINK = 0x1000000, 0x4000000
-IN_MASK_ADD, IN_ISDIR = 0x20000000, 0x40000000
+# As a program it has no package, and is started without its own directory among those of modules.
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from inotify import (  # noqa: E402
+    IN_ATTRIB,
+    IN_CLOSE_WRITE,
+    IN_CREATE,
+    IN_DELETE,
+    IN_DELETE_SELF,
+    IN_EXCL_UNLINK,
+    IN_IGNORED,
+    IN_ISDIR,
+    IN_MASK_ADD,
+    IN_MOVE_SELF,
+    IN_MOVED_FROM,
+    IN_MOVED_TO,
+    IN_ONLYDIR,
+    IN_Q_OVERFLOW,
+    IN_UNMOUNT,
+    Event,
+    Failure,
+    Notify,
+    limit_text,
+)
+
+del sys.path[0]
 
 MASK = (
     IN_ATTRIB | IN_CLOSE_WRITE | IN_MOVED_FROM | IN_MOVED_TO | IN_CREATE | IN_DELETE
     | IN_DELETE_SELF | IN_ONLYDIR | IN_EXCL_UNLINK
 )  # fmt: skip
-HEAD = struct.Struct("iIII")
 
-BUFFER = 256 * 1024
 PARTNER_MS = 20  # the two halves of a move are queued by one system call
 NEAR = 16  # events that may have come between them
 BATCH_MAX = 20_000  # events after which the other half is not waited for
 # Of a call's output the first half of its limit is passed on as it comes: 128 MiB of what the SDK asks for.
 LIMIT = 120 << 20
 FLUSH = 1000  # lines
-SLACK_NS = 2_000_000_000  # time stamps of files are somewhat behind the clock
 
 FORK_FILE = "fork-generation"  # written anew in each copy of a sandbox
-
-
-class Failure(Exception):
-    """It cannot go on: a code and a sentence."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 class Over(Exception):
@@ -82,16 +86,6 @@ class Over(Exception):
 
 class Gone(Exception):
     """A directory is not where it was."""
-
-
-class Event(NamedTuple):
-    """One of inotify; pos: how many bytes of the queue lie before it."""
-
-    pos: int
-    wd: int
-    mask: int
-    cookie: int
-    name: str
 
 
 class Node:
@@ -126,76 +120,6 @@ class Node:
                 return True
             node = node.parent
         return False
-
-
-class Notify:
-    """The queue of the kernel."""
-
-    def __init__(self) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self.fd = self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-        if self.fd < 0:
-            code = ctypes.get_errno()
-            if code == errno.EMFILE:
-                raise Failure("too_many_watches", limit_text("instances", "watches at the same time"))
-            raise Failure("io_error", f"cannot watch anything: {os.strerror(code)}")
-        self._poll = select.poll()
-        self._poll.register(self.fd, select.POLLIN)
-        self.taken = 0
-        self.empty_at = time.time_ns()  # when nothing was in it
-        self.lost_since: Optional[int] = None  # when it had not overflowed yet
-
-    def add(self, path: str, mask: int) -> int:
-        """Watch a directory; its number, the same for the same inode."""
-        wd = int(self._libc.inotify_add_watch(self.fd, os.fsencode(path), ctypes.c_uint32(mask)))
-        if wd < 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), path)
-        return wd
-
-    def remove(self, wd: int) -> None:
-        """Not any more."""
-        self._libc.inotify_rm_watch(self.fd, wd)
-
-    def position(self) -> int:
-        """How many bytes have been queued so far."""
-        left = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, b"\0" * 4))[0]
-        return self.taken + int(left)
-
-    def read(self, wait_ms: Optional[int]) -> List[Event]:
-        """What there is, after waiting for it: so long at most, None without end."""
-        now = time.time_ns()
-        if not self._poll.poll(0):
-            self.empty_at = now
-            if not self._poll.poll(wait_ms):
-                return []
-        data = os.read(self.fd, BUFFER)
-        events: List[Event] = []
-        at = 0
-        while at < len(data):
-            wd, mask, cookie, length = HEAD.unpack_from(data, at)
-            start = at + HEAD.size
-            if mask & IN_Q_OVERFLOW and self.lost_since is None:
-                self.lost_since = self.empty_at - SLACK_NS
-            name = os.fsdecode(data[start : start + length].rstrip(b"\0"))
-            events.append(Event(self.taken + at, wd, mask, cookie, name))
-            at = start + length
-        self.taken += len(data)
-        return events
-
-
-def limit_text(what: str, words: str) -> str:
-    """Which limit of the kernel it was, and how to raise it."""
-    name = f"max_user_{what}"
-    try:
-        with open(f"/proc/sys/fs/inotify/{name}", encoding="ascii") as file:
-            value = file.read().strip()
-    except OSError:
-        value = "?"
-    return (
-        f"the sandbox's kernel allows {value} {words} of one user (fs.inotify.{name}): watch less, "
-        f"or raise it: sudo sysctl fs.inotify.{name}=..."
-    )
 
 
 class Output:
@@ -295,7 +219,9 @@ class Watch:
                 wd = self.notify.add(f"/proc/self/fd/{fd}", mask)
         except OSError as exc:
             if exc.errno == errno.ENOSPC:
-                raise Failure("too_many_watches", limit_text("watches", "watched directories")) from exc
+                raise Failure(
+                    "too_many_watches", limit_text("watches", "watched directories")
+                ) from exc
             raise
         if node.wd is not None and node.wd != wd:
             self.nodes.pop(node.wd, None)
@@ -589,7 +515,9 @@ class Watch:
         except Gone as exc:
             raise Failure("file_not_found", f"{self.root.name} is not a directory") from exc
         except OSError as exc:
-            raise Failure("permission_denied", f"cannot watch {self.root.name}: {exc.strerror}") from exc
+            raise Failure(
+                "permission_denied", f"cannot watch {self.root.name}: {exc.strerror}"
+            ) from exc
         try:
             self.dev = os.fstat(fd).st_dev
             # Who holds a directory (a shell that stands in it) keeps it from telling that it is deleted.
@@ -601,7 +529,9 @@ class Watch:
             self.add(self.root, fd)
             inner = self.list(self.root, fd)
         except OSError as exc:
-            raise Failure("permission_denied", f"cannot watch {self.root.name}: {exc.strerror}") from exc
+            raise Failure(
+                "permission_denied", f"cannot watch {self.root.name}: {exc.strerror}"
+            ) from exc
         finally:
             os.close(fd)
         for node in inner:

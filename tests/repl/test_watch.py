@@ -420,6 +420,7 @@ def test_it_ends_in_a_copy_of_the_sandbox(root: Path) -> None:
     program = root.parent / "run" / "repl" / "watch.py"
     program.parent.mkdir(parents=True)
     shutil.copy(PROGRAM, program)
+    shutil.copy(PROGRAM.parent / "inotify.py", program.parent)
     with Watching(root, program=program) as w:
         (root.parent / "run" / "sandbox-id").write_text("x")
         assert w.short() == []
