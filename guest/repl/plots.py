@@ -16,7 +16,7 @@ import io
 import sys
 from typing import Any, Callable
 
-from . import charts
+from . import charts, pools
 from .guard import BUILTINS as __builtins__  # type: ignore[no-redef]  # noqa: F401
 
 CHART = "application/vnd.podflare.chart+json"
@@ -105,7 +105,7 @@ class Plots:
         self._seen: list[Any] = []  # shown in this cell and still open
         self._attached: Any = None  # the pyplot that has our functions
         self._interrupted = False
-        sys.meta_path.insert(0, _Finder(self._attach))
+        sys.meta_path.insert(0, _Finder({_PYPLOT: self._attach, pools.POOL: pools.attach}))
 
     def show(self) -> None:
         """plt.show(): shows the open figures and closes them."""
@@ -182,14 +182,15 @@ class Plots:
 
 
 class _Finder:
-    """Tells when pyplot has been imported."""
+    """Tells when pyplot, or another module that we change, has been imported."""
 
-    def __init__(self, then: Callable[[Any], None]) -> None:
+    def __init__(self, then: dict[str, Callable[[Any], None]]) -> None:
         self._then = then
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        """Only pyplot is found here; and it is found as without this finder."""
-        if name != _PYPLOT:
+        """Only these modules are found here; and they are found as without this finder."""
+        then = self._then.get(name)
+        if then is None:
             return None
         spec = _frozen_importlib_external.PathFinder.find_spec(name, path, target)
         loader = None if spec is None else spec.loader
@@ -199,8 +200,8 @@ class _Finder:
 
         def exec_module(module: Any) -> None:
             run(module)
-            if module.__name__ == _PYPLOT:
-                self._then(module)
+            if module.__name__ == name:
+                then(module)
 
         loader.exec_module = exec_module
         return spec

@@ -36,6 +36,8 @@ const char *agent_error_word(int num)
 		{ENOMEM, "too_many"},
 		{EBUSY, "busy"},
 		{ETXTBSY, "busy"},
+		{EALREADY, "upload_busy"},
+		{ERANGE, "wrong_offset"},
 		{ESHUTDOWN, "closed"},
 		{ECHILD, "ended"},
 	};

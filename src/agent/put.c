@@ -4,11 +4,15 @@
  * as open() would), make missing parents, write a temporary file there, set
  * its mode, rename. All by the user's rights, so the kernel decides what is
  * allowed; undoing runs with the agent's, so that it cannot be denied.
+ *
+ * With an upload's id the temporary file is a part (put_part.h) that outlives the
+ * stream, and is renamed when it has all that was promised.
  */
 #define _GNU_SOURCE
 #include "agent/agent.h"
 #include "agent/files.h"
 #include "agent/path.h"
+#include "agent/put_part.h"
 #include "agent/stream.h"
 #include "lib/io.h"
 
@@ -27,9 +31,15 @@ struct put {
 	int dirfd, fd;
 	int mode;
 	uint64_t size;
-	size_t made;           /* length of the first parent that was made, 0 = none */
-	char target[PATH_MAX]; /* what is replaced */
-	char temp[48];         /* in dirfd; empty = not there */
+	size_t made;              /* length of the first parent that was made, 0 = none */
+	char target[PATH_MAX];    /* what is replaced */
+	char temp[PUT_PART_NAME]; /* in dirfd; empty = not there */
+
+	/* an upload that may be resumed */
+	bool resumable;
+	bool ask;        /* nothing follows: how far is it? */
+	uint64_t offset; /* where what follows belongs */
+	uint64_t total;
 };
 
 /* Name of the last component of an absolute path. */
@@ -63,6 +73,20 @@ static void put_abort(void *job)
 	user_fs_enter(&p->agent->user);
 	put_remove_made(p);
 	user_fs_leave(&p->agent->user);
+	free(p);
+}
+
+/* The stream is closed: what came of an upload that may be resumed is kept. */
+static void put_gone(void *job)
+{
+	struct put *p = job;
+
+	if (!p->resumable || p->size == 0) {
+		put_abort(p);
+		return;
+	}
+	close_fd(&p->fd);
+	close_fd(&p->dirfd);
 	free(p);
 }
 
@@ -152,6 +176,29 @@ static int put_open_temp(struct put *p)
 	return -errno;
 }
 
+/* Opens the part, of which there must be as much as comes before the offset. */
+static int put_open_part(struct put *p)
+{
+	char name[PUT_PART_NAME];
+	int fd;
+
+	put_part_sweep(p->dirfd);
+	memcpy(name, p->temp, sizeof(name));
+	p->temp[0] = '\0';
+	fd = put_part_open(p->dirfd, name, !p->ask && p->offset == 0, &p->size);
+	if (fd == -ENOENT)
+		return p->ask ? 0 : -ERANGE;
+	if (fd < 0)
+		return fd;
+	p->fd = fd;
+	if (!p->ask && p->offset == 0 && p->size && ftruncate(p->fd, 0) == 0)
+		p->size = 0; /* it begins anew */
+	if ((!p->ask && p->size != p->offset) || p->size > p->total)
+		return -ERANGE;
+	memcpy(p->temp, name, sizeof(name));
+	return 0;
+}
+
 static int put_open(struct put *p, struct err *err)
 {
 	int rc;
@@ -161,10 +208,16 @@ static int put_open(struct put *p, struct err *err)
 	if (rc == 0)
 		rc = put_open_parent(p);
 	if (rc == 0)
-		rc = put_open_temp(p);
+		rc = p->resumable ? put_open_part(p) : put_open_temp(p);
 	user_fs_leave(&p->agent->user);
 	if (rc == -EISDIR)
 		return err_text(err, EISDIR, "%.300s is a directory", p->target);
+	if (rc == -ERANGE)
+		return err_text(err, ERANGE,
+				"this upload has %" PRIu64 " bytes of %" PRIu64 " so far", p->size,
+				p->total);
+	if (rc == -EALREADY)
+		return err_text(err, EALREADY, "another stream writes this upload");
 	if (rc == -ENXIO)
 		return err_text(err, ENXIO, "%.300s is not a regular file", p->target);
 	return rc < 0 ? err_set(err, -rc, "cannot write %.300s", p->target) : 0;
@@ -190,8 +243,14 @@ static int put_commit(struct put *p)
 static void put_on_data(struct stream *s, void *job, const uint8_t *data, size_t len)
 {
 	struct put *p = job;
-	int rc = io_write_full(p->fd, data, len);
+	int rc;
 
+	if (p->resumable && (p->ask || len > p->total - p->size)) {
+		stream_error(s, EINVAL, "the upload is longer than was said");
+		put_abort(p);
+		return;
+	}
+	rc = io_write_full(p->fd, data, len);
 	p->size += len;
 	if (rc == 0)
 		return;
@@ -199,19 +258,34 @@ static void put_on_data(struct stream *s, void *job, const uint8_t *data, size_t
 	put_abort(p);
 }
 
+/* The answer: where it is, and how much of it. */
+static json_t *put_answer(const struct put *p, bool complete)
+{
+	json_t *o = json_pack("{s:o, s:I}", "path", stream_text(p->target), "size",
+			      (json_int_t)p->size);
+
+	if (o && p->resumable)
+		json_object_set_new(o, "complete", json_boolean(complete));
+	return o;
+}
+
 static void put_on_end(struct stream *s, void *job)
 {
 	struct put *p = job;
-	int rc = put_commit(p);
+	int rc;
 
+	if (p->resumable && p->size < p->total) {
+		stream_final(s, FRAME_OK, put_answer(p, false));
+		put_gone(p);
+		return;
+	}
+	rc = put_commit(p);
 	if (rc < 0) {
 		stream_error(s, -rc, "cannot write %.300s: %s", p->target, strerror(-rc));
 		put_abort(p);
 		return;
 	}
-	stream_final(s, FRAME_OK,
-		     json_pack("{s:o, s:I}", "path", stream_text(p->target), "size",
-			       (json_int_t)p->size));
+	stream_final(s, FRAME_OK, put_answer(p, true));
 	close_fd(&p->fd);
 	close_fd(&p->dirfd);
 	free(p);
@@ -220,7 +294,7 @@ static void put_on_end(struct stream *s, void *job)
 static const struct stream_ops put_ops = {
 	.data = put_on_data,
 	.end = put_on_end,
-	.gone = put_abort,
+	.gone = put_gone,
 };
 
 void put_begin(struct stream *s, struct request_file *r)
@@ -237,6 +311,12 @@ void put_begin(struct stream *s, struct request_file *r)
 	p->agent = s->agent;
 	p->fd = p->dirfd = -1;
 	p->mode = r->mode;
+	p->resumable = r->upload;
+	p->ask = !r->range;
+	p->offset = (uint64_t)r->offset;
+	p->total = (uint64_t)r->size;
+	if (r->upload)
+		put_part_name(p->temp, r->upload, r->size);
 	rc = path_absolute(s->agent, &s->agent->repl, r->path, p->target, &err);
 	request_file_free(r);
 	if (rc == 0)

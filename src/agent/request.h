@@ -45,7 +45,9 @@ struct request_exec {
 struct request_file {
 	char *path;
 	int mode;       /* permission bits, -1 = default (PUT only) */
-	bool range;     /* GET: a part only */
+	char *upload;   /* PUT: id of one that may be resumed, NULL = of none */
+	int64_t size;   /* of that, in all */
+	bool range;     /* GET: a part only; PUT: offset is given */
 	int64_t offset; /* from there */
 	int64_t length; /* so much, -1 = to the end */
 };

@@ -11,7 +11,30 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REQUEST_DEPTH_MAX 16
+#define REQUEST_DEPTH_MAX  16
+#define REQUEST_UPLOAD_MAX 32
+
+/* The id of an upload becomes part of a file's name. */
+static int parse_upload(json_t *obj, struct request_file *r, struct err *err)
+{
+	static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789";
+	const json_t *id = json_object_get(obj, "upload");
+	const char *text = json_string_value(id);
+	int rc;
+
+	if (!id)
+		return 0;
+	if (!text || !*text || strspn(text, letters) != strlen(text) ||
+	    strlen(text) > REQUEST_UPLOAD_MAX)
+		return err_text(err, EINVAL, "\"upload\" must be 1 to 32 letters a-z and digits");
+	rc = request_integer(obj, "size", 1, INT64_MAX, &r->size, err);
+	if (rc < 0)
+		return rc;
+	if (r->size == 0)
+		return err_text(err, EINVAL, "\"size\" is missing");
+	r->upload = strdup(text);
+	return r->upload ? 0 : err_set(err, ENOMEM, "cannot take \"upload\"");
+}
 
 int request_parse_file(const void *p, size_t len, struct request_file *r, struct err *err)
 {
@@ -32,6 +55,8 @@ int request_parse_file(const void *p, size_t len, struct request_file *r, struct
 	if (rc == 0)
 		rc = request_integer(obj, "length", 0, INT64_MAX, &r->length, err);
 	r->range = json_object_get(obj, "offset") || json_object_get(obj, "length");
+	if (rc == 0)
+		rc = parse_upload(obj, r, err);
 	json_decref(obj);
 	if (rc < 0)
 		request_file_free(r);
@@ -41,7 +66,8 @@ int request_parse_file(const void *p, size_t len, struct request_file *r, struct
 void request_file_free(struct request_file *r)
 {
 	free(r->path);
-	r->path = NULL;
+	free(r->upload);
+	r->path = r->upload = NULL;
 }
 
 static int parse_fileop_op(json_t *obj, enum request_fileop_op *op, struct err *err)

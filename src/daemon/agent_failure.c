@@ -27,6 +27,8 @@ static const struct {
 	{"io_error", "io_error", NULL, 500},
 	{"ended", "command_ended", NULL, 409},
 	{"closed", "stdin_closed", NULL, 409},
+	{"upload_busy", "upload_busy", "upload_id", 409},
+	{"wrong_offset", "wrong_offset", "offset", 409},
 };
 
 void agent_failure_parse(const struct frame *f, struct agent_failure *out)

@@ -4,6 +4,8 @@
  */
 #include "daemon/agent_failure.h"
 #include "daemon/api.h"
+#include "daemon/limits.h"
+#include "daemon/query.h"
 #include "daemon/range.h"
 #include "daemon/reply.h"
 #include "daemon/transfer.h"
@@ -11,6 +13,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* --- upload ------------------------------------------------------------------------------ */
@@ -18,13 +21,17 @@
 static void put_done(struct transfer *t, const struct frame *f)
 {
 	json_t *o = json_loadb((const char *)f->payload, f->len, 0, NULL);
-	const json_t *path = json_object_get(o, "path"), *size = json_object_get(o, "size");
+	json_t *path = json_object_get(o, "path"), *size = json_object_get(o, "size");
+	json_t *complete = json_object_get(o, "complete");
 
-	if (t->r->phase != REQUEST_WAIT || !json_is_string(path) || !json_is_integer(size)) {
+	if (t->r->phase != REQUEST_WAIT || !json_is_string(path) || !json_is_integer(size) ||
+	    (complete && !json_is_boolean(complete))) {
 		transfer_lost(t, -EPROTO);
 	} else {
 		transfer_done(t);
-		reply_json(t->r, 200, json_pack("{s:O, s:O}", "path", path, "size", size));
+		reply_json(t->r, 200,
+			   json_pack("{s:O, s:O, s:O*}", "path", path, "size", size, "complete",
+				     complete));
 	}
 	json_decref(o);
 }
@@ -70,14 +77,66 @@ static void files_end(struct request *r)
 
 static const struct request_ops put_ops = {.body = put_body, .end = files_end};
 
+/* A number of bytes, at least `least`, as a parameter: 1, 0 when it is not given, -1: answered. */
+static int put_number(struct request *r, const char *name, int64_t least, int64_t *out)
+{
+	_cleanup_free char *text = NULL;
+	int rc = query_get(r->query, name, &text);
+	size_t n = text ? strlen(text) : 0;
+
+	*out = 0;
+	if (rc == -ENOENT)
+		return 0;
+	/* 18 digits are more than any file has. */
+	if (rc == 0 && n >= 1 && n <= 18 && strspn(text, "0123456789") == n)
+		*out = strtoll(text, NULL, 10);
+	else
+		*out = -1;
+	if (*out >= least)
+		return 1;
+	reply_invalid(r, name, "%s must be an integer from %d on, given once", name, (int)least);
+	return -1;
+}
+
+/* The request to the agent, for an upload that may be resumed if it has an id. NULL: answered. */
+static json_t *put_object(struct request *r, const char *path)
+{
+	static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789";
+	_cleanup_free char *id = NULL;
+	int64_t size, offset;
+	int rc = query_get(r->query, "upload_id", &id), given;
+	size_t n = id ? strlen(id) : 0;
+	json_t *o;
+
+	if (rc == -ENOENT)
+		return json_pack("{s:s}", "path", path);
+	if (rc < 0 || n < 1 || n > LIMIT_UPLOAD_ID || strspn(id, letters) != n) {
+		reply_invalid(r, "upload_id",
+			      "upload_id must be 1 to %d of a-z and 0-9, given once",
+			      LIMIT_UPLOAD_ID);
+		return NULL;
+	}
+	rc = put_number(r, "size", 1, &size);
+	if (rc == 0)
+		reply_invalid(r, "size", "size is missing: of all of the upload");
+	given = rc == 1 ? put_number(r, "offset", 0, &offset) : -1;
+	if (given < 0)
+		return NULL;
+	o = json_pack("{s:s, s:s, s:I}", "path", path, "upload", id, "size", (json_int_t)size);
+	if (o && given)
+		json_object_set_new(o, "offset", json_integer(offset));
+	return o;
+}
+
 void api_put_begin(struct request *r)
 {
 	struct sandbox *sb = api_find_sandbox(r);
 	_cleanup_free char *path = sb ? transfer_path(r) : NULL;
+	json_t *object = path ? put_object(r, path) : NULL;
 
-	if (path)
-		transfer_begin(r, sb, FRAME_PUT, json_pack("{s:s}", "path", path),
-			       sizeof(struct transfer), put_on_stream, &put_ops);
+	if (object)
+		transfer_begin(r, sb, FRAME_PUT, object, sizeof(struct transfer), put_on_stream,
+			       &put_ops);
 }
 
 void api_put_finish(struct request *r)

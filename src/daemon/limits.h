@@ -121,6 +121,7 @@
 
 /* Listing files. */
 #define LIMIT_LIST_DEPTH 16
+#define LIMIT_UPLOAD_ID  32
 #define LIMIT_ENTRY_LINE (64u << 10) /* of one line: two paths, escaped */
 
 /* Egress. */

@@ -323,3 +323,152 @@ def test_many_at_once(agent: Agent) -> None:
         s.recv_json(OK)
         assert s.get(f"m/{n}")[1] == data[n]
         s.close()
+
+
+# --- uploads that may be resumed ---
+
+
+def parts(path: Path) -> list[str]:
+    """Parts of uploads in a directory."""
+    return [name for name in names(path) if name.startswith(".podflare-part-")]
+
+
+def test_an_upload_is_resumed(agent: Agent, stream: Stream) -> None:
+    data = os.urandom(300_000)
+    kw = {"upload": "a1", "size": len(data)}
+    path = str(agent.home / "r1" / "file")
+    assert stream.put(path, b"", **kw) == {"path": path, "size": 0, "complete": False}
+    assert not (agent.home / "r1").exists(), "who only asks leaves nothing"
+    other = agent.stream()
+    other.send(PUT, {"path": path, **kw, "offset": 0})
+    other.send(DATA, data[:1000])
+    wait_for(lambda: (agent.home / "r1").exists() and parts(agent.home / "r1"), "the part")
+    # One at a time.
+    refused = stream.put(path, b"x", **kw, offset=1000)
+    assert refused["code"] == "upload_busy"
+    assert stream.put(path, b"", **kw)["code"] == "upload_busy"
+    other.close()
+    wait_for(lambda: stream.put(path, b"", **kw).get("size") == 1000, "the close to be noticed")
+    assert parts(agent.home / "r1") == [f".podflare-part-a1-{len(data)}"]
+    # On from there, in pieces.
+    half = stream.put(path, data[1000:200_000], **kw, offset=1000)
+    assert half == {"path": path, "size": 200_000, "complete": False}
+    assert not (agent.home / "r1" / "file").exists()
+    whole = stream.put(path, data[200_000:], **kw, offset=200_000, mode=0o600)
+    assert whole == {"path": path, "size": len(data), "complete": True}
+    assert stream.get(path)[1] == data and names(agent.home / "r1") == ["file"]
+    st = (agent.home / "r1" / "file").stat()
+    assert stat.S_IMODE(st.st_mode) == 0o600 and st.st_uid == (1000 if ROOT else os.geteuid())
+
+
+def test_offsets_that_are_wrong(agent: Agent, stream: Stream) -> None:
+    kw = {"upload": "b", "size": 10}
+    r = stream.put("r2", b"x", **kw, offset=5)
+    assert r["code"] == "wrong_offset" and r["message"] == "this upload has 0 bytes of 10 so far"
+    assert stream.put("r2", b"abc", **kw, offset=0)["size"] == 3
+    for offset in (2, 4, 10, 11, 2**62):
+        r = stream.put("r2", b"x", **kw, offset=offset)
+        assert r["code"] == "wrong_offset" and "has 3 bytes of 10" in r["message"]
+    # Another size is another upload.
+    assert stream.put("r2", b"", upload="b", size=11)["size"] == 0
+    assert stream.put("r2", b"x", upload="b", size=11, offset=3)["code"] == "wrong_offset"
+    assert stream.put("r2", b"", **kw)["size"] == 3
+    # More than was promised: all of it is forgotten.
+    r = stream.put("r2", b"x" * 8, **kw, offset=3)
+    assert r["code"] == "bad_request" and r["message"] == "the upload is longer than was said"
+    assert stream.put("r2", b"", **kw)["size"] == 0 and not parts(agent.home)
+    r = stream.put("r2", b"x", **kw)
+    assert r["code"] == "bad_request", "without an offset nothing is taken"
+    # Offset 0 begins anew.
+    stream.put("r2", b"old", **kw, offset=0)
+    assert stream.put("r2", b"0123456789", **kw, offset=0)["complete"] is True
+    assert stream.get("r2")[1] == b"0123456789" and not parts(agent.home)
+
+
+def test_two_uploads_of_one_file(agent: Agent, stream: Stream) -> None:
+    with agent.stream() as other:
+        stream.put("r3", b"aa", upload="one", size=4, offset=0)
+        other.put("r3", b"bbb", upload="two", size=6, offset=0)
+        assert stream.put("r3", b"AA", upload="one", size=4, offset=2)["complete"] is True
+        assert stream.get("r3")[1] == b"aaAA"
+        assert other.put("r3", b"BBB", upload="two", size=6, offset=3)["complete"] is True
+        assert stream.get("r3")[1] == b"bbbBBB"
+    # All has come, but not the answer: who asks gets it.
+    with agent.stream() as gone:
+        gone.send(PUT, {"path": "r3", "upload": "three", "size": 2, "offset": 0})
+        gone.send(DATA, b"zz")
+        wait_for(lambda: parts(agent.home), "the part")
+    wait_for(lambda: stream.put("r3", b"", upload="three", size=2).get("complete"), "the end")
+    assert stream.get("r3")[1] == b"zz" and not parts(agent.home)
+
+
+def test_parts_that_are_left(agent: Agent, stream: Stream) -> None:
+    stream.put("r4/x", b"a", upload="old", size=4, offset=0)
+    stream.put("r4/x", b"a", upload="new", size=4, offset=0)
+    folder = agent.home / "r4"
+    for name in (".podflare-part-old-4", ".podflare-part-dir-1", ".podflare-partial", "mine"):
+        if name == ".podflare-part-dir-1":
+            (folder / name).mkdir()
+        elif name != ".podflare-part-old-4":
+            (folder / name).write_text("x")
+        os.utime(folder / name, (1, 1))
+    os.symlink("mine", folder / ".podflare-part-link-1")
+    with agent.stream() as other:  # old as well, but somebody writes it
+        other.send(PUT, {"path": "r4/y", "upload": "held", "size": 9, "offset": 0})
+        other.send(DATA, b"x")
+        wait_for(lambda: ".podflare-part-held-9" in names(folder), "the part")
+        wait_for(lambda: (folder / ".podflare-part-held-9").stat().st_size == 1, "its byte")
+        os.utime(folder / ".podflare-part-held-9", (1, 1))
+        assert stream.put("r4/z", b"z", upload="z", size=1, offset=0)["complete"] is True
+        assert names(folder) == [
+            *(".podflare-part-dir-1", ".podflare-part-held-9", ".podflare-part-link-1"),
+            *(".podflare-part-new-4", ".podflare-partial", "mine", "z"),
+        ]
+
+
+@pytest.mark.parametrize("what", ["link", "dir", "fifo", "hard"])
+def test_what_is_no_part_but_has_its_name(agent: Agent, stream: Stream, what: str) -> None:
+    folder = agent.home / f"r5{what}"
+    folder.mkdir()
+    if ROOT:
+        os.chown(folder, 1000, 1000)
+    (folder / "mine").write_text("keep")
+    name = folder / ".podflare-part-p-8"
+    if what == "link":
+        os.symlink("mine", name)
+    elif what == "dir":
+        name.mkdir()
+    elif what == "fifo":
+        os.mkfifo(name)
+    else:
+        os.link(folder / "mine", name)
+    before = names(folder)
+    r = stream.put(str(folder / "f"), b"x", upload="p", size=8, offset=0)
+    assert r["code"] in ("exists", "permission_denied"), r
+    assert names(folder) == before and (folder / "mine").read_text() == "keep"
+
+
+def test_resumable_on_a_full_disk(agent: Agent, stream: Stream, small: Path) -> None:
+    r = stream.put("small/large", b"x" * 3_000_000, upload="f", size=4_000_000, offset=0)
+    assert r["code"] == "no_space" and names(small) == []
+    assert stream.put("small/large", b"", upload="f", size=4_000_000)["size"] == 0
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"upload": "", "size": 1},
+        {"upload": "A", "size": 1},
+        {"upload": "../x", "size": 1},
+        {"upload": "a" * 33, "size": 1},
+        {"upload": 5, "size": 1},
+        {"upload": "a"},
+        {"upload": "a", "size": 0},
+        {"upload": "a", "size": -1},
+        {"upload": "a", "size": "1"},
+        {"upload": "a", "size": 1, "offset": -1},
+    ],
+)
+def test_uploads_that_make_no_sense(agent: Agent, stream: Stream, members: dict) -> None:
+    assert stream.put("r6", b"x", **members)["code"] == "bad_request"
+    assert not (agent.home / "r6").exists()

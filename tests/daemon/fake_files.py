@@ -33,6 +33,9 @@ MEMBERS = {
 }
 
 
+WRITTEN: set[str] = set()  # parts of uploads that a stream writes
+
+
 class Gone(Exception):
     """The daemon has closed the stream."""
 
@@ -55,6 +58,9 @@ class Files:
         if os.path.isdir(path):
             self.error("is_directory", f"{path} is a directory")
             raise Gone
+        if "upload" in req:
+            self.put_part(path, req)
+            return
         size, tmp = 0, path + ".part"
         done = False
         try:
@@ -74,6 +80,35 @@ class Files:
         finally:
             if not done and os.path.exists(tmp):
                 os.unlink(tmp)
+
+    def put_part(self, path: str, req: dict) -> None:
+        """An upload that may be resumed; what came stays when the stream ends."""
+        assert set(req) <= {"path", "upload", "size", "offset"}
+        tmp = f"{path}.part-{req['upload']}-{req['size']}"
+        have = os.path.getsize(tmp) if os.path.exists(tmp) else 0
+        if "offset" in req and req["offset"] not in (0, have):
+            self.error("wrong_offset", f"this upload has {have} bytes of {req['size']} so far")
+            raise Gone
+        if tmp in WRITTEN:
+            self.error("upload_busy", "another stream writes this upload")
+            raise Gone
+        if "offset" in req:
+            WRITTEN.add(tmp)
+            try:
+                with open(tmp, "ab" if req["offset"] else "wb", buffering=0) as f:
+                    while True:
+                        kind, payload = self.recv()
+                        if kind == END:
+                            break
+                        f.write(payload)
+                    have = f.tell()
+            finally:
+                WRITTEN.discard(tmp)
+        else:
+            assert self.recv()[0] == END
+        if have == req["size"]:
+            os.rename(tmp, path)
+        self.send(OK, {"path": path, "size": have, "complete": have == req["size"]})
 
     def on_get(self, req: dict) -> None:
         """Reads a file; some paths fail in their own way."""

@@ -393,3 +393,62 @@ def test_too_many_transfers(daemon: Daemon) -> None:
     for s in socks:
         s.close()
     wait_for(lambda: stdout_of(daemon.exec(sid, "echo free")) == "free")
+
+
+def test_an_upload_is_resumed(daemon: Daemon, tmp_path: Path) -> None:
+    sid = daemon.create()
+    data = os.urandom(300_000)
+    path = str(tmp_path / "f")
+    url = files(daemon, sid, path) + f"&upload_id=a1&size={len(data)}"
+    assert daemon.http.put(url).json() == {"path": path, "size": 0, "complete": False}
+    # A connection that breaks in the middle of a body.
+    host = httpx.URL(url)
+    with socket.create_connection((host.host, host.port)) as s:
+        target = f"{host.raw_path.decode()}&offset=0"
+        s.sendall(
+            f"PUT {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+        )
+        s.sendall(data[:100_000])
+        wait_for(lambda: [one for one in tmp_path.iterdir() if one.stat().st_size > 50_000])
+        r = daemon.http.put(url)
+        assert r.status_code == 409 and r.json()["code"] == "upload_busy"
+        assert r.json()["field"] == "upload_id"
+    r = wait_for(lambda: r if (r := daemon.http.put(url)).status_code == 200 else None)
+    have = r.json()["size"]
+    assert 50_000 < have <= 100_000 and r.json()["complete"] is False
+    r = daemon.http.put(f"{url}&offset={have}", content=data[have:200_000])
+    assert r.json() == {"path": path, "size": 200_000, "complete": False}
+    r = daemon.http.put(url + "&offset=150000", content=b"x")
+    assert r.status_code == 409 and r.json()["code"] == "wrong_offset"
+    assert r.json()["field"] == "offset" and "200000 bytes of 300000" in r.json()["error"]
+    r = daemon.http.put(url + "&offset=200000", content=data[200_000:])
+    assert r.json() == {"path": path, "size": len(data), "complete": True}
+    assert (tmp_path / "f").read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    "query,field,words",
+    [
+        ("upload_id=&size=1", "upload_id", "upload_id must be 1 to 32 of a-z and 0-9, given once"),
+        ("upload_id=A&size=1", "upload_id", "must be"),
+        ("upload_id=a%2f&size=1", "upload_id", "must be"),
+        (f"upload_id={'a' * 33}&size=1", "upload_id", "must be"),
+        ("upload_id=a&upload_id=b&size=1", "upload_id", "given once"),
+        ("upload_id=a", "size", "size is missing"),
+        ("upload_id=a&size=0", "size", "size must be an integer from 1 on, given once"),
+        ("upload_id=a&size=-1", "size", "must be"),
+        ("upload_id=a&size=1x", "size", "must be"),
+        ("upload_id=a&size=1&size=1", "size", "given once"),
+        ("upload_id=a&size=1000000000000000000", "size", "must be"),
+        ("upload_id=a&size=5&offset=", "offset", "offset must be an integer from 0 on, given once"),
+        ("upload_id=a&size=5&offset=-1", "offset", "must be"),
+    ],
+)
+def test_uploads_that_make_no_sense(
+    daemon: Daemon, tmp_path: Path, query: str, field: str, words: str
+) -> None:
+    sid = daemon.create()
+    r = daemon.http.put(files(daemon, sid, f"{tmp_path}/f") + "&" + query, content=b"x")
+    assert r.status_code == 400 and r.json()["field"] == field
+    assert words in r.json()["error"], r.text
+    assert not list(tmp_path.iterdir())

@@ -213,3 +213,31 @@ def test_end_of_the_control_channel_ends_the_interpreter(repl: Repl) -> None:
     repl.run("import threading, time\nthreading.Thread(target=time.sleep, args=(30,)).start()")
     repl.control.shutdown(1)
     assert repl.process.wait(5) == 0
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_pool_that_is_no_fork_refuses_what_the_session_defines(repl: Repl, method: str) -> None:
+    """Its workers would end at once, and new ones be started, for ever."""
+    repl.run(f"import math, multiprocessing as m\nctx = m.get_context({method!r})")
+    repl.run("def f(x): return x\nclass C: pass\nword = '__main__'")
+    for call in ("p.map(f, [1, 2])", "p.apply(len, ([C()],))", "list(p.imap(f, [1]))"):
+        result = repl.run(f"with ctx.Pool(1) as p: {call}")
+        name = "C" if "C()" in call else "f"
+        assert result.error is not None and result.exit_code == 1
+        assert f"SessionNameError: {name} is defined in this session" in result.errors
+        assert f"'{method}'" in result.errors and "get_context('fork')" in result.errors
+    result = repl.run("ctx.Pool(1, initializer=f)")
+    assert "SessionNameError: f is defined in this session" in result.errors
+    # What a module has, and a text of that name, reaches the workers.
+    good = "with ctx.Pool(2) as p: print(p.map(math.sqrt, [4, 9]), p.map(len, [word]))"
+    result = repl.run(good)
+    assert result.text == "[2.0, 3.0] [8]\n", result.errors
+    assert repl.run("with m.Pool(1) as p: print(p.map(f, [5]))").text == "[5]\n"
+
+
+def test_a_process_that_is_spawned_says_why_it_ends(repl: Repl) -> None:
+    result = repl.run(
+        "import multiprocessing as m\ndef f(): pass\n"
+        "p = m.get_context('spawn').Process(target=f)\np.start(); p.join(); p.exitcode"
+    )
+    assert result.value == "1" and "Can't get attribute 'f' on <module '__main__'" in result.errors

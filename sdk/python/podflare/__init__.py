@@ -76,6 +76,7 @@ from ._types import (
     TreeNode,
 )
 from ._version import __version__
+from ._watch import AsyncFileWatch, FileEvent, FileWatch
 
 __all__ = [
     "AlreadyExistsError",
@@ -85,6 +86,7 @@ __all__ = [
     "AsyncCommands",
     "AsyncContext",
     "AsyncExecStream",
+    "AsyncFileWatch",
     "AsyncFiles",
     "AsyncSandbox",
     "AuthenticationError",
@@ -117,8 +119,10 @@ __all__ = [
     "ExecNotFoundError",
     "ExecResult",
     "ExecStream",
+    "FileEvent",
     "FileInfo",
     "FileStat",
+    "FileWatch",
     "Files",
     "ForkError",
     "InvalidRequestError",

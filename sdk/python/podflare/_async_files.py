@@ -24,7 +24,7 @@ from typing import (
 
 from . import _calls, _tar
 from ._calls import Remote
-from ._errors import RemoteFileNotFoundError
+from ._errors import PodflareError, RemoteFileNotFoundError
 from ._http import Call, reading
 from ._transfer import (
     CHUNK,
@@ -33,6 +33,8 @@ from ._transfer import (
     Incoming,
     Local,
     Meter,
+    Outgoing,
+    Patience,
     Progress,
     body_of,
     check_resumable,
@@ -45,6 +47,7 @@ from ._transfer import (
     span,
 )
 from ._types import FileInfo, FileStat, TreeInfo
+from ._watch import AsyncFileWatch
 
 if TYPE_CHECKING:
     from ._async_sandbox import AsyncSandbox
@@ -107,27 +110,65 @@ class AsyncFiles:
         """See Files.chmod."""
         await self._call(_calls.chmod(self._sandbox.id, path, mode))
 
+    def watch(
+        self, path: Remote, *, recursive: bool = True, timeout: Optional[float] = None
+    ) -> AsyncFileWatch:
+        """See Files.watch: `changes = await files.watch(path)`, or `async with`."""
+        self._sandbox._check_open()
+        return AsyncFileWatch(self._sandbox, path, recursive, timeout)
+
     async def upload(
         self,
         data: Union[Data, Remote],
         path: Union[Remote, Data],
         *,
+        resume: bool = False,
         progress: Optional[Progress] = None,
     ) -> FileInfo:
         """See Sandbox.upload."""
         data, path = data_and_path(data, path)
+        if resume:
+            return await self._send_resuming(path, data, progress)
         with body_of(data) as body:
             return await self._send(path, body.pieces, Meter(progress, body.size), body.headers)
+
+    async def _send_resuming(
+        self, path: str, data: object, progress: Optional[Progress]
+    ) -> FileInfo:
+        patience = Patience()
+        info: FileInfo
+        with Outgoing(data) as out:
+            while out.size:
+                try:
+                    call = _calls.upload_part(self._sandbox.id, path, out.id, out.size)
+                    info, complete = await self._call(call, content=b"")
+                    patience.arrived(info.size)
+                    if not complete:
+                        body, meter = out.body(info.size), Meter(progress, out.size, info.size)
+                        call = _calls.upload_part(
+                            self._sandbox.id, path, out.id, out.size, info.size
+                        )
+                        info, complete = await self._send_as(call, body.pieces, meter, body.headers)
+                    if complete:
+                        return info
+                except PodflareError as exc:
+                    await asyncio.sleep(patience.pause(exc))
+            return await self._send(path, iter(()), Meter(progress, 0), {"content-length": "0"})
 
     async def _send(
         self, path: str, pieces: Iterator[bytes], meter: Meter, headers: Mapping[str, str] = {}
     ) -> FileInfo:
+        call = _calls.upload(self._sandbox.id, path)
+        return await self._send_as(call, pieces, meter, headers)
+
+    async def _send_as(
+        self, call: Call[T], pieces: Iterator[bytes], meter: Meter, headers: Mapping[str, str]
+    ) -> T:
         async def metered() -> AsyncIterator[bytes]:
             while (piece := await asyncio.to_thread(_next, pieces)) is not None:
                 yield piece
                 meter.add(len(piece))
 
-        call = _calls.upload(self._sandbox.id, path)
         return await self._call(call, content=metered(), headers=headers)
 
     async def download_to(

@@ -371,10 +371,11 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         data: Union[Data, Remote],
         path: Union[Remote, Data],
         *,
+        resume: bool = False,
         progress: Optional[Progress] = None,
     ) -> FileInfo:
         """See Sandbox.upload."""
-        return await self.files.upload(data, path, progress=progress)
+        return await self.files.upload(data, path, resume=resume, progress=progress)
 
     async def download(self, path: Remote) -> bytes:
         """See Sandbox.download."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import PurePath
-from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 from ._errors import (
     ForkError,
@@ -300,6 +300,25 @@ def upload(id: str, path: Remote) -> Call[FileInfo]:
         lambda reply: FileInfo(path=reply["path"], size=reply["size"]),
         "path",
         params=_file(path),
+        headers={"content-type": "application/octet-stream"},
+        patient=True,
+    )
+
+
+def upload_part(
+    id: str, path: Remote, upload_id: str, size: int, offset: Optional[int] = None
+) -> Call[Tuple[FileInfo, bool]]:
+    """What follows `offset` of an upload that may be resumed; without it, how far that is. True: it is
+    whole, and the file is there."""
+    params = {**_file(path), "upload_id": upload_id, "size": str(size)}
+    if offset is not None:
+        params["offset"] = str(offset)
+    return Call(
+        "PUT",
+        url(id, "/files"),
+        lambda reply: (FileInfo(path=reply["path"], size=reply["size"]), reply["complete"] is True),
+        "complete",
+        params=params,
         headers={"content-type": "application/octet-stream"},
         patient=True,
     )

@@ -196,6 +196,8 @@ _BY_CODE: dict[str, type[PodflareError]] = {
     "exec_exists": AlreadyExistsError,
     "context_exists": AlreadyExistsError,
     "not_empty": DirectoryNotEmptyError,
+    "wrong_offset": InvalidRequestError,
+    "upload_busy": PodflareError,
     "permission_denied": PermissionDeniedError,
     "sandbox_ended": SandboxEndedError,
     "disk_full": DiskFullError,

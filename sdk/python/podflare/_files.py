@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -22,7 +23,7 @@ from typing import (
 
 from . import _calls, _tar
 from ._calls import Remote
-from ._errors import RemoteFileNotFoundError
+from ._errors import PodflareError, RemoteFileNotFoundError
 from ._http import Call, reading
 from ._transfer import (
     CHUNK,
@@ -31,6 +32,8 @@ from ._transfer import (
     Incoming,
     Local,
     Meter,
+    Outgoing,
+    Patience,
     Progress,
     body_of,
     check_resumable,
@@ -43,6 +46,7 @@ from ._transfer import (
     span,
 )
 from ._types import FileInfo, FileStat, TreeInfo
+from ._watch import FileWatch, check_directory
 
 if TYPE_CHECKING:
     from ._sandbox import Sandbox
@@ -110,27 +114,73 @@ class Files:
         """Set permission bits, such as 0o600."""
         self._call(_calls.chmod(self._sandbox.id, path, mode))
 
+    def watch(
+        self, path: Remote, *, recursive: bool = True, timeout: Optional[float] = None
+    ) -> FileWatch:
+        """Watch a directory: an iterator over what changes in it (`FileEvent`), and a context manager.
+        Nothing that happens after this has returned is missed.
+
+        With `recursive`, all directories below it as well, those that are made later too; but not
+        what symbolic links lead to, other file systems, and what its user may not read. `timeout`:
+        seconds to wait for each event, see `FileWatch`. Not told are writes through mappings, and
+        os.truncate of a file that nobody closes.
+
+        The code of an error is "too_many_watches" when the sandbox's kernel does not allow to watch
+        so many directories.
+        """
+        self._sandbox._check_open()
+        return FileWatch(self._sandbox, check_directory(self.stat(path)), recursive, timeout)
+
     def upload(
         self,
         data: Union[Data, Remote],
         path: Union[Remote, Data],
         *,
+        resume: bool = False,
         progress: Optional[Progress] = None,
     ) -> FileInfo:
         """See `Sandbox.upload`."""
         data, path = data_and_path(data, path)
+        if resume:
+            return self._send_resuming(path, data, progress)
         with body_of(data) as body:
             return self._send(path, body.pieces, Meter(progress, body.size), body.headers)
+
+    def _send_resuming(self, path: str, data: object, progress: Optional[Progress]) -> FileInfo:
+        patience = Patience()
+        info: FileInfo
+        with Outgoing(data) as out:
+            while out.size:
+                try:
+                    call = _calls.upload_part(self._sandbox.id, path, out.id, out.size)
+                    info, complete = self._call(call, content=b"")
+                    patience.arrived(info.size)
+                    if not complete:
+                        body, meter = out.body(info.size), Meter(progress, out.size, info.size)
+                        call = _calls.upload_part(
+                            self._sandbox.id, path, out.id, out.size, info.size
+                        )
+                        info, complete = self._send_as(call, body.pieces, meter, body.headers)
+                    if complete:
+                        return info
+                except PodflareError as exc:
+                    time.sleep(patience.pause(exc))
+            return self._send(path, iter(()), Meter(progress, 0), {"content-length": "0"})
 
     def _send(
         self, path: str, pieces: Iterator[bytes], meter: Meter, headers: Mapping[str, str] = {}
     ) -> FileInfo:
+        call = _calls.upload(self._sandbox.id, path)
+        return self._send_as(call, pieces, meter, headers)
+
+    def _send_as(
+        self, call: Call[T], pieces: Iterator[bytes], meter: Meter, headers: Mapping[str, str]
+    ) -> T:
         def metered() -> Iterator[bytes]:
             for piece in pieces:
                 yield piece
                 meter.add(len(piece))
 
-        call = _calls.upload(self._sandbox.id, path)
         return self._call(call, content=metered(), headers=headers)
 
     def download_to(

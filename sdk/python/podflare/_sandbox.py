@@ -442,6 +442,7 @@ class Sandbox(SandboxBase[Client], Closing):
         data: Union[Data, Remote],
         path: Union[Remote, Data],
         *,
+        resume: bool = False,
         progress: Optional[Progress] = None,
     ) -> FileInfo:
         """Write a file in the sandbox. The file is there completely, or not at all.
@@ -450,13 +451,16 @@ class Sandbox(SandboxBase[Client], Closing):
                local file; files are streamed, never read whole.
         path   where to, in the sandbox; relative to the working directory of its Python
                interpreter. Missing directories are made.
+        resume  go on where it was when the connection breaks, up to eight times without a byte more. What
+               has arrived is kept in the sandbox, so that a later call for the same bytes, or the
+               same unchanged local file, goes on there as well. Not for what cannot seek.
         progress   called with the number of bytes sent so far, and how many there are in all (None
                if the file object cannot tell).
 
         The two may come in the other order, `upload("data.csv", b"...")`, as some programs have
         it. Two str cannot be told apart: encode the text, or use `files.write`.
         """
-        return self.files.upload(data, path, progress=progress)
+        return self.files.upload(data, path, resume=resume, progress=progress)
 
     def download(self, path: Remote) -> bytes:
         """The contents of a file in the sandbox."""

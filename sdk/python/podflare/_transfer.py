@@ -17,7 +17,14 @@ from typing import Any, BinaryIO, Callable, Dict, Iterator, List, Optional, Tupl
 
 import httpx
 
-from ._errors import InvalidRequestError, PodflareError, RemoteFileNotFoundError
+from ._errors import (
+    DaemonUnreachableError,
+    InvalidRequestError,
+    PodflareError,
+    RemoteFileNotFoundError,
+    RequestTimeoutError,
+    StreamBrokenError,
+)
 from ._types import FileStat
 
 Data = Union[bytes, bytearray, memoryview, BinaryIO, Path]
@@ -108,6 +115,78 @@ def _pieces(file: BinaryIO, size: Optional[int]) -> Iterator[bytes]:
         if size is not None:
             size -= len(piece)
         yield piece
+
+
+class Outgoing:
+    """Data of an upload that may be resumed: it can be read again from any byte on.
+
+    id   names the upload; the same for the same bytes, or the same version of a local file, so that
+         another call goes on where one has failed.
+    """
+
+    def __init__(self, data: Any) -> None:
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            self._file: Any = io.BytesIO(bytes(data))
+            name = self._file.getvalue()
+        elif isinstance(data, Path):
+            self._file = data.open("rb")
+            name = self._version().encode("utf-8", "surrogateescape") + os.fsencode(data.resolve())
+        else:
+            self._file, name = data, secrets.token_bytes(16)
+        self._own = self._file is not data
+        size = _remaining(self._file)
+        if size is None:
+            raise ValueError(
+                "only what can be read again can be resumed: bytes, a path, a file that can seek"
+            )
+        self.size, self._start, self._before = size, self._file.tell(), self._version()
+        self.id = hashlib.sha256(name).hexdigest()[:32]
+
+    def _version(self) -> str:
+        try:
+            status = os.fstat(self._file.fileno())
+        except (AttributeError, OSError):
+            return ""
+        return f"{status.st_ino}:{status.st_size}:{status.st_mtime_ns}:"
+
+    def body(self, offset: int) -> Body:
+        """What follows a byte. What two connections have brought must be one version of the file."""
+        if offset and self._version() != self._before:
+            raise PodflareError("the file was changed while it was uploaded")
+        self._file.seek(self._start + offset)
+        left = self.size - offset
+        return Body(_pieces(self._file, left), left)
+
+    def __enter__(self) -> "Outgoing":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._own:
+            self._file.close()
+
+
+class Patience:
+    """How often a transfer that breaks is begun again."""
+
+    TRIES = 8  # without a byte more
+
+    def __init__(self) -> None:
+        self._have, self._tries = 0, 0
+
+    def arrived(self, have: int) -> None:
+        """So much is there."""
+        if have > self._have:
+            self._have, self._tries = have, 0
+
+    def pause(self, exc: PodflareError) -> float:
+        """Seconds to wait after this failure; raises it if waiting is of no use."""
+        broken = (DaemonUnreachableError, StreamBrokenError, RequestTimeoutError)
+        if not isinstance(exc, broken) and exc.code not in ("upload_busy", "wrong_offset"):
+            raise exc
+        self._tries += 1
+        if self._tries > self.TRIES:
+            raise exc
+        return float(min(5.0, 0.05 * 2**self._tries))
 
 
 class Meter:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Callable, Optional
@@ -26,7 +27,10 @@ DESCRIPTION = {
 class Request:
     """What arrived, and the ways to answer it."""
 
-    def __init__(self, handler: BaseHTTPRequestHandler) -> None:
+    def __init__(self, handler: BaseHTTPRequestHandler, cuts: Optional[list[int]] = None) -> None:
+        """cuts: after so many bytes of a body that is longer the connection breaks, once each."""
+        self._cuts = cuts
+        self.was_cut = False
         self._handler = handler
         url = urlsplit(handler.path)
         self.method = handler.command
@@ -50,6 +54,9 @@ class Request:
             stream.readline()
             return body
         length = int(self.headers.get("content-length", 0))
+        if self._cuts and length > self._cuts[0]:
+            self.was_cut = True
+            return stream.read(self._cuts.pop(0))
         body = stream.read(length)
         if len(body) < length:
             raise ConnectionResetError("the client left in the middle of the body")
@@ -89,6 +96,15 @@ class Request:
     def end_stream(self) -> None:
         self._handler.wfile.write(b"0\r\n\r\n")
 
+    def left(self) -> bool:
+        """Whether the client has hung up."""
+        try:
+            return not self._handler.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def cut(self) -> None:
         """Drop the connection without ending the reply."""
         self._handler.close_connection = True
@@ -107,6 +123,7 @@ class FakeDaemon:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self.cuts: list[int] = []
         self._answers: dict[tuple[str, str], Callable[[Request], None]] = {}
         self.on("POST", "/v1/sandboxes", lambda r: r.reply(200, DESCRIPTION))
         self.on("GET", f"/v1/sandboxes/{SANDBOX_ID}", lambda r: r.reply(200, DESCRIPTION))
@@ -125,7 +142,7 @@ class FakeDaemon:
 
             def handle_any(self) -> None:
                 try:
-                    request = Request(self)
+                    request = Request(self, daemon.cuts)
                 except ConnectionResetError:
                     self.close_connection = True
                     return

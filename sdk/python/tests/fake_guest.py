@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A fake daemon with one sandbox in it, whose files are a real directory, and in which commands run, wait,
 reach their time-outs and are interrupted as api/openapi.yaml has it. Code is in a language of a few words
-(`Run.code`), one a line; of programs there is tar only."""
+(`Run.code`), one a line; of programs there are tar and the one that watches files."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import select
 import shutil
 import stat
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any, Callable, Optional
 
 from fake_daemon import SANDBOX_ID, FakeDaemon, Request
 
+WATCH = Path(__file__).resolve().parents[3] / "guest" / "repl" / "watch.py"
 MEMBERS = set(
     "code argv language rich timeout context_id cwd env user stdin stdin_base64 output_limit exec_id".split()
 )
@@ -83,7 +85,12 @@ class Run:
         timer.daemon = True
         timer.start()
         try:
-            code = self.tar() if "argv" in self.body else self.code()
+            if "argv" not in self.body:
+                code = self.code()
+            elif any(one.endswith("/watch.py") for one in self.body["argv"]):
+                code = self.watch()
+            else:
+                code = self.tar()
             self.exit(code, "exited")
         except Interrupted:
             self.exit({"timeout": 124, "interrupted": 130}[self.why], self.why)
@@ -131,6 +138,44 @@ class Run:
                 return 1
         return 0
 
+    def watch(self) -> int:
+        """The real program, until it ends, the call is interrupted, or the client leaves."""
+        *options, path = self.body["argv"]
+        options = [str(WATCH) if one.endswith("/watch.py") else one for one in options]
+        process = subprocess.Popen(
+            [*options, f"{self.guest.root}{path}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        root = json.dumps(str(self.guest.root))[1:-1].encode()
+        self.guest.watches += 1
+        try:
+            while not self.stop.is_set() and not self.request.left():
+                if not select.select([process.stdout], [], [], 0.02)[0]:
+                    continue
+                line = process.stdout.readline()
+                if not line:
+                    errors = process.stderr.read().decode()
+                    if errors:
+                        self.send(type="stderr", data=errors)
+                    return process.wait()
+                line = self.guest.watch_edit(line.replace(b'"' + root, b'"'))
+                half = len(line) // 2  # events are no lines
+                self.send(type="stdout", data=line[:half].decode())
+                self.send(type="stdout", data=line[half:].decode())
+                if b'"again"' in line:
+                    return 0
+            self.wait(0)
+            return 137
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            process.stderr.close()
+            self.guest.watches -= 1
+
     def tar(self) -> int:
         argv = [re.sub(r"(?<==)/", f"{self.guest.root}/", one) for one in self.body["argv"]]
         if argv[0] != "tar":
@@ -157,6 +202,10 @@ class FakeGuest(FakeDaemon):
         self.contexts = {"default": self.context("default", "/home/user", "user")}
         self.late = 0.0  # seconds until an exec is known
         self.cut_after: Optional[int] = None  # bytes of the next download
+        self.parts: dict[str, bytes] = {}  # of uploads that may be resumed
+        self.refuse_parts: list[str] = []  # codes
+        self.watches = 0  # programs that run
+        self.watch_edit: Callable[[bytes], bytes] = lambda line: line
 
     def answer_for(self, request: Request) -> Optional[Callable[[Request], None]]:
         own = super().answer_for(request)
@@ -271,8 +320,29 @@ class FakeGuest(FakeDaemon):
     def put(self, request: Request) -> None:
         path = self.local(request.query["path"])
         path.parent.mkdir(parents=True, exist_ok=True)
+        if "upload_id" in request.query:
+            self.put_part(request, path)
+            return
         path.write_bytes(request.body)
         request.reply(200, {"path": self.remote(path), "size": len(request.body)})
+
+    def put_part(self, request: Request, path: Path) -> None:
+        size = int(request.query["size"])
+        part = f"{request.query['path']} {request.query['upload_id']} {size}"
+        have = self.parts.get(part, b"")
+        if self.refuse_parts:
+            raise Refused(409, self.refuse_parts.pop(0), "not now")
+        if "offset" in request.query:
+            if int(request.query["offset"]) not in (0, len(have)):
+                raise Refused(409, "wrong_offset", f"this upload has {len(have)} bytes")
+            have = self.parts[part] = have[: int(request.query["offset"])] + request.body
+        if request.was_cut:
+            request.cut()
+            return
+        if len(have) == size:
+            path.write_bytes(self.parts.pop(part))
+        reply = {"path": self.remote(path), "size": len(have), "complete": len(have) == size}
+        request.reply(200, reply)
 
     def get(self, request: Request) -> None:
         data = self.local(request.query["path"]).read_bytes()

@@ -35,6 +35,7 @@ WRAPPED = (
     podflare.AsyncCommands,
     podflare.AsyncContext,
     podflare.AsyncFiles,
+    podflare.AsyncFileWatch,
     podflare.AsyncExecStream,
 )
 
