@@ -22,8 +22,9 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
-#define JAIL_FILES 1024u
-#define JAIL_DATA  (512ull << 20)
+#define JAIL_FILES  1024u
+#define JAIL_NOBODY 65534u /* where the host's files do not say it */
+#define JAIL_DATA   (512ull << 20)
 
 int jail_find_user(const char *name, struct jail_user *out, struct err *err)
 {
@@ -37,6 +38,10 @@ int jail_find_user(const char *name, struct jail_user *out, struct err *err)
 	}
 	errno = 0;
 	pw = getpwnam(name);
+	if (!pw && strcmp(name, "nobody") == 0) {
+		*out = (struct jail_user){JAIL_NOBODY, JAIL_NOBODY};
+		return 0;
+	}
 	if (!pw)
 		return err_text(err, ENOENT, "there is no user \"%s\"", name);
 	if (pw->pw_uid == 0)
