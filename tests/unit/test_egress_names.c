@@ -117,6 +117,9 @@ static void test_not_ascii(void **state)
 		"ex\u2028ample.com",
 		"b\u00fcch\u200ber.com",
 		"b\u00fcch\u00ader.com",
+		"b\u00fccher\u00ad.com", /* what vanishes at the end */
+		"b\u00fccher\u200b.com",
+		"B\u00dcCHER\u00ad.com",
 		"b\u00fc\uff43her.com", /* full-width within a real one */
 		"b\u00fc\u3002cher.com",
 		"\u0308ber.com", /* begins with a combining mark */

@@ -284,8 +284,8 @@ static void test_refused_members(void **state)
 		"\"methods\": [\"GET\\r\\n\"]",
 		"\"methods\": [\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"]",
 		"\"methods\": [1]",
-		"\"methods\": [\"A\",\"B\",\"C\",\"D\",\"E\",\"F\",\"G\",\"H\",\"I\",\"J\",\"K\","
-		"\"L\",\"M\",\"N\",\"O\",\"P\",\"Q\"]",
+		("\"methods\": [\"A\",\"B\",\"C\",\"D\",\"E\",\"F\",\"G\",\"H\",\"I\",\"J\",\"K\","
+		 "\"L\",\"M\",\"N\",\"O\",\"P\",\"Q\"]"),
 		"\"paths\": \"/\"",
 		"\"paths\": null",
 		"\"paths\": []",
