@@ -7,9 +7,17 @@
 #include "daemon/reply.h"
 #include "lib/cleanup.h"
 
+#include <stdio.h>
+
+/* What is wrong and does not stop it stands on a line of its own. */
 static void api_healthz(struct request *r)
 {
-	http_reply(r, 200, "text/plain; charset=utf-8", "ok", 2, NULL);
+	const struct egress_operator *o = &r->http->d->egress.op;
+	char text[sizeof(o->why) + 32];
+	int n = snprintf(text, sizeof(text), "ok%s%s",
+			 o->usable ? "" : "\negress is off: ", o->why);
+
+	http_reply(r, 200, "text/plain; charset=utf-8", text, (size_t)n, NULL);
 }
 
 const struct route api_routes[] = {
@@ -22,6 +30,11 @@ const struct route api_routes[] = {
 	{"POST", "/v1/sandboxes/:id/fork", .finish = api_fork},
 	{"POST", "/v1/sandboxes/:id/merge_into/:other", .finish = api_merge},
 	{"GET", "/v1/sandboxes/:id/diff/:other", .finish = api_diff},
+	{"GET", "/v1/sandboxes/:id/egress", .finish = api_egress_get},
+	{"PUT", "/v1/sandboxes/:id/egress", .finish = api_egress_put},
+	{"GET", "/v1/sandboxes/:id/egress/log", .finish = api_egress_log},
+	{"POST", "/v1/policy/test", .finish = api_policy_test},
+	{"GET", "/v1/metrics", .finish = api_metrics},
 	{"GET", "/v1/tree", .finish = api_tree},
 	{"GET", "/v1/templates", .finish = api_template_list},
 	{"POST", "/v1/sandboxes/:id/exec", .finish = api_exec},

@@ -10,6 +10,8 @@
 #include "daemon/http.h"
 #include "daemon/sandbox.h"
 
+struct grant;
+
 extern const struct route api_routes[];
 extern const size_t api_route_count;
 
@@ -22,6 +24,11 @@ void api_diff(struct request *r);
 void api_fork(struct request *r);
 void api_merge(struct request *r);
 void api_tree(struct request *r);
+void api_egress_get(struct request *r);
+void api_egress_put(struct request *r);
+void api_egress_log(struct request *r);
+void api_policy_test(struct request *r);
+void api_metrics(struct request *r);
 void api_template_list(struct request *r);
 void api_exec(struct request *r);
 void api_exec_list(struct request *r);
@@ -49,6 +56,17 @@ void api_file_mkdir(struct request *r);
 void api_file_remove(struct request *r);
 void api_file_rename(struct request *r);
 void api_file_chmod(struct request *r);
+
+/*
+ * The value of "egress" (NULL: absent) as a grant, *out NULL when it grants nothing. False:
+ * answered.
+ */
+bool api_egress_grant(struct request *r, const json_t *value, struct grant **out);
+/* Whether there is egress on this host; false: answered. */
+bool api_egress_usable(struct request *r);
+/* Releases a body that may have secrets in it, which are overwritten; the text of the request too.
+ */
+void api_egress_forget(struct request *r, json_t *body);
 
 /* The living sandbox of the path, or NULL: answered (404, or 409 with the reason of its end). */
 struct sandbox *api_find_sandbox(struct request *r);

@@ -5,6 +5,7 @@
  */
 #include "daemon/api.h"
 #include "daemon/daemon.h"
+#include "daemon/egress/grant.h"
 #include "daemon/fields.h"
 #include "daemon/limits.h"
 #include "daemon/pool.h"
@@ -20,8 +21,9 @@ struct create {
 	struct template *t;
 	struct template_size size;
 	json_t *metadata;
-	bool place;         /* in the registry, reserved and not the sandbox's yet */
-	struct sandbox *sb; /* while it is being made */
+	struct grant *grant; /* NULL: none */
+	bool place;          /* in the registry, reserved and not the sandbox's yet */
+	struct sandbox *sb;  /* while it is being made */
 	struct template_waiter waiter;
 	struct sandbox_user user;
 };
@@ -94,6 +96,7 @@ static void create_end(struct request *r)
 	if (c->place)
 		registry_unreserve(&r->http->d->registry, 1);
 	json_decref(c->metadata);
+	grant_unref(c->grant);
 	free(c);
 }
 
@@ -104,6 +107,7 @@ static void create_fork(struct create *c, struct template_vm *vm)
 	struct sandbox_params p = sandbox_params_of_template(vm);
 
 	p.metadata = c->metadata;
+	p.grant = c->grant;
 	c->sb = sandbox_new(c->r->http->d, &p, create_ready, c);
 	if (!c->sb) {
 		reply_json(c->r, 500, NULL);
@@ -130,7 +134,8 @@ static bool create_from_pool(struct create *c)
 	struct template_size own = template_own_size(c->t);
 	struct sandbox *sb = NULL;
 
-	if (memcmp(&c->size, &own, sizeof(own)) == 0)
+	/* Those of the pool have been renewed: without egress. */
+	if (!c->grant && memcmp(&c->size, &own, sizeof(own)) == 0)
 		sb = pool_take(c->t);
 	if (!sb)
 		return false;
@@ -184,7 +189,6 @@ static bool create_params(struct request *r, json_t *body, struct create *c)
 	struct templates *ts = &r->http->d->templates;
 	const char *name = NULL;
 	json_int_t memory, vcpus, disk;
-	bool egress = false; /* grants what the operator configured: nothing so far */
 	json_t *metadata = NULL;
 
 	if (!fields_only(r, body, known) || !fields_string(r, body, "template", &name, NULL))
@@ -203,7 +207,7 @@ static bool create_params(struct request *r, json_t *body, struct create *c)
 			&memory) ||
 	    !fields_int(r, body, "vcpus", 1, LIMIT_VCPUS_MAX, &vcpus) ||
 	    !fields_int(r, body, "disk_mib", LIMIT_DISK_MIN_MIB, LIMIT_DISK_MAX_MIB, &disk) ||
-	    !fields_bool(r, body, "egress", &egress) ||
+	    !api_egress_grant(r, json_object_get(body, "egress"), &c->grant) ||
 	    !fields_map(r, body, "metadata", LIMIT_METADATA, LIMIT_METADATA_BYTES, &metadata))
 		return false;
 	c->size = (struct template_size){(uint32_t)memory, (uint32_t)vcpus, (uint32_t)disk};
@@ -222,7 +226,7 @@ void api_sandbox_create(struct request *r)
 
 	if (body && !c)
 		reply_json(r, 500, NULL);
-	json_decref(body);
+	api_egress_forget(r, body);
 	if (!c)
 		return;
 	c->r = r;

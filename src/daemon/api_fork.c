@@ -4,28 +4,53 @@
  */
 #include "daemon/api.h"
 #include "daemon/daemon.h"
+#include "daemon/egress/grant.h"
 #include "daemon/fields.h"
 #include "daemon/fork.h"
 #include "daemon/reply.h"
 
+/* Absent: what the parent has. */
+static bool fork_egress(struct request *r, const json_t *body, struct fork_order *order)
+{
+	const json_t *egress = json_object_get(body, "egress");
+	bool inject = false;
+
+	if (!fields_bool(r, body, "inherit_inject", &inject))
+		return false;
+	if (egress && !json_is_null(egress)) {
+		if (inject) {
+			reply_invalid(r, "inherit_inject",
+				      "inherit_inject is for children that inherit: these get an "
+				      "egress of their own");
+			return false;
+		}
+		return api_egress_grant(r, egress, &order->grant);
+	}
+	order->egress = inject ? FORK_EGRESS_INJECT : FORK_EGRESS_INHERIT;
+	return true;
+}
+
 void api_fork(struct request *r)
 {
-	static const char *const known[] = {"n", "reseed", NULL};
+	static const char *const known[] = {"n", "reseed", "egress", "inherit_inject", NULL};
 	struct sandbox *sb = api_find_sandbox(r);
 	struct daemon *d = r->http->d;
 	json_t *body = sb ? fields_parse(r, true) : NULL;
+	struct fork_order order = {.reseed = true};
 	json_int_t n = 1;
-	bool reseed = true, ok;
+	bool ok;
 
 	if (!body)
 		return;
 	ok = fields_only(r, body, known) && fields_int(r, body, "n", 1, d->config.max_fork, &n) &&
-	     fields_bool(r, body, "reseed", &reseed);
-	json_decref(body);
+	     fields_bool(r, body, "reseed", &order.reseed) && fork_egress(r, body, &order);
+	api_egress_forget(r, body);
+	order.n = (unsigned int)n;
 	if (!ok)
 		return;
 	if (d->stopping)
 		reply_error(r, 503, "stopping", "the daemon is stopping", NULL, NULL);
 	else
-		fork_submit(sb, r, (unsigned int)n, reseed);
+		fork_submit(sb, r, &order);
+	grant_unref(order.grant);
 }

@@ -30,15 +30,18 @@ void api_sandbox_list(struct request *r)
 /* One that ended by itself is remembered, with the reason. */
 static json_t *row_json(const struct store_row *row)
 {
+	json_t *allow = row->egress ? json_incref(row->egress) : json_array();
+
 	return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:s?, s:[], s:I, s:I, s:I, s:s, "
-			 "s:{s:[]}, s:O?}",
+			 "s:{s:o, s:{}, s:s, s:n}, s:O?}",
 			 "id", row->id, "state", "ended", "template", row->template, "memory_mib",
 			 (json_int_t)row->memory_mib, "vcpus", (json_int_t)row->vcpus, "disk_mib",
 			 (json_int_t)row->disk_mib, "generation", (json_int_t)row->generation,
 			 "parent", row->parent[0] ? row->parent : NULL, "children", "created_at",
 			 (json_int_t)row->created_ms, "ended_at", (json_int_t)row->ended_ms,
 			 "exec_count", (json_int_t)row->exec_count, "ended_reason", row->reason,
-			 "egress", "allow", "metadata", row->metadata);
+			 "egress", "allow", allow, "inject", "state", "off", "reason", "metadata",
+			 row->metadata);
 }
 
 void api_sandbox_get(struct request *r)

@@ -88,7 +88,7 @@ static void stream_lost(struct attach *a, int error)
 		return;
 	}
 	snprintf(text, sizeof(text), "%s while the command ran", agent_error_text(error));
-	if (exec_events_failed(&cs->out, text, "agent_error", NULL, 0, now_ms()) < 0)
+	if (exec_events_failed(&cs->out, text, "agent_error", NULL, 0, NULL, now_ms()) < 0)
 		cs->broken = true;
 	stream_done(cs);
 }
@@ -197,7 +197,7 @@ static void stream_ended(struct attach *a, const char *reason)
 		return;
 	}
 	snprintf(text, sizeof(text), "sandbox ended: %s", reason);
-	if (exec_events_failed(&cs->out, text, closed ? "closed" : "vm_ended", "lost", 0,
+	if (exec_events_failed(&cs->out, text, closed ? "closed" : "vm_ended", "lost", 0, NULL,
 			       now_ms()) < 0)
 		cs->broken = true;
 	stream_done(cs);

@@ -31,6 +31,11 @@ static const char usage_text[] =
 	"  --kvm PATH           the KVM device (default: /dev/kvm)\n"
 	"  --disk-dir DIR       for the disks of sandboxes, files without a name (default:\n"
 	"                       disks in the state directory)\n"
+	"  --egress PATH        the podflare-egress program (default: beside podflared)\n"
+	"  --groups FILE        groups of names that allowlists may use (default: groups.json\n"
+	"                       beside podflared)\n"
+	"  --egress-config FILE what may be reached from sandboxes that ask for it (default:\n"
+	"                       $PODFLARE_EGRESS_CONFIG or whatever each asks for)\n"
 	"  --max-sandboxes N    most sandboxes at a time (default: 1024)\n"
 	"  --pool N             ready sandboxes of each used template (default: 2, 0 = none)\n"
 	"  --max-fork N         most children of one fork (default: 32)\n"
@@ -49,6 +54,7 @@ static const char usage_text[] =
 	"  PODFLARE_TEMPLATE_TIMEOUT  seconds a template may take to be made (default: 600)\n"
 	"  PODFLARE_FREEZE_TIMEOUT  seconds a guest may take to stand still for a fork, and to\n"
 	"                           go on (default: 20)\n"
+	"  PODFLARE_EGRESS_CONFIG   default of --egress-config\n"
 	"  PODFLARE_POOL_SIZE       default of --pool\n"
 	"  PODFLARE_MAX_FORK        default of --max-fork\n"
 	"  PODFLARE_PING_AFTER      seconds of silence of a command before the guest is asked\n"
@@ -248,6 +254,22 @@ static int disk_path(struct config *c, const char *disks, struct err *err)
 		       : 0;
 }
 
+/* A path that was given, or the file of this name beside our own program. */
+static int beside(const char *given, const char *name, char *out, size_t len, struct err *err)
+{
+	ssize_t n = given ? 0 : readlink("/proc/self/exe", out, len);
+	size_t dir = 0;
+
+	if (n < 0 || (size_t)n >= len)
+		return err_text(err, EINVAL, "it is not known where podflared itself is");
+	for (size_t i = 0; i < (size_t)n; i++)
+		if (out[i] == '/')
+			dir = i + 1;
+	return snprintf(out + dir, len - dir, "%s", given ? given : name) >= (int)(len - dir)
+		       ? err_text(err, ENAMETOOLONG, "the path of %s is too long", name)
+		       : 0;
+}
+
 /* The host is only compared, never looked up. */
 static int check_public(const struct config *c, struct err *err)
 {
@@ -290,6 +312,9 @@ enum {
 	OPT_FORK,
 	OPT_PUBLIC,
 	OPT_TRUST,
+	OPT_EGRESS,
+	OPT_GROUPS,
+	OPT_EGRESS_CONFIG,
 	OPT_ROUTES,
 	OPT_VERSION,
 	OPT_HELP
@@ -309,6 +334,9 @@ static const struct option options[] = {
 	{"max-fork", required_argument, NULL, OPT_FORK},
 	{"public-addr", required_argument, NULL, OPT_PUBLIC},
 	{"trust-forward", no_argument, NULL, OPT_TRUST},
+	{"egress", required_argument, NULL, OPT_EGRESS},
+	{"groups", required_argument, NULL, OPT_GROUPS},
+	{"egress-config", required_argument, NULL, OPT_EGRESS_CONFIG},
 	{"print-routes", no_argument, NULL, OPT_ROUTES},
 	{"version", no_argument, NULL, OPT_VERSION},
 	{"help", no_argument, NULL, OPT_HELP},
@@ -317,7 +345,7 @@ static const struct option options[] = {
 
 /* What the command line names but does not yet mean anything alone. */
 struct raw {
-	const char *addr, *guest, *image, *disks;
+	const char *addr, *guest, *image, *disks, *egress, *groups;
 };
 
 /* An option whose value is a number. 0, -EINVAL, or 1: it is none of these. */
@@ -366,6 +394,15 @@ static int load_option(struct config *c, struct raw *raw, int opt, char **argv, 
 		break;
 	case OPT_DISKS:
 		raw->disks = optarg;
+		break;
+	case OPT_EGRESS:
+		raw->egress = optarg;
+		break;
+	case OPT_GROUPS:
+		raw->groups = optarg;
+		break;
+	case OPT_EGRESS_CONFIG:
+		c->egress_config = optarg;
 		break;
 	case OPT_PUBLIC:
 		c->public_addr = optarg;
@@ -416,6 +453,7 @@ int config_load(struct config *c, int argc, char **argv, struct err *err)
 
 	*c = (struct config){
 		.kvm_path = "/dev/kvm",
+		.egress_config = getenv("PODFLARE_EGRESS_CONFIG"),
 		.max_sandboxes = LIMIT_SANDBOXES,
 		.max_fork = DEFAULT_FORK,
 		.pool_size = DEFAULT_POOL,
@@ -438,6 +476,11 @@ int config_load(struct config *c, int argc, char **argv, struct err *err)
 		rc = check_public(c, err);
 	if (rc == 0)
 		rc = disk_path(c, raw.disks, err);
+	if (rc == 0)
+		rc = beside(raw.egress, "podflare-egress", c->egress_path, sizeof(c->egress_path),
+			    err);
+	if (rc == 0)
+		rc = beside(raw.groups, "groups.json", c->groups_path, sizeof(c->groups_path), err);
 	return rc == 0 ? check_whole(c, err) : rc;
 }
 

@@ -38,6 +38,8 @@ struct config {
 	unsigned int ntemplates;
 	const char *vmm_path;
 	const char *kvm_path;
+	const char *egress_config;                 /* of the operator, or NULL */
+	char egress_path[4096], groups_path[4096]; /* the proxy, the file of groups */
 
 	char *keys[CONFIG_KEYS_MAX]; /* owned */
 	unsigned int nkeys;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "daemon/config.h"
+#include "daemon/egress/host.h"
 #include "daemon/http.h"
 #include "daemon/image.h"
 #include "daemon/pool.h"
@@ -27,6 +28,7 @@ struct daemon {
 	struct pool pool;
 	struct store store;
 	struct registry registry;
+	struct egress_host egress;
 	struct turns renewals;
 	struct http http;
 	unsigned int ndiffs; /* under way */

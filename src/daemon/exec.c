@@ -10,6 +10,7 @@
 #include "daemon/exec.h"
 #include "daemon/agent_failure.h"
 #include "daemon/daemon.h"
+#include "daemon/egress/egress.h"
 #include "daemon/exec_impl.h"
 #include "daemon/limits.h"
 #include "daemon/probe.h"
@@ -42,6 +43,7 @@ static void exec_unref(struct exec *e)
 	loop_timer_cancel(&e->grace);
 	ndjson_free(&e->out);
 	exec_params_free(&e->p);
+	json_decref(e->denied);
 	/* Callers up the stack may still look at its state. */
 	loop_defer_free(e->loop, e);
 }
@@ -92,7 +94,9 @@ static void exec_failed(struct exec *e, const char *text, const char *reason, co
 {
 	int64_t now = exec_now_ms(), took = e->started_ms ? now - e->started_ms : 0;
 
-	if (exec_events_failed(&e->out, text, reason, state, took < 0 ? 0 : took, now) < 0)
+	egress_drain(e->sb);
+	if (exec_events_failed(&e->out, text, reason, state, took < 0 ? 0 : took, e->denied, now) <
+	    0)
 		e->broken = true;
 }
 
@@ -187,6 +191,9 @@ static int exec_exit(struct exec *e, const struct frame *f)
 			x.reason = e->cancelled_for;
 		if (cancelled && strcmp(x.reason, "timeout") == 0)
 			x.code = 124;
+		/* A denial was sent before the guest could see it: it is there by now. */
+		egress_drain(e->sb);
+		x.denied = e->denied;
 		if (e->req && exec_events_exit(&e->out, &x, exec_now_ms()) < 0)
 			e->broken = true;
 		agent_release(e->s);
@@ -313,6 +320,7 @@ static void exec_run(struct exec *e)
 		exec_fail(e, &why, "refused", "preserved");
 		return;
 	}
+	egress_drain(e->sb); /* what was before is not its own */
 	e->state = EXEC_RUNNING;
 	sandbox_begin_call(e->sb);
 	e->started_ms = exec_now_ms();

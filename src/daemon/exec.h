@@ -65,5 +65,12 @@ json_t *exec_list(struct sandbox *sb);
 /* The host failed a request of the disk: whoever runs a command is told. */
 void exec_disk_failed(struct sandbox *sb, int errnum);
 
+struct record;
+
+/* The id of the exec that runs, when it is one alone; NULL. For what the guest does meanwhile. */
+const char *exec_only_running(struct sandbox *sb);
+/* Its egress was denied something: the execs that it may have been are told at their end. */
+void exec_denied(struct sandbox *sb, const struct record *r);
+
 /* What a sandbox remembers of ended execs goes with it. */
 void exec_forget_all(struct sandbox *sb);

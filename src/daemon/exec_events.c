@@ -218,10 +218,11 @@ int exec_exit_parse(const struct frame *f, struct exec_exit *out, bool *cancelle
 
 int exec_events_exit(struct ndjson *w, const struct exec_exit *x, int64_t ts)
 {
-	json_t *extra = json_pack("{s:i, s:s, s:s*, s:I, s:b, s:I, s:O*}", "exit_code", x->code,
-				  "termination_reason", x->reason, "state", x->state, "duration_ms",
-				  (json_int_t)x->duration_ms, "truncated", x->truncated,
-				  "bytes_dropped", (json_int_t)x->bytes_dropped, "log", x->log);
+	json_t *extra =
+		json_pack("{s:i, s:s, s:s*, s:I, s:b, s:I, s:O*, s:O*}", "exit_code", x->code,
+			  "termination_reason", x->reason, "state", x->state, "duration_ms",
+			  (json_int_t)x->duration_ms, "truncated", x->truncated, "bytes_dropped",
+			  (json_int_t)x->bytes_dropped, "log", x->log, "denied", x->denied);
 	int rc = -ENOMEM;
 
 	if (extra &&
@@ -232,10 +233,13 @@ int exec_events_exit(struct ndjson *w, const struct exec_exit *x, int64_t ts)
 }
 
 int exec_events_failed(struct ndjson *w, const char *text, const char *reason, const char *state,
-		       int64_t duration_ms, int64_t ts)
+		       int64_t duration_ms, json_t *denied, int64_t ts)
 {
-	struct exec_exit x = {
-		.code = -1, .reason = reason, .state = state, .duration_ms = duration_ms};
+	struct exec_exit x = {.code = -1,
+			      .reason = reason,
+			      .state = state,
+			      .duration_ms = duration_ms,
+			      .denied = denied};
 	char line[768];
 	int rc;
 

@@ -39,8 +39,9 @@ struct exec_exit {
 	const char *state;  /* preserved, lost; NULL: not known */
 	int64_t duration_ms, bytes_dropped;
 	bool truncated;
-	int signal;  /* 0: none */
-	json_t *log; /* owned; paths in the guest, or NULL */
+	int signal;     /* 0: none */
+	json_t *log;    /* owned; paths in the guest, or NULL */
+	json_t *denied; /* borrowed; of egress, or NULL */
 };
 
 /* The command leaves the queue (rich mode only). 0 or -ENOMEM. */
@@ -59,4 +60,5 @@ __must_check int exec_exit_parse(const struct frame *f, struct exec_exit *out, b
 __must_check int exec_events_exit(struct ndjson *w, const struct exec_exit *x, int64_t ts);
 /* A command that ended through no doing of its own: "podflare: text" on stderr, exit -1. */
 __must_check int exec_events_failed(struct ndjson *w, const char *text, const char *reason,
-				    const char *state, int64_t duration_ms, int64_t ts);
+				    const char *state, int64_t duration_ms, json_t *denied,
+				    int64_t ts);

@@ -32,6 +32,7 @@ struct exec {
 	bool begun /* the reply */, heard /* something that an HTTP error could not tell */;
 	bool broken; /* no memory for events */
 	bool disk_told;
+	json_t *denied; /* owned: of egress while it ran (exec_denied.c); NULL: nothing */
 
 	/* exec_input.c */
 	size_t code_sent, stdin_sent, stdin_acked;

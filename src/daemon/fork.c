@@ -6,6 +6,8 @@
  */
 #include "daemon/fork.h"
 #include "daemon/daemon.h"
+#include "daemon/egress/egress.h"
+#include "daemon/egress/grant.h"
 #include "daemon/freeze.h"
 #include "daemon/reply.h"
 #include "lib/io.h"
@@ -36,6 +38,8 @@ struct fork_op {
 	struct freeze freeze;
 	struct loop_timer limit; /* of the time that it is frozen */
 	uint64_t start_ns, freeze_ns, pause_us;
+	enum fork_egress egress;
+	struct grant *grant; /* of the children */
 	bool reseed, starting;
 	unsigned int n, places;
 	char ended[1500]; /* why the parent has, before there were children */
@@ -50,6 +54,7 @@ static void fork_unref(struct fork_op *op)
 {
 	if (op->req || op->sb)
 		return;
+	grant_unref(op->grant);
 	loop_defer_free(&op->d->loop, op);
 }
 
@@ -168,6 +173,7 @@ static void child_start(struct fork_op *op, struct fork_child *c)
 		.disk_mib = parent->disk_mib,
 		.parent = parent,
 		.metadata = parent->metadata,
+		.grant = op->grant,
 		.reseed = op->reseed,
 		.hold = true,
 	};
@@ -264,6 +270,14 @@ static void fork_check(struct fork_op *op)
 		fork_answer(op);
 }
 
+/* Now, so that what was taken from the parent meanwhile is in no child. */
+static bool fork_inherit(struct fork_op *op)
+{
+	return op->egress == FORK_EGRESS_OWN ||
+	       grant_inherit(&op->grant, egress_grant(op->sb), op->egress == FORK_EGRESS_INJECT) ==
+		       0;
+}
+
 static void fork_on_frozen(struct freeze *f, const char *failure)
 {
 	struct fork_op *op = list_entry(f, struct fork_op, freeze);
@@ -279,8 +293,12 @@ static void fork_on_frozen(struct freeze *f, const char *failure)
 	op->state = FORK_FORKING;
 	loop_timer_set(&op->d->loop, &op->limit, FORK_LIMIT_NS);
 	op->starting = true;
-	for (unsigned int i = 0; i < op->n && op->req; i++)
-		child_start(op, &op->child[i]);
+	if (!fork_inherit(op))
+		for (unsigned int i = 0; i < op->n; i++)
+			child_fail(&op->child[i], "out of memory");
+	else
+		for (unsigned int i = 0; i < op->n && op->req; i++)
+			child_start(op, &op->child[i]);
 	op->starting = false;
 	fork_check(op);
 }
@@ -375,8 +393,9 @@ static void fork_end(struct request *r)
 
 static const struct request_ops fork_ops = {.end = fork_end};
 
-void fork_submit(struct sandbox *sb, struct request *r, unsigned int n, bool reseed)
+void fork_submit(struct sandbox *sb, struct request *r, const struct fork_order *order)
 {
+	unsigned int n = order->n;
 	struct fork_op *op;
 
 	if (!registry_reserve(&sb->d->registry, n)) {
@@ -393,7 +412,9 @@ void fork_submit(struct sandbox *sb, struct request *r, unsigned int n, bool res
 	op->sb = sb;
 	op->req = r;
 	op->n = op->places = n;
-	op->reseed = reseed;
+	op->reseed = order->reseed;
+	op->egress = order->egress;
+	op->grant = grant_ref(order->grant);
 	op->start_ns = r->start_ns;
 	op->limit = (struct loop_timer){.fn = fork_on_limit, .arg = op};
 	for (unsigned int i = 0; i < n; i++)

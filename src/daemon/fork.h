@@ -15,5 +15,21 @@
 #include "daemon/http.h"
 #include "daemon/sandbox.h"
 
+struct grant;
+
+/* What the children may reach. */
+enum fork_egress {
+	FORK_EGRESS_OWN,     /* the grant of the order, or nothing */
+	FORK_EGRESS_INHERIT, /* the allowlist that the parent has when it is forked */
+	FORK_EGRESS_INJECT,  /* its injections as well */
+};
+
+struct fork_order {
+	unsigned int n;
+	bool reseed;
+	enum fork_egress egress;
+	struct grant *grant; /* borrowed; NULL: none */
+};
+
 /* Takes over the request; answers it, at once or later. */
-void fork_submit(struct sandbox *sb, struct request *r, unsigned int n, bool reseed);
+void fork_submit(struct sandbox *sb, struct request *r, const struct fork_order *order);

@@ -123,6 +123,18 @@
 #define LIMIT_LIST_DEPTH 16
 #define LIMIT_ENTRY_LINE (64u << 10) /* of one line: two paths, escaped */
 
+/* Egress. */
+#define LIMIT_GUEST_CONNECTS 64u /* that a VMM has unanswered, as in the VMM */
+#define LIMIT_DENIED         32u /* entries of one exit event */
+#define LIMIT_POLICY_TESTS   4u  /* at a time */
+#define PROXY_RESTARTS       5u  /* in PROXY_RESTART_NS */
+#define PROXY_RESTART_NS     (60 * SECOND_NS)
+#define PROXY_ANSWER_NS      (20 * SECOND_NS) /* that a proxy may take to answer */
+#define PROXY_LEAVE_NS       SECOND_NS        /* from the end of its orders to its exit */
+#define PROXY_POLL_MAX       1024u            /* messages; its socket holds fewer */
+#define PROXY_PEM_MAX        16384u           /* of a certificate or key */
+#define PROXY_ADDRESSES_MAX  64u              /* of one name */
+
 /* Comparing two sandboxes; of each (entries: also of a list of files): */
 #define LIMIT_CHANGES       100000u     /* entries, as in the agent */
 #define LIMIT_CHANGES_BYTES (64u << 20) /* of their lines */

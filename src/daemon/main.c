@@ -23,8 +23,11 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 
-/* Descriptors of a sandbox without requests: control socket, pidfd, console, idle streams. */
-#define FDS_PER_SANDBOX (3 + LIMIT_IDLE_STREAMS)
+/*
+ * Descriptors of a sandbox without requests: control socket, pidfd, console, idle streams; control
+ * socket and pidfd of its egress proxy.
+ */
+#define FDS_PER_SANDBOX (3 + LIMIT_IDLE_STREAMS + 2)
 /* A connection's socket, and the stream that its request may hold. */
 #define FDS_PER_CONNECTION 2
 /* Ours, those of template VMs, and what forks under way hold for a moment. */
@@ -128,6 +131,11 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 		rc = prepare_disks(c, err);
 	pool_init(&d->pool, d);
 	vmm_host_init(&d->vmms, &d->loop, c->vmm_path, c->kvm_path, c->disk_dir);
+	d->vmms.others = &d->egress;
+	d->vmms.others_own = egress_host_owns;
+	d->vmms.others_reap = egress_host_reap;
+	if (rc == 0)
+		rc = egress_host_init(&d->egress, &d->loop, c, err);
 	/* Bound before the images are read: a taken port is told at once. */
 	if (rc == 0)
 		rc = http_init(&d->http, d, connections, err);
@@ -158,7 +166,8 @@ static void announce(const struct daemon *d, uint64_t start_ns)
 
 static bool all_gone(const struct daemon *d)
 {
-	return registry_empty(&d->registry) && list_empty(&d->vmms.vmms);
+	return registry_empty(&d->registry) && list_empty(&d->vmms.vmms) &&
+	       list_empty(&d->egress.proxies);
 }
 
 static void stop(struct daemon *d)
@@ -180,7 +189,7 @@ static void stop(struct daemon *d)
 		now = io_now_ns();
 	}
 	if (!all_gone(d))
-		log_warn("a killed VMM is not gone yet");
+		log_warn("a killed VMM or proxy is not gone yet");
 }
 
 static int run(struct daemon *d, uint64_t start_ns)
@@ -202,6 +211,7 @@ static int run(struct daemon *d, uint64_t start_ns)
 	http_free(&d->http);
 	templates_free(&d->templates);
 	image_free(&d->image);
+	egress_host_free(&d->egress);
 	store_close(&d->store);
 	fd = signals.fd;
 	loop_del(&signals);
@@ -227,6 +237,7 @@ int main(int argc, char **argv)
 	d.image = (struct image){.kernel_fd = -1, .initramfs_fd = -1};
 	d.store.lock_fd = d.store.reserve.fd = d.http.spare_fd = d.loop.epfd = d.loop.wakefd = -1;
 	list_init(&d.loop.garbage);
+	d.egress.audit.fd = -1;
 	rc = 0;
 	if (d.config.show_help)
 		fputs(config_usage(), stdout);

@@ -6,6 +6,8 @@
  */
 #include "daemon/api.h"
 #include "daemon/daemon.h"
+#include "daemon/egress/egress.h"
+#include "daemon/egress/grant.h"
 #include "daemon/reply.h"
 #include "daemon/tree.h"
 #include "lib/io.h"
@@ -57,6 +59,7 @@ static void merge_names(struct sandbox *sb, struct sandbox *winner, const char *
 			memcpy(it->parent, sb->id, sizeof(it->parent));
 	memcpy(winner->id, sb->id, sizeof(winner->id));
 	memmove(winner->parent, parent, strlen(parent) + 1);
+	egress_renamed(winner); /* its grant stays its own */
 	winner->created_ms = sb->created_ms;
 	winner->metadata = sb->metadata;
 	sb->metadata = metadata;
@@ -70,6 +73,7 @@ static void merge_start(struct request *r, struct sandbox *sb, struct sandbox *w
 		.vcpus = winner->vcpus,
 		.disk_mib = winner->disk_mib,
 		.generation = winner->generation,
+		.egress = egress_grant(winner) ? egress_grant(winner)->allow : NULL,
 	};
 
 	if (!m) {

@@ -18,8 +18,8 @@
 #define PIECE_MAX (NDJSON_HELD + 16u)
 /* Names, braces and two numbers around the data. */
 #define AROUND_MAX 192u
-/* Room for what is added although the lines are full. */
-#define SPARE 32768u
+/* Room for what is added although the lines are full: a sentence, and the exit with its denials. */
+#define SPARE (32768u + LIMIT_DENIED * 4096u)
 
 void ndjson_init(struct ndjson *w, bool rich)
 {

@@ -27,23 +27,29 @@ static void make_uuid(char out[37])
 int renew_send(struct agent_stream *s, const struct renew *r)
 {
 	uint8_t entropy[32];
-	char base64[BASE64_SIZE(sizeof(entropy))], machine[33], boot[37], text[640];
+	char base64[BASE64_SIZE(sizeof(entropy))], machine[33], boot[37];
+	size_t size = 640 + (r->egress ? strlen(r->egress) : 0);
+	_cleanup_free char *text = malloc(size);
 	int n;
+
+	if (!text)
+		return -ENOMEM;
 
 	if (getrandom(entropy, sizeof(entropy), 0) != (ssize_t)sizeof(entropy))
 		return -EIO;
 	base64_encode(base64, entropy, sizeof(entropy));
 	ids_random_hex(machine, 16);
 	make_uuid(boot);
-	n = snprintf(text, sizeof(text),
+	n = snprintf(text, size,
 		     "{\"realtime_ns\":%llu,\"hostname\":\"sbx-%.12s\",\"entropy\":\"%.*s\","
 		     "\"id\":\"%s\",\"machine_id\":\"%s\",\"boot_id\":\"%s\",\"generation\":%u,"
-		     "\"kind\":\"%s\",\"reseed\":%s}",
+		     "\"kind\":\"%s\",\"reseed\":%s%s%s}",
 		     (unsigned long long)io_realtime_ns(), r->id + 4, (int)sizeof(base64), base64,
-		     r->id, machine, boot, r->generation, r->kind, r->reseed ? "true" : "false");
+		     r->id, machine, boot, r->generation, r->kind, r->reseed ? "true" : "false",
+		     r->egress ? ",\"egress\":" : "", r->egress ? r->egress : "");
 	agent_send(s, FRAME_RENEW, text, (size_t)n);
 	explicit_bzero(entropy, sizeof(entropy));
 	explicit_bzero(base64, sizeof(base64));
-	explicit_bzero(text, sizeof(text));
+	explicit_bzero(text, size);
 	return 0;
 }

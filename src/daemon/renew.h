@@ -16,8 +16,10 @@ struct renew {
 	const char *id;   /* of the sandbox */
 	const char *kind; /* "boot", "create", "fork" */
 	uint32_t generation;
-	bool reseed; /* generators of user space too */
+	bool reseed;        /* generators of user space too */
+	const char *egress; /* JSON text of the member, or NULL: none, which is off */
 };
 
-/* Writes the request into the stream, which may not have reached the guest yet. 0 or -EIO. */
+/* Writes the request into the stream, which may not have reached the guest yet. 0, -EIO, -ENOMEM.
+ */
 __must_check int renew_send(struct agent_stream *s, const struct renew *r);

@@ -8,6 +8,8 @@
 #include "daemon/sandbox.h"
 #include "daemon/agent_failure.h"
 #include "daemon/daemon.h"
+#include "daemon/egress/egress.h"
+#include "daemon/egress/grant.h"
 #include "daemon/exec.h"
 #include "daemon/limits.h"
 #include "daemon/renew.h"
@@ -51,6 +53,7 @@ static void sandbox_check_ready(struct sandbox *sb)
 	loop_timer_cancel(&sb->deadline);
 	sb->state = SANDBOX_READY;
 	sb->ready_us = (io_now_ns() - sb->start_ns) / 1000;
+	egress_ready(sb);
 	sb->on_ready(sb, sb->ready_arg);
 }
 
@@ -93,6 +96,8 @@ static struct sandbox *sandbox_of(struct vmm *v)
 static void sandbox_renew(struct turn *turn)
 {
 	struct sandbox *sb = list_entry(turn, struct sandbox, turn);
+	/* Its VMM is told first: user code may connect as soon as RENEW lets it run. */
+	_cleanup_free char *egress = egress_begin(sb);
 	struct err err = {0};
 
 	sb->renew = agent_open(&sb->agent, sandbox_on_renew, sb, &err);
@@ -105,24 +110,36 @@ static void sandbox_renew(struct turn *turn)
 	if (renew_send(sb->renew, &(struct renew){.id = sb->id,
 						  .kind = sb->parent[0] ? "fork" : "create",
 						  .generation = sb->generation,
-						  .reseed = sb->reseed}) < 0)
+						  .reseed = sb->reseed,
+						  .egress = egress}) < 0)
 		sandbox_end(sb, false, "no randomness for the guest");
+}
+
+/* All that RENEW has to tell is known. */
+static void sandbox_prepared(struct sandbox *sb)
+{
+	if (sb->state == SANDBOX_FORKING)
+		turn_wait(&sb->turn);
+}
+
+/* It was asked for, and nobody holds it (any more): once. */
+static void sandbox_prepare(struct sandbox *sb)
+{
+	if (sb->state == SANDBOX_FORKING && !sb->hold && egress_prepare(sb, sandbox_prepared))
+		turn_wait(&sb->turn);
 }
 
 static void sandbox_on_asked(struct vmm *v)
 {
-	struct sandbox *sb = sandbox_of(v);
-
-	if (sb->state == SANDBOX_FORKING && !sb->hold)
-		turn_wait(&sb->turn);
+	sandbox_prepare(sandbox_of(v));
 }
 
 void sandbox_go(struct sandbox *sb)
 {
-	if (sb->state != SANDBOX_FORKING || !sb->hold)
+	if (!sb->hold)
 		return;
 	sb->hold = false;
-	turn_wait(&sb->turn);
+	sandbox_prepare(sb);
 }
 
 static void sandbox_on_forked(struct vmm *v)
@@ -151,6 +168,11 @@ static void sandbox_on_disk(struct vmm *v, int errnum, uint64_t failures)
 	if (failures > sb->disk_errors)
 		sb->disk_errors = failures;
 	exec_disk_failed(sb, errnum);
+}
+
+static void sandbox_on_guest_connect(struct vmm *v, uint32_t id)
+{
+	egress_on_connect(sandbox_of(v), id);
 }
 
 static void sandbox_on_recorded(struct vmm *v, int errnum, const char *text)
@@ -183,6 +205,7 @@ static void sandbox_on_reaped(struct vmm *v)
 	sandbox_tell(&sb->waiting, sb->reason);
 	registry_gone(&sb->d->registry, sb);
 	exec_forget_all(sb);
+	egress_free(sb);
 	json_decref(sb->metadata);
 	loop_defer_free(&sb->d->loop, sb);
 }
@@ -192,6 +215,7 @@ static const struct vmm_ops sandbox_vmm_ops = {
 	.forked = sandbox_on_forked,
 	.refused = sandbox_on_refused,
 	.disk = sandbox_on_disk,
+	.guest_connect = sandbox_on_guest_connect,
 	.recorded = sandbox_on_recorded,
 	.ended = sandbox_on_ended,
 	.reaped = sandbox_on_reaped,
@@ -261,6 +285,10 @@ struct sandbox *sandbox_new(struct daemon *d, const struct sandbox_params *p,
 	turn_init(&sb->turn, &d->renewals, sandbox_renew);
 	agent_init(&sb->agent, &d->loop, &sb->vmm);
 	sb->vmm.ops = &sandbox_vmm_ops;
+	if (egress_set(sb, p->grant) < 0) {
+		free(sb);
+		return NULL;
+	}
 	sb->metadata = json_incref(p->metadata);
 	registry_add(&d->registry, sb);
 	return sb;
@@ -301,6 +329,7 @@ int sandbox_announce(struct sandbox *sb)
 
 	sb->created_ms = row.created_ms = now_ms();
 	row.metadata = sb->metadata;
+	row.egress = egress_grant(sb) ? egress_grant(sb)->allow : NULL;
 	snprintf(row.id, sizeof(row.id), "%s", sb->id);
 	snprintf(row.parent, sizeof(row.parent), "%s", sb->parent);
 	snprintf(row.template, sizeof(row.template), "%s", sb->template);
@@ -335,6 +364,7 @@ void sandbox_end(struct sandbox *sb, bool deleted, const char *fmt, ...)
 	registry_ended(&sb->d->registry, sb);
 	sandbox_log(sb, "sandbox ended", sb->reason);
 	sandbox_tell(&sb->users, sb->reason);
+	egress_end(sb);
 	sb->renew = NULL;
 	agent_free(&sb->agent);
 	vmm_kill(&sb->vmm, true);
@@ -386,18 +416,19 @@ static json_t *sandbox_children(const struct sandbox *sb)
 json_t *sandbox_json(const struct sandbox *sb, bool details)
 {
 	json_t *children = sandbox_children(sb), *more;
-	json_t *o =
-		children ? json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:s?, s:o, s:I, "
-				     "s:{s:[]}, s:O?, s:I, s:s}",
-				     "id", sb->id, "state", "ready", "template", sb->template,
-				     "memory_mib", (json_int_t)sb->memory_mib, "vcpus",
-				     (json_int_t)sb->vcpus, "disk_mib", (json_int_t)sb->disk_mib,
-				     "generation", (json_int_t)sb->generation, "parent",
-				     sb->parent[0] ? sb->parent : NULL, "children", children,
-				     "created_at", (json_int_t)sb->created_ms, "egress", "allow",
-				     "metadata", sb->metadata, "ready_us", (json_int_t)sb->ready_us,
-				     "source", sb->from_pool ? "pool" : "fork")
-			 : NULL;
+	json_t *o = children
+			    ? json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:s?, s:o, s:I, "
+					"s:o, s:O?, s:I, s:s}",
+					"id", sb->id, "state", "ready", "template", sb->template,
+					"memory_mib", (json_int_t)sb->memory_mib, "vcpus",
+					(json_int_t)sb->vcpus, "disk_mib", (json_int_t)sb->disk_mib,
+					"generation", (json_int_t)sb->generation, "parent",
+					sb->parent[0] ? sb->parent : NULL, "children", children,
+					"created_at", (json_int_t)sb->created_ms, "egress",
+					egress_json(sb), "metadata", sb->metadata, "ready_us",
+					(json_int_t)sb->ready_us, "source",
+					sb->from_pool ? "pool" : "fork")
+			    : NULL;
 
 	if (!o || !details)
 		return o;

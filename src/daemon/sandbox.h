@@ -30,6 +30,8 @@
 #include <stdint.h>
 
 struct daemon;
+struct egress_sandbox;
+struct grant;
 struct probe;
 struct sandbox;
 struct sandbox_user;
@@ -52,6 +54,7 @@ struct sandbox_params {
 	uint32_t memory_mib, vcpus, disk_mib;
 	const struct sandbox *parent; /* NULL: from is a template's */
 	json_t *metadata;             /* borrowed; NULL: set later */
+	struct grant *grant;          /* of egress, borrowed; NULL: none */
 	bool reseed;
 	bool pool;      /* does not count against the limit, until sandbox_count() */
 	bool hold;      /* it is not renewed before sandbox_go() */
@@ -82,6 +85,7 @@ struct sandbox {
 	struct agent agent;
 	struct turn turn; /* to be renewed */
 	struct agent_stream *renew;
+	struct egress_sandbox *egress; /* NULL: it never had a grant (egress/egress.h) */
 	struct loop_timer deadline;
 	struct probe *probe;
 

@@ -17,14 +17,14 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
-#define STORE_VERSION     2
-#define STORE_VERSION_SQL "PRAGMA user_version=2;"
+#define STORE_VERSION     3
+#define STORE_VERSION_SQL "PRAGMA user_version=3;"
 
 static const char schema_sql[] =
 	"CREATE TABLE IF NOT EXISTS sandboxes("
 	" id TEXT PRIMARY KEY, template TEXT NOT NULL, parent TEXT, generation INTEGER NOT NULL,"
 	" memory_mib INTEGER NOT NULL, vcpus INTEGER NOT NULL, disk_mib INTEGER NOT NULL,"
-	" metadata TEXT NOT NULL, created_ms INTEGER NOT NULL,"
+	" metadata TEXT NOT NULL, egress TEXT, created_ms INTEGER NOT NULL,"
 	" ended_ms INTEGER, exec_count INTEGER NOT NULL DEFAULT 0, reason TEXT,"
 	" deleted INTEGER NOT NULL DEFAULT 0, merged_into TEXT) STRICT, WITHOUT ROWID;"
 	"CREATE INDEX IF NOT EXISTS sandboxes_ended ON sandboxes(ended_ms);"
@@ -33,19 +33,20 @@ static const char schema_sql[] =
 
 static const char insert_sql[] =
 	"INSERT INTO sandboxes(id, template, parent, generation, memory_mib, vcpus, disk_mib,"
-	" metadata, created_ms) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+	" metadata, created_ms, egress) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
 static const char end_sql[] =
 	"UPDATE sandboxes SET ended_ms=?2, exec_count=?3, reason=?4, deleted=?5 WHERE id=?1";
 static const char find_sql[] =
 	"SELECT template, memory_mib, vcpus, metadata, created_ms, ended_ms, exec_count, reason,"
-	" deleted, parent, generation, disk_mib FROM sandboxes WHERE id=?1";
+	" deleted, parent, generation, disk_mib, egress FROM sandboxes WHERE id=?1";
 static const char deleted_sql[] = "UPDATE sandboxes SET deleted=1 WHERE id=?1";
 static const char children_sql[] = "UPDATE sandboxes SET parent=?1 WHERE parent=?2 AND id<>?1";
 static const char merged_sql[] =
 	"UPDATE sandboxes SET ended_ms=?3, reason='merged', deleted=1, merged_into=?1 WHERE id=?2";
 static const char renamed_sql[] =
-	"UPDATE sandboxes SET parent=?2, generation=?3, memory_mib=?4, vcpus=?5, disk_mib=?6"
-	" WHERE id=?1";
+	"UPDATE sandboxes SET parent=?2, generation=?3, memory_mib=?4, vcpus=?5, disk_mib=?6,"
+	" egress=?7 WHERE id=?1";
+static const char egress_sql[] = "UPDATE sandboxes SET egress=?2 WHERE id=?1";
 
 static int store_error(struct store *s, struct err *err, const char *what)
 {
@@ -181,7 +182,7 @@ static int store_prepare(struct store *s, struct err *err)
 	} all[] = {{&s->insert, insert_sql},     {&s->end, end_sql},
 		   {&s->find, find_sql},         {&s->deleted, deleted_sql},
 		   {&s->children, children_sql}, {&s->merged, merged_sql},
-		   {&s->renamed, renamed_sql}};
+		   {&s->renamed, renamed_sql},   {&s->egress, egress_sql}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
 		if (sqlite3_prepare_v3(s->db, all[i].sql, -1, SQLITE_PREPARE_PERSISTENT, all[i].st,
@@ -225,6 +226,7 @@ void store_close(struct store *s)
 	sqlite3_finalize(s->children);
 	sqlite3_finalize(s->merged);
 	sqlite3_finalize(s->renamed);
+	sqlite3_finalize(s->egress);
 	sqlite3_close(s->db);
 	reserve_close(&s->reserve);
 	close_fd(&s->lock_fd);
@@ -252,6 +254,7 @@ static int store_run(struct store *s, sqlite3_stmt *st)
 int store_insert(struct store *s, const struct store_row *row)
 {
 	_cleanup_free char *meta = row->metadata ? json_dumps(row->metadata, JSON_COMPACT) : NULL;
+	_cleanup_free char *egress = row->egress ? json_dumps(row->egress, JSON_COMPACT) : NULL;
 	sqlite3_stmt *st = s->insert;
 
 	sqlite3_bind_text(st, 1, row->id, -1, SQLITE_STATIC);
@@ -264,6 +267,7 @@ int store_insert(struct store *s, const struct store_row *row)
 	sqlite3_bind_int64(st, 7, row->disk_mib);
 	sqlite3_bind_text(st, 8, meta ? meta : "{}", -1, SQLITE_STATIC);
 	sqlite3_bind_int64(st, 9, row->created_ms);
+	sqlite3_bind_text(st, 10, egress, -1, SQLITE_STATIC);
 	return store_run(s, st);
 }
 
@@ -271,6 +275,7 @@ int store_insert(struct store *s, const struct store_row *row)
 static int store_merge_rows(struct store *s, const struct store_row *row, const char *winner,
 			    int64_t now_ms)
 {
+	_cleanup_free char *egress = row->egress ? json_dumps(row->egress, JSON_COMPACT) : NULL;
 	int rc;
 
 	sqlite3_bind_text(s->children, 1, row->id, -1, SQLITE_STATIC);
@@ -291,6 +296,7 @@ static int store_merge_rows(struct store *s, const struct store_row *row, const 
 	sqlite3_bind_int64(s->renamed, 4, row->memory_mib);
 	sqlite3_bind_int64(s->renamed, 5, row->vcpus);
 	sqlite3_bind_int64(s->renamed, 6, row->disk_mib);
+	sqlite3_bind_text(s->renamed, 7, egress, -1, SQLITE_STATIC);
 	return store_run(s, s->renamed);
 }
 
@@ -329,6 +335,16 @@ void store_end(struct store *s, const char *id, int64_t ended_ms, uint64_t exec_
 		log_warn("the end of %s is not in the state database", id);
 }
 
+void store_egress(struct store *s, const char *id, const json_t *allow)
+{
+	_cleanup_free char *text = allow ? json_dumps(allow, JSON_COMPACT) : NULL;
+
+	sqlite3_bind_text(s->egress, 1, id, -1, SQLITE_STATIC);
+	sqlite3_bind_text(s->egress, 2, text, -1, SQLITE_STATIC);
+	if (store_run(s, s->egress) < 0)
+		log_warn("what %s may reach is not in the state database", id);
+}
+
 void store_delete(struct store *s, const char *id)
 {
 	sqlite3_bind_text(s->deleted, 1, id, -1, SQLITE_STATIC);
@@ -346,7 +362,7 @@ static void column_text(sqlite3_stmt *st, int col, char *out, size_t len)
 int store_find(struct store *s, const char *id, struct store_row *row)
 {
 	sqlite3_stmt *st = s->find;
-	const unsigned char *meta;
+	const unsigned char *meta, *egress;
 	int rc;
 
 	sqlite3_bind_text(st, 1, id, -1, SQLITE_STATIC);
@@ -367,6 +383,8 @@ int store_find(struct store *s, const char *id, struct store_row *row)
 		column_text(st, 9, row->parent, sizeof(row->parent));
 		row->generation = (uint32_t)sqlite3_column_int64(st, 10);
 		row->disk_mib = (uint32_t)sqlite3_column_int64(st, 11);
+		egress = sqlite3_column_text(st, 12);
+		row->egress = egress ? json_loads((const char *)egress, 0, NULL) : NULL;
 	}
 	sqlite3_reset(st);
 	sqlite3_clear_bindings(st);
@@ -381,5 +399,6 @@ int store_find(struct store *s, const char *id, struct store_row *row)
 void store_row_free(struct store_row *row)
 {
 	json_decref(row->metadata);
-	row->metadata = NULL;
+	json_decref(row->egress);
+	row->metadata = row->egress = NULL;
 }

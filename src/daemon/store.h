@@ -26,7 +26,7 @@
 
 struct store {
 	sqlite3 *db;
-	sqlite3_stmt *insert, *end, *find, *deleted, *children, *merged, *renamed;
+	sqlite3_stmt *insert, *end, *find, *deleted, *children, *merged, *renamed, *egress;
 	struct reserve reserve;
 	int lock_fd;
 };
@@ -42,6 +42,7 @@ struct store_row {
 	char reason[1400]; /* why it ended */
 	bool deleted;      /* the client has deleted it */
 	json_t *metadata;  /* owned, may be NULL */
+	json_t *egress;    /* owned, may be NULL: what it might reach, an array */
 };
 
 int store_open(struct store *s, struct loop *loop, const char *dir, struct err *err);
@@ -52,10 +53,12 @@ int store_insert(struct store *s, const struct store_row *row);
 /* It has ended. Failures are logged: they must not keep a VM alive. */
 void store_end(struct store *s, const char *id, int64_t ended_ms, uint64_t exec_count,
 	       const char *reason, bool deleted);
+/* What it may reach is another list (NULL: nothing). */
+void store_egress(struct store *s, const char *id, const json_t *allow);
 /* The client deleted one that had ended by itself. */
 void store_delete(struct store *s, const char *id);
 /*
- * The VM of `winner` goes on as row->id: that row's parent, generation and sizes become
+ * The VM of `winner` goes on as row->id: that row's parent, generation, egress and sizes become
  * those given, the children of winner are row->id's, winner is gone. 0 or -EIO.
  */
 int store_merge(struct store *s, const struct store_row *row, const char *winner, int64_t now_ms);

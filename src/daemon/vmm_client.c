@@ -111,6 +111,12 @@ static void vmm_message(struct vmm *v, struct ctl_msg *m)
 		if (v->ops->disk)
 			v->ops->disk(v, errno_of(m->code), m->value[0]);
 		break;
+	case CTL_GUEST_CONNECT:
+		if (vmm_on_guest_connect(v, m))
+			break;
+		log_warn("VMM %d asked for a connection that there is not", (int)v->pid);
+		vmm_kill(v, false);
+		break;
 	case CTL_BOOTED:
 	case CTL_CONNECTED:
 	case CTL_STATS:
@@ -154,7 +160,8 @@ void vmm_poll(struct vmm *v)
 
 static void vmm_on_ctl(struct loop_src *src, uint32_t events)
 {
-	(void)events;
+	if (events & EPOLLOUT)
+		vmm_guest_flush(src->arg);
 	vmm_poll(src->arg);
 }
 

@@ -22,6 +22,7 @@
  */
 #pragma once
 
+#include "daemon/limits.h"
 #include "lib/err.h"
 #include "lib/list.h"
 #include "lib/loop.h"
@@ -44,6 +45,9 @@ struct vmm_ops {
 	void (*recorded)(struct vmm *v, int errnum, const char *text);
 	void (*learned)(struct vmm *v, int errnum, const char *text, const uint64_t *pages);
 	void (*disk)(struct vmm *v, int errnum, uint64_t failures); /* the host failed its disk */
+	/* The guest opens a connection: vmm_accept() or vmm_reject() answers. NULL: all rejected.
+	 */
+	void (*guest_connect)(struct vmm *v, uint32_t id);
 	void (*ended)(struct vmm *v, const char *reason); /* it will do nothing any more */
 	void (*reaped)(struct vmm *v); /* the process is gone; v may be freed (deferred) */
 };
@@ -53,6 +57,13 @@ struct vmm_host {
 	struct loop *loop;
 	const char *vmm_path, *kvm_path, *disk_dir;
 	struct list vmms; /* those that have a process */
+	/*
+	 * Children of the daemon that are not VMMs: whether one is, and to reap it. A VMM must not
+	 * be able to call one its own child. NULL: there are none.
+	 */
+	bool (*others_own)(void *others, pid_t pid);
+	void (*others_reap)(void *others, pid_t pid);
+	void *others;
 };
 
 struct vmm_params {
@@ -71,6 +82,11 @@ struct vmm {
 	uint32_t next_id;
 	bool ended; /* ops->ended was called, or is not wanted */
 	bool gone;  /* ops->reaped comes, or has come */
+
+	/* vmm_guest.c: what did not fit into its socket. */
+	bool egress, egress_unsent;
+	uint32_t rejects[LIMIT_GUEST_CONNECTS];
+	unsigned int nrejects;
 	struct loop_timer exit_timer;
 
 	struct list forks;      /* children that were not told of yet, oldest first */
@@ -109,6 +125,16 @@ void vmm_warm(struct vmm *v, enum ctl_hotset set);
 
 /* Asks for a stream to a port of the guest; fd stays the caller's. Its id, or -errno. */
 int64_t vmm_connect(struct vmm *v, uint32_t port, int fd);
+
+/*
+ * Whether the guest may open connections to its egress port; not at boot, nor after a fork. What
+ * its socket has no room for is told as soon as it has.
+ */
+void vmm_egress(struct vmm *v, bool on);
+/* Answers to ops->guest_connect. fd stays the caller's. 0, or -errno: it is not accepted, and not
+ * rejected either. */
+__must_check int vmm_accept(struct vmm *v, uint32_t id, int fd);
+void vmm_reject(struct vmm *v, uint32_t id);
 
 /* Looks at once whether it has ended: streams of a dead VMM close before the loop hears of its end.
  */

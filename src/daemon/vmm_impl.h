@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the files behind vmm_client.h share: vmm_client.c (messages and boot),
- * vmm_proc.c (processes), vmm_fork.c (forks), console.c (the ring).
+ * vmm_proc.c (processes), vmm_fork.c (forks), vmm_guest.c (connections that the
+ * guest opens), console.c (the ring).
  * Thread: the loop's. fork: no state.
  */
 #pragma once
@@ -34,6 +35,11 @@ void vmm_no_process(struct vmm *v);
  * child of ours that no struct vmm has. -ESRCH: it has ended; -EPERM: a lie.
  */
 int vmm_prove_child(struct vmm_host *h, uint64_t pid);
+
+/* CTL_GUEST_CONNECT. False: it broke the protocol. */
+bool vmm_on_guest_connect(struct vmm *v, const struct ctl_msg *m);
+/* There is room in its socket: what did not fit. */
+void vmm_guest_flush(struct vmm *v);
 
 /* CTL_FORKED */
 void vmm_on_forked(struct vmm *v, struct ctl_msg *m);

@@ -103,6 +103,10 @@ void vmm_host_reap(struct vmm_host *h)
 			vmm_reap(v);
 			continue;
 		}
+		if (h->others_own && h->others_own(h->others, si.si_pid)) {
+			h->others_reap(h->others, si.si_pid);
+			continue;
+		}
 		if (waitid(P_PID, (id_t)si.si_pid, &si, WEXITED | WNOHANG) < 0)
 			return;
 		log_warn("a virtual machine's process that nobody told of has ended (pid %d)",
@@ -222,7 +226,8 @@ int vmm_prove_child(struct vmm_host *h, uint64_t pid)
 	_cleanup_fd int fd = -1;
 	siginfo_t si;
 
-	if (pid <= 1 || pid > INT_MAX || vmm_by_pid(h, (pid_t)pid))
+	if (pid <= 1 || pid > INT_MAX || vmm_by_pid(h, (pid_t)pid) ||
+	    (h->others_own && h->others_own(h->others, (pid_t)pid)))
 		return -EPERM;
 	fd = pidfd_open((pid_t)pid, 0);
 	if (fd < 0)

@@ -69,6 +69,12 @@ class Daemon:
                 self.env[name] = os.environ[name]
         self.argv = [DAEMON, "--addr", "127.0.0.1:0", "--state", str(self.state)]
         self.argv += ["--guest", str(self.guest), "--vmm", str(vmm), "--kvm", "/dev/null"]
+        self.proxies = tmp / "proxies"
+        self.proxies.mkdir(exist_ok=True)
+        proxy = tmp / "proxy"
+        proxy.write_text(f"#!/bin/sh\nexec {HERE}/fake_egress.py '--dir={self.proxies}' \"$@\"\n")
+        proxy.chmod(0o755)
+        self.argv += ["--egress", str(proxy), "--groups", str(ROOT / "src" / "egress" / "groups.json")]
         # Without a pool what runs is only what was asked for.
         self.argv += ["--pool", "0", *(args or [])]
         self.start()

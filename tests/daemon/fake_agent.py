@@ -28,7 +28,7 @@ from fake_run import Run
 EXEC, CANCEL, PING, PUT, GET, DATA, END, RENEW, STATUS_REQ = 1, 2, 3, 4, 5, 6, 7, 8, 9
 WARM, FREEZE, THAW, CHANGES, HASHES = 0x0B, 0x0C, 0x0D, 0x0E, 0x0F
 STDIN, STDIN_END, INTERRUPT, CONTEXT, FILE = 0x10, 0x11, 0x12, 0x13, 0x14
-COMMAND, RESIZE = 0x15, 0x16
+COMMAND, RESIZE, EGRESS = 0x15, 0x16, 0x17
 STDOUT, STDERR, EXIT, ERROR, PONG, OK = 0x81, 0x82, 0x83, 0x84, 0x85, 0x86
 DATA_OUT, END_OUT, EVENT, EVENT_PART, STDIN_ACK = 0x87, 0x88, 0x89, 0x8B, 0x8C
 LATE = (CANCEL, STDIN, STDIN_END, INTERRUPT, RESIZE)  # may cross the EXIT of what they were meant for
@@ -96,6 +96,7 @@ class Stream(Files, Commands):
             CONTEXT: self.on_context,
             FILE: self.on_file,
             COMMAND: self.on_command,
+            EGRESS: self.on_egress,
         }
         try:
             while True:
@@ -128,6 +129,9 @@ class Stream(Files, Commands):
         assert len(req["machine_id"]) == 32 and len(req["boot_id"]) == 36
         assert req["id"].startswith("sbx_") and req["hostname"] == "sbx-" + req["id"][4:16]
         vmm.renew = req
+        if "egress" in req:
+            self.check_egress(req["egress"])
+        vmm.guest.told.append(req.get("egress"))
         mode, _, rest = vmm.mode.partition(" ")
         if mode == "silent":
             time.sleep(3600)
@@ -148,6 +152,27 @@ class Stream(Files, Commands):
             assert req["generation"] == vmm.state["generation"] + (req["kind"] == "fork")
             vmm.thaw()
         vmm.state["generation"] = req["generation"]
+        self.send(OK, {})
+
+    def check_egress(self, o: dict) -> None:
+        """{"on", "ca"}"""
+        assert set(o) == {"on", "ca"} and isinstance(o["on"], bool)
+        assert o["ca"] is None or (o["on"] and o["ca"].startswith("-----BEGIN CERTIFICATE-----"))
+
+    def on_egress(self, req: dict) -> None:
+        """A later change of it."""
+        self.check_egress(req)
+        word = self.vmm.once("egress")
+        if word == "error":
+            self.error("io_error", "cannot write /etc/pip.conf")
+            return
+        if word == "mute":
+            time.sleep(3600)
+        if word == "close":
+            raise Gone
+        if word.startswith("slow"):
+            time.sleep(float(word.split()[1]))
+        self.vmm.guest.told.append(req)
         self.send(OK, {})
 
     def on_warm(self, req: dict) -> None:
@@ -458,6 +483,8 @@ class Stream(Files, Commands):
             self.exit(0, "exited", start)
         elif word == "info":
             self.info(start)
+        elif word == "guest":
+            self.vmm.guest.run(self, rest, start)
         elif word == "set":
             self.vmm.state.update(json.loads(rest))
             self.exit(0, "exited", start)

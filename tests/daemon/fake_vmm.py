@@ -28,6 +28,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 sys.dont_write_bytecode = True
 from fake_agent import Stream  # noqa: E402
+from fake_guest import ACCEPT, EGRESS, REJECT, Guest  # noqa: E402
 
 CTL_FD = 3
 MAGIC = 0x31434650
@@ -93,14 +94,15 @@ class Vmm:
         self.commands: set[int] = set()
         self.kept: dict = {}
         self.changes_paths: list[str] = []
+        self.guest = Guest(self)
         self.thawed = threading.Event()
         self.thawed.set()
 
     def send(
-        self, kind: int, ident: int = 0, code: int = 0, text: str = "", value: int = 0
+        self, kind: int, ident: int = 0, code: int = 0, text: str = "", value: int = 0, port: int = 0
     ) -> None:
         """Sends one control message."""
-        wire = struct.pack("<8IQ", MAGIC, kind, ident, code, 0, 0, 0, 0, value)
+        wire = struct.pack("<8IQ", MAGIC, kind, ident, code, port, 0, 0, 0, value)
         wire += bytes(self.wire - len(wire) - TEXT) + text.encode()[: TEXT - 1].ljust(TEXT, b"\0")
         with self.lock:
             self.ctl.send(wire)
@@ -184,6 +186,7 @@ class Vmm:
     def on_connect(self, ident: int, port: int, fd: int) -> None:
         """Starts an agent's end of a stream."""
         self.connects += 1
+        self.guest.seen.append("connect")
         if self.mode == "refuse" or port != 5555:
             self.send(REFUSED, ident, code=111)
             os.close(fd)
@@ -352,6 +355,8 @@ class Vmm:
                 self.on_learn(ident)
             elif kind == WARM:
                 self.state["warmed"] += 1
+            elif kind in (EGRESS, ACCEPT, REJECT):
+                self.guest.control(kind, ident, code, list(fds))
             elif kind == PAUSE:
                 self.on_pause(ident)
             elif kind == FORK:

@@ -39,7 +39,7 @@ def test_create_with_defaults(daemon: Daemon) -> None:
         "parent": None,
         "children": [],
         "source": "fork",
-        "egress": {"allow": []},
+        "egress": {"allow": [], "inject": {}, "state": "off", "reason": None},
         "metadata": {},
     }
 
@@ -60,7 +60,7 @@ def test_create_with_everything(daemon: Daemon) -> None:
     o = daemon.http.post("/v1/sandboxes", json=body).json()
     assert o["memory_mib"] == 256 and o["vcpus"] == 1
     assert o["metadata"] == {"who": "ünï", "run": "7"}
-    assert o["egress"] == {"allow": []}
+    assert o["egress"] == {"allow": [], "inject": {}, "state": "off", "reason": None}
     assert daemon.info(o["id"])["boot"] == [256, 1, 64]
 
 

@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * POST /v1/policy/test: what would become of a connection, and why. A proxy is
+ * started for the question, with the policy that a sandbox has or would get, and
+ * ended with the answer: nothing is written to the audit, and no sandbox notices.
+ */
+#include "daemon/api.h"
+#include "daemon/daemon.h"
+#include "daemon/egress/egress.h"
+#include "daemon/egress/grant.h"
+#include "daemon/egress/policy.h"
+#include "daemon/egress/proxy.h"
+#include "daemon/fields.h"
+#include "daemon/limits.h"
+#include "daemon/reply.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+struct policy_test {
+	struct request *r;
+	struct proxy *proxy; /* NULL: it has ended, or was let go */
+	struct grant *grant;
+	json_t *body; /* keeps the following alive */
+	const char *host, *method, *path;
+	uint16_t port;
+};
+
+static void test_failed(struct policy_test *t, const char *why)
+{
+	char text[600];
+
+	snprintf(text, sizeof(text), "the policy could not be tested: %s", why);
+	reply_error(t->r, 502, "egress_failed", text, NULL, NULL);
+}
+
+static void test_let_go(struct policy_test *t)
+{
+	if (t->proxy)
+		proxy_leave(t->proxy, false);
+	t->proxy = NULL;
+}
+
+static void on_policy(struct proxy *p, uint64_t serial, const char *error, json_t *ca)
+{
+	struct policy_test *t = p->owner;
+	int rc;
+
+	(void)serial;
+	(void)ca;
+	if (error) {
+		test_let_go(t);
+		test_failed(t, error);
+		return;
+	}
+	rc = proxy_test(p, t->host, t->port, t->method, t->path);
+	if (rc < 0) {
+		test_let_go(t);
+		test_failed(t, strerror(-rc));
+	}
+}
+
+/* What the ceiling alone says: null when there is none. */
+static json_t *test_ceiling(const struct policy_test *t)
+{
+	const struct egress_operator *o = &t->r->http->d->egress.op;
+	char host[EGRESS_HOST_MAX + 1];
+	struct egress_query q = {
+		.host = host, .port = t->port, .method = t->method, .path = t->path};
+	struct egress_answer a = {0};
+
+	if (!o->ceiling_rules)
+		return json_null();
+	if (egress_host_normal(t->host, strlen(t->host), host, NULL) == 0)
+		egress_rules_ask(o->ceiling_rules, &q, &a);
+	return json_pack("{s:b, s:s?}", "allowed", a.match == EGRESS_MATCH, "rule",
+			 a.match == EGRESS_MATCH ? a.rule : NULL);
+}
+
+static void on_test(struct proxy *p, json_t *answer)
+{
+	struct policy_test *t = p->owner;
+	json_t *ceiling = test_ceiling(t);
+	int rc = ceiling ? json_object_set_new(answer, "ceiling", ceiling) : -1;
+
+	test_let_go(t);
+	reply_json(t->r, 200, rc == 0 ? json_incref(answer) : NULL);
+}
+
+static void on_ended(struct proxy *p, const char *reason)
+{
+	struct policy_test *t = p->owner;
+
+	t->proxy = NULL;
+	test_failed(t, reason);
+}
+
+static const struct proxy_ops ops = {.policy = on_policy, .test = on_test, .ended = on_ended};
+
+static void test_end(struct request *r)
+{
+	struct policy_test *t = r->state;
+
+	test_let_go(t);
+	r->http->d->egress.ntests--;
+	grant_unref(t->grant);
+	json_decref(t->body);
+	free(t);
+}
+
+static const struct request_ops test_ops = {.end = test_end};
+
+/* What is to be tested: a list, the grant of a sandbox (nothing when it has none), or the default.
+ */
+static bool test_grant(struct policy_test *t, struct sandbox **sb)
+{
+	const json_t *allow = json_object_get(t->body, "allow");
+	struct egress_operator *o = &t->r->http->d->egress.op;
+	struct grant_fault fault = {0};
+	const char *id = NULL;
+	int rc;
+
+	if (!fields_string(t->r, t->body, "sandbox", &id, NULL))
+		return false;
+	if (id && allow && !json_is_null(allow)) {
+		reply_invalid(t->r, "allow", "allow and sandbox exclude each other");
+		return false;
+	}
+	*sb = id ? api_find_by_id(t->r, id) : NULL;
+	if (id && !*sb)
+		return false;
+	t->grant = *sb ? grant_ref(egress_grant(*sb)) : NULL;
+	if (t->grant)
+		return true;
+	if (*sb) {
+		json_t *none = json_array();
+
+		rc = grant_parse_list(&t->grant, o, none, &fault);
+		json_decref(none);
+	} else {
+		rc = grant_parse_list(&t->grant, o,
+				      allow && !json_is_null(allow) ? allow : o->allow, &fault);
+	}
+	if (rc == -EINVAL)
+		reply_error(t->r, 400, "invalid_request", fault.err.msg, NULL, "allow");
+	else if (rc < 0)
+		reply_json(t->r, 500, NULL);
+	return rc == 0;
+}
+
+static bool test_fields(struct policy_test *t)
+{
+	static const char *const known[] = {"host",  "port",    "method", "path",
+					    "allow", "sandbox", NULL};
+	json_int_t port = 443;
+
+	if (!fields_only(t->r, t->body, known) ||
+	    !fields_string(t->r, t->body, "host", &t->host, NULL) ||
+	    !fields_int(t->r, t->body, "port", 1, 65535, &port) ||
+	    !fields_string(t->r, t->body, "method", &t->method, NULL) ||
+	    !fields_string(t->r, t->body, "path", &t->path, NULL))
+		return false;
+	t->port = (uint16_t)port;
+	if (!t->host || !*t->host || strlen(t->host) > 1024)
+		reply_invalid(t->r, "host", "host must be a name");
+	else if (t->method && (!*t->method || strlen(t->method) > 32))
+		reply_invalid(t->r, "method", "method must be a word of at most 32 bytes");
+	else if (t->path && (*t->path != '/' || strlen(t->path) > 4096))
+		reply_invalid(t->r, "path", "path must begin with / and have at most 4096 bytes");
+	else
+		return true;
+	return false;
+}
+
+static void test_start(struct policy_test *t, const struct sandbox *sb)
+{
+	struct egress_host *h = &t->r->http->d->egress;
+	const char *id = sb ? sb->id : "test";
+	struct err err = {0};
+	_cleanup_fd int fd = policy_make(&h->op, id, t->grant, sb ? egress_ca(sb) : NULL, &err);
+	int64_t rc = fd;
+
+	if (fd >= 0)
+		t->proxy = proxy_start(h, id, &ops, t, &err);
+	if (t->proxy) {
+		rc = proxy_policy(t->proxy, fd);
+		if (rc < 0)
+			err_set(&err, (int)-rc, "the proxy does not take it");
+	}
+	if (t->proxy && rc >= 0)
+		return;
+	test_let_go(t);
+	test_failed(t, err.msg);
+}
+
+void api_policy_test(struct request *r)
+{
+	struct egress_host *h = &r->http->d->egress;
+	json_t *body = fields_parse(r, false);
+	struct policy_test *t = body ? calloc(1, sizeof(*t)) : NULL;
+	struct sandbox *sb = NULL;
+
+	if (!t) {
+		if (body)
+			reply_json(r, 500, NULL);
+		json_decref(body);
+		return;
+	}
+	t->r = r;
+	t->body = body;
+	r->ops = &test_ops;
+	r->state = t;
+	h->ntests++;
+	if (!test_fields(t) || !api_egress_usable(r) || !test_grant(t, &sb))
+		return;
+	if (h->ntests > LIMIT_POLICY_TESTS)
+		reply_error(r, 429, "too_many_requests", "too many policies are being tested", NULL,
+			    NULL);
+	else
+		test_start(t, sb);
+}

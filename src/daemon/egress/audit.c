@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The audit's file and counters. Invariant: size is the length of the file that fd
+ * is open on.
+ */
+#define _GNU_SOURCE
+#include "daemon/egress/audit.h"
+#include "daemon/limits.h"
+#include "lib/io.h"
+#include "lib/log.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static int open_file(struct audit *a)
+{
+	struct stat st;
+	char last = '\n';
+
+	a->fd = open(a->path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+	if (a->fd < 0 || fstat(a->fd, &st) < 0)
+		return -errno;
+	a->size = (uint64_t)st.st_size;
+	/* An earlier daemon may have been cut off in the middle of a line. */
+	if (a->size && io_pread_full(a->fd, &last, 1, st.st_size - 1) < 0)
+		return -EIO;
+	a->torn = last != '\n';
+	return 0;
+}
+
+int audit_open(struct audit *a, const char *state_dir, struct err *err)
+{
+	int rc;
+
+	*a = (struct audit){.fd = -1, .max = AUDIT_FILE_MAX};
+	if (snprintf(a->path, sizeof(a->path), "%s/egress.jsonl", state_dir) >=
+	    (int)sizeof(a->path) - 8)
+		return err_text(err, ENAMETOOLONG, "the state directory's name is too long");
+	rc = open_file(a);
+	return rc < 0 ? err_set(err, -rc, "cannot open %s", a->path) : 0;
+}
+
+void audit_close(struct audit *a)
+{
+	close_fd(&a->fd);
+}
+
+static void complain(struct audit *a, int error)
+{
+	uint64_t now = io_now_ns();
+
+	if (a->complained_ns && now - a->complained_ns < 60 * SECOND_NS)
+		return;
+	a->complained_ns = now;
+	log_error("%s cannot be written: %s", a->path, strerror(-error));
+}
+
+static int rotate(struct audit *a)
+{
+	char old[sizeof(a->path) + 4];
+
+	snprintf(old, sizeof(old), "%s.1", a->path);
+	close_fd(&a->fd);
+	if (rename(a->path, old) < 0 && errno != ENOENT)
+		return -errno;
+	return open_file(a);
+}
+
+static void write_line(struct audit *a, const char *text, size_t len)
+{
+	struct iovec iov[] = {
+		{.iov_base = (char *)(uintptr_t) "\n", .iov_len = a->torn},
+		{.iov_base = (char *)(uintptr_t)text, .iov_len = len},
+		{.iov_base = (char *)(uintptr_t) "\n", .iov_len = 1},
+	};
+	size_t all = a->torn + len + 1;
+	int rc = a->fd < 0 || a->size + all > a->max ? rotate(a) : 0;
+	ssize_t n;
+
+	if (rc < 0) {
+		close_fd(&a->fd);
+		complain(a, rc);
+		return;
+	}
+	iov[0].iov_len = a->torn;
+	all = a->torn + len + 1;
+	do
+		n = writev(a->fd, iov, ARRAY_SIZE(iov));
+	while (n < 0 && errno == EINTR);
+	if (n < (ssize_t)all)
+		complain(a, n < 0 ? -errno : -ENOSPC);
+	if (n <= 0)
+		return;
+	a->size += (size_t)n;
+	a->torn = n < (ssize_t)all;
+}
+
+void audit_record(struct audit *a, const struct record *r, const char *text, size_t len)
+{
+	write_line(a, text, len);
+	if (r->end) {
+		a->up += r->up;
+		a->down += r->down;
+		a->open--;
+	} else {
+		a->decisions[r->allow][r->allow ? EGRESS_R_NONE : r->reason]++;
+		a->open += r->allow;
+	}
+}
+
+void audit_lost(struct audit *a, uint64_t n)
+{
+	a->open -= n;
+}
+
+size_t audit_metrics(const struct audit *a, char *out, size_t size)
+{
+	int n = snprintf(out, size,
+			 "# HELP podflare_egress_decisions_total Decisions about connections and "
+			 "requests of sandboxes.\n"
+			 "# TYPE podflare_egress_decisions_total counter\n");
+
+	for (int allow = 1; allow >= 0; allow--) {
+		for (int r = 0; r < EGRESS_REASONS; r++) {
+			/* Of all reasons only those that there were. */
+			if (!a->decisions[allow][r] && (!allow || r != EGRESS_R_NONE))
+				continue;
+			n += snprintf(
+				out + n, size - (size_t)n,
+				"podflare_egress_decisions_total{verdict=\"%s\",reason=\"%s\"} "
+				"%" PRIu64 "\n",
+				allow ? "allow" : "deny",
+				allow ? "" : record_reason_word((enum egress_reason)r),
+				a->decisions[allow][r]);
+		}
+	}
+	n += snprintf(out + n, size - (size_t)n,
+		      "# HELP podflare_egress_bytes_total Bytes that passed, of what is over; up: "
+		      "from sandboxes.\n"
+		      "# TYPE podflare_egress_bytes_total counter\n"
+		      "podflare_egress_bytes_total{direction=\"up\"} %" PRIu64 "\n"
+		      "podflare_egress_bytes_total{direction=\"down\"} %" PRIu64 "\n"
+		      "# HELP podflare_egress_connections What was allowed and is not over.\n"
+		      "# TYPE podflare_egress_connections gauge\n"
+		      "podflare_egress_connections %" PRIu64 "\n",
+		      a->up, a->down, a->open);
+	return (size_t)n;
+}

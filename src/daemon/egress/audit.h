@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The file of the audit: every record of every sandbox as a line of JSON in
+ * STATE/egress.jsonl (0600). At AUDIT_FILE_MAX it becomes egress.jsonl.1, whose
+ * place it takes. And what is counted for the metrics.
+ *
+ * A file that cannot be written stops nobody: that is logged, once a minute at most.
+ * Thread: the loop's (a write into the page cache). fork: close-on-exec.
+ */
+#pragma once
+
+#include "daemon/egress/record.h"
+#include "lib/err.h"
+
+#define AUDIT_FILE_MAX (64u << 20)
+
+struct audit {
+	char path[4096];
+	int fd;
+	uint64_t size, max;
+	uint64_t complained_ns;
+	bool torn; /* the last line has no end */
+
+	uint64_t decisions[2][EGRESS_REASONS]; /* by allow, reason */
+	uint64_t up, down;
+	uint64_t open; /* allowed and not over */
+};
+
+int audit_open(struct audit *a, const char *state_dir, struct err *err);
+void audit_close(struct audit *a);
+
+/* text: r->json as text. */
+void audit_record(struct audit *a, const struct record *r, const char *text, size_t len);
+/* A proxy has ended with n decisions that were not over. */
+void audit_lost(struct audit *a, uint64_t n);
+
+/* The lines of the metrics, into out: bytes written. */
+size_t audit_metrics(const struct audit *a, char *out, size_t size);
+/* Room that these need at most. */
+#define AUDIT_METRICS_MAX 16384u

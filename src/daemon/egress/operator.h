@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the operator of this host has configured of egress: whether there is any,
+ * the list that `"egress": true` grants, the ceiling that no grant exceeds, the
+ * groups, and what the proxy is told of resolvers, addresses and limits. Read once
+ * at start from the file of groups and the file of --egress-config.
+ *
+ * It fails closed: what cannot be read or understood leaves the daemon running with
+ * usable == false and a sentence, and nobody gets a grant.
+ *
+ * Thread: the loop's; constant after operator_load(). fork: plain memory.
+ */
+#pragma once
+
+#include "egress/rules.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+
+/* Most bytes of each of the two files. */
+#define OPERATOR_FILE_MAX (1u << 20)
+
+struct egress_operator {
+	bool usable;   /* false: `why` */
+	bool disabled; /* usable, and "enabled" is false */
+	char why[640];
+	json_t *allow;                      /* "default", in normal form; an array */
+	json_t *ceiling;                    /* an array, or null */
+	struct egress_rules *ceiling_rules; /* NULL: no ceiling */
+	json_t *groups;                     /* those of both files */
+	json_t *allow_ranges, *resolve, *resolvers, *upstream_ca, *limits;
+};
+
+/*
+ * config: path, or NULL (enabled, no default, no ceiling). groups: path. program: of the proxy,
+ * which must be there. Never fails: see usable.
+ */
+void operator_load(struct egress_operator *o, const char *config, const char *groups,
+		   const char *program);
+void operator_free(struct egress_operator *o);

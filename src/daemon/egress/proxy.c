@@ -1,0 +1,329 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Processes of podflare-egress. Invariant: a struct proxy in host->proxies has a pid
+ * that is a child of ours and not yet reaped. Its end is told once: when its socket
+ * closes, when it is killed, or when the process is gone, whichever comes first.
+ */
+#define _GNU_SOURCE
+#include "daemon/egress/proxy.h"
+#include "daemon/egress/host.h"
+#include "daemon/egress/proxy_impl.h"
+#include "daemon/limits.h"
+#include "lib/fdpass.h"
+#include "lib/log.h"
+#include "proto/egress.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+
+/* --- the end ----------------------------------------------------------------------------- */
+
+static void close_ctl(struct proxy *p)
+{
+	int fd = p->ctl.fd;
+
+	loop_del(&p->ctl);
+	close_fd(&fd);
+	p->ctl.fd = -1;
+}
+
+/* Told once. The object stays until the process is reaped. */
+static void end(struct proxy *p, const char *reason)
+{
+	if (p->ended)
+		return;
+	p->ended = true;
+	close_ctl(p);
+	audit_lost(&p->host->audit, p->open);
+	p->open = 0;
+	/* Whatever it was waiting for: the process must go. */
+	loop_timer_set(p->host->loop, &p->limit, PROXY_LEAVE_NS);
+	if (p->owner && !p->leaving)
+		p->ops->ended(p, reason);
+	p->owner = NULL;
+}
+
+static void send_kill(struct proxy *p)
+{
+	if (p->proc.fd >= 0)
+		pidfd_send_signal(p->proc.fd, SIGKILL, NULL, 0);
+}
+
+void proxy_kill(struct proxy *p, const char *reason)
+{
+	send_kill(p);
+	end(p, reason);
+}
+
+void proxy_leave(struct proxy *p, bool owner)
+{
+	p->leaving = true;
+	if (!owner)
+		p->owner = NULL;
+	if (p->ended)
+		return;
+	/* It sees the end of its orders, says what is over with it, and exits. */
+	shutdown(p->ctl.fd, SHUT_WR);
+	loop_timer_set(p->host->loop, &p->limit, PROXY_LEAVE_NS);
+}
+
+static void on_limit(struct loop_timer *t)
+{
+	struct proxy *p = t->arg;
+
+	if (p->ended || p->leaving)
+		send_kill(p);
+	else
+		proxy_kill(p, p->ctl.fd < 0 ? "the egress proxy closed its control socket"
+					    : "the egress proxy did not answer");
+}
+
+void proxy_reap(struct proxy *p)
+{
+	siginfo_t si = {0};
+	char text[128];
+	int fd;
+
+	proxy_poll(p); /* its last words */
+	if (waitid(P_PIDFD, (id_t)p->proc.fd, &si, WEXITED | WNOHANG) < 0)
+		snprintf(text, sizeof(text), "the egress proxy was lost: %s", strerror(errno));
+	else if (si.si_pid == 0)
+		return; /* it lives */
+	else if (si.si_code == CLD_EXITED)
+		snprintf(text, sizeof(text), "the egress proxy exited with status %d",
+			 si.si_status);
+	else
+		snprintf(text, sizeof(text), "the egress proxy was killed by signal %d (%s)",
+			 si.si_status, strsignal(si.si_status));
+	fd = p->proc.fd;
+	loop_del(&p->proc);
+	close_fd(&fd);
+	p->proc.fd = -1;
+	list_del(&p->link);
+	p->host->nproxies--;
+	end(p, text);
+	loop_timer_cancel(&p->limit);
+	loop_defer_free(p->host->loop, p);
+}
+
+static void on_proc(struct loop_src *src, uint32_t events)
+{
+	(void)events;
+	proxy_reap(src->arg);
+}
+
+/* --- messages ---------------------------------------------------------------------------- */
+
+static void broken(struct proxy *p, const char *what)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text), "the egress proxy broke its protocol (%s) and was ended",
+		 what);
+	log_warn("proxy %d of %s: %s", (int)p->pid, p->sandbox, text);
+	proxy_kill(p, text);
+}
+
+/* At most so many messages. */
+static void take(struct proxy *p, unsigned int max)
+{
+	char text[EGRESS_MSG_MAX];
+
+	for (unsigned int i = 0; i < max && p->ctl.fd >= 0; i++) {
+		size_t nfds = 0;
+		ssize_t n = fdpass_recv(p->ctl.fd, text, sizeof(text), NULL, &nfds, MSG_DONTWAIT);
+		const char *what;
+
+		if (n == -EAGAIN)
+			return;
+		if (n == -EMSGSIZE || n == -EMFILE) {
+			broken(p, "a message that is too long, or has a descriptor");
+			return;
+		}
+		if (n == -ECONNRESET)
+			continue; /* it has not read all that we sent: told once */
+		if (n <= 0) {
+			/* It is as good as gone; how it ended is known when it is reaped. */
+			close_ctl(p);
+			loop_timer_set(p->host->loop, &p->limit, PROXY_LEAVE_NS);
+			return;
+		}
+		what = proxy_message(p, text, (size_t)n);
+		if (what)
+			broken(p, what);
+	}
+}
+
+static void on_ctl(struct loop_src *src, uint32_t events)
+{
+	(void)events;
+	/* Bounded: one that floods us gets its turn again like everybody else. */
+	take(src->arg, 64);
+}
+
+void proxy_poll(struct proxy *p)
+{
+	/* More than its socket holds. */
+	if (p->ctl.fd >= 0)
+		take(p, PROXY_POLL_MAX);
+}
+
+static int send_message(struct proxy *p, json_t *o, const int *fd)
+{
+	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	int rc = -ENOMEM;
+
+	json_decref(o);
+	if (p->ended || p->leaving || p->ctl.fd < 0)
+		rc = -ENOTCONN;
+	else if (text)
+		rc = fdpass_send(p->ctl.fd, text, strlen(text), fd, fd ? 1 : 0);
+	free(text);
+	return rc;
+}
+
+/* An answer is due; of several, each has its time after the one before. */
+static void await(struct proxy *p)
+{
+	if (!loop_timer_armed(&p->limit))
+		loop_timer_set(p->host->loop, &p->limit, PROXY_ANSWER_NS);
+}
+
+int64_t proxy_policy(struct proxy *p, int fd)
+{
+	uint64_t serial = p->serial + 1;
+	int rc = send_message(
+		p, json_pack("{s:s, s:I}", "type", "policy", "serial", (json_int_t)serial), &fd);
+
+	if (rc < 0)
+		return rc;
+	p->serial = serial;
+	await(p);
+	return (int64_t)serial;
+}
+
+int proxy_stream(struct proxy *p, const char *exec, int fd)
+{
+	int rc = send_message(p,
+			      json_pack("{s:s, s:I, s:s?}", "type", "stream", "id",
+					(json_int_t)(p->streams + 1), "exec", exec),
+			      &fd);
+
+	if (rc == 0)
+		p->streams++;
+	return rc;
+}
+
+int proxy_test(struct proxy *p, const char *host, uint16_t port, const char *method,
+	       const char *path)
+{
+	uint64_t serial = p->tests + 1;
+	int rc = send_message(p,
+			      json_pack("{s:s, s:I, s:s, s:i, s:s?, s:s?}", "type", "test",
+					"serial", (json_int_t)serial, "host", host, "port",
+					(int)port, "method", method, "path", path),
+			      NULL);
+
+	if (rc < 0)
+		return rc;
+	p->test = p->tests = serial;
+	await(p);
+	return 0;
+}
+
+/* --- start ------------------------------------------------------------------------------- */
+
+static int spawn(const char *program, const char *sandbox, int peer, pid_t *pid)
+{
+	char *const argv[] = {(char *)(uintptr_t) "podflare-egress", (char *)(uintptr_t)sandbox,
+			      NULL};
+	char *const envp[] = {NULL};
+	posix_spawn_file_actions_t fa;
+	posix_spawnattr_t attr;
+	sigset_t none, all;
+	int rc;
+
+	sigemptyset(&none);
+	sigfillset(&all);
+	posix_spawn_file_actions_init(&fa);
+	posix_spawnattr_init(&attr);
+	rc = posix_spawn_file_actions_adddup2(&fa, peer, EGRESS_FD);
+	if (rc == 0)
+		rc = posix_spawn_file_actions_addopen(&fa, 0, "/dev/null", O_RDWR, 0);
+	if (rc == 0)
+		rc = posix_spawn_file_actions_addopen(&fa, 1, "/dev/null", O_RDWR, 0);
+	if (rc == 0)
+		rc = posix_spawn_file_actions_addclosefrom_np(&fa, EGRESS_FD + 1);
+	posix_spawnattr_setsigmask(&attr, &none);
+	posix_spawnattr_setsigdefault(&attr, &all);
+	posix_spawnattr_setpgroup(&attr, 0);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
+						POSIX_SPAWN_SETPGROUP);
+	if (rc == 0)
+		rc = posix_spawn(pid, program, &fa, &attr, argv, envp);
+	posix_spawnattr_destroy(&attr);
+	posix_spawn_file_actions_destroy(&fa);
+	return -rc;
+}
+
+/* The process is there: from here on it is watched, or it is ended. */
+static int watch(struct proxy *p, int ctl)
+{
+	_cleanup_fd int pidfd = pidfd_open(p->pid, 0);
+	int rc = pidfd < 0 ? -errno : loop_add(p->host->loop, &p->ctl, ctl, EPOLLIN);
+
+	if (rc == 0) {
+		rc = loop_add(p->host->loop, &p->proc, pidfd, EPOLLIN);
+		if (rc < 0)
+			loop_del(&p->ctl);
+	}
+	if (rc == 0) {
+		take_fd(&pidfd);
+		return 0;
+	}
+	kill(p->pid, SIGKILL);
+	while (waitpid(p->pid, NULL, 0) < 0 && errno == EINTR)
+		continue;
+	return rc;
+}
+
+struct proxy *proxy_start(struct egress_host *h, const char *sandbox, const struct proxy_ops *ops,
+			  void *owner, struct err *err)
+{
+	_cleanup_fd int peer = -1;
+	struct proxy *p = calloc(1, sizeof(*p));
+	int sv[2], rc;
+
+	if (!p || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv) < 0) {
+		err_set(err, p ? errno : ENOMEM, "cannot make a control socket for a proxy");
+		free(p);
+		return NULL;
+	}
+	peer = sv[1];
+	p->host = h;
+	p->ops = ops;
+	p->owner = owner;
+	snprintf(p->sandbox, sizeof(p->sandbox), "%s", sandbox);
+	p->ctl = (struct loop_src){.fd = -1, .fn = on_ctl, .arg = p};
+	p->proc = (struct loop_src){.fd = -1, .fn = on_proc, .arg = p};
+	p->limit = (struct loop_timer){.fn = on_limit, .arg = p};
+	rc = spawn(h->program, sandbox, peer, &p->pid);
+	if (rc == 0)
+		rc = watch(p, sv[0]);
+	if (rc < 0) {
+		err_set(err, -rc, "the egress proxy %s cannot be started", h->program);
+		close(sv[0]);
+		free(p);
+		return NULL;
+	}
+	list_add_tail(&h->proxies, &p->link);
+	h->nproxies++;
+	return p;
+}

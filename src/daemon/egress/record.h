@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A record of the audit as a proxy told it (proto/egress.h), checked and written
+ * anew: only what is known, of the right type, in bounded length. A proxy may have
+ * been taken over by what it reads.
+ * Pure; any thread. fork: plain memory.
+ */
+#pragma once
+
+#include "egress/decide.h"
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Longest of its texts, in bytes; what is longer is cut. */
+#define RECORD_HOST_MAX 256u
+#define RECORD_TEXT_MAX 512u
+
+struct record {
+	bool end, allow;
+	uint64_t id, stream, up, down;
+	enum egress_reason reason; /* of a denial, or of a cut */
+	const char *exec;          /* inside json, or NULL */
+	json_t *json;              /* owned; "sandbox" first */
+	json_t *host;              /* inside json */
+	json_int_t port;
+	char hint[RECORD_TEXT_MAX]; /* for a person or a model; of a denial */
+};
+
+/* o: the message. 0; -EPROTO; -ENOMEM. */
+int record_parse(struct record *r, const json_t *o, const char *sandbox);
+void record_free(struct record *r);
+
+/* A piece of text out of a message, cut to max bytes at the end of a character. New reference. */
+json_t *record_text(const json_t *v, size_t max);
+
+/* The word of a reason, and back: EGRESS_REASONS when it is none. */
+const char *record_reason_word(enum egress_reason r);
+enum egress_reason record_reason(const char *word);
