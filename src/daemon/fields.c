@@ -27,6 +27,11 @@ json_t *fields_parse(struct request *r, bool empty_ok)
 	/* NUL is let through here so that the answer can name the field that has it. */
 	obj = json_loadb(text ? text : "", len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
 	if (!obj) {
+		char *near = strstr(e.text, " near ");
+
+		/* A piece of the body, which may be of a secret. */
+		if (near)
+			*near = '\0';
 		reply_invalid(r, "body", "the body is not valid JSON: line %d, column %d: %s",
 			      e.line, e.column, e.text);
 		return NULL;

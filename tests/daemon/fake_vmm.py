@@ -291,12 +291,12 @@ class Vmm:
         envp = (ctypes.c_char_p * 1)(None)
         path = sys.executable.encode()
         control = fds["control"]
-        # Threads of kept commands are awake now and then. One that waits for the interpreter's lock
-        # asks for it after a while, and the child would give it to a thread that is not there.
+        # Threads are awake now and then: those of kept commands, and on a busy machine that of the
+        # stream that has just answered. One that waits for the interpreter's lock asks for it after
+        # a while, and the child would give it to a thread that is not there.
         interval = sys.getswitchinterval()
-        if self.kept:
-            sys.setswitchinterval(3600)
-            time.sleep(0.05)  # those that wait already
+        sys.setswitchinterval(3600)
+        time.sleep(0.05 if self.kept else 0.01)  # those that wait already
         pid = libc.syscall(SYS_CLONE, CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
         if pid == 0:
             for fd in keep:

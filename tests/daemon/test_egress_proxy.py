@@ -113,7 +113,7 @@ def test_the_command_that_runs_is_named(daemon: Daemon) -> None:
     told = json.loads(json.loads(event["data"]))
     assert told["exec"] == "mine" and told["stream"] == 1
     daemon.http.post(f"/v1/sandboxes/{sid}/contexts", json={"context_id": "c"})
-    t = threading.Thread(target=lambda: daemon.exec(sid, "sleep 2", "python", context_id="c"))
+    t = threading.Thread(target=lambda: daemon.exec(sid, "import time; time.sleep(2)", "python", context_id="c"))
     t.start()
     wait_for(lambda: len(daemon.http.get(f"/v1/sandboxes/{sid}/exec").json()["execs"]) == 1)
     told = json.loads(guest(daemon, sid, "open", name="b", line=line))

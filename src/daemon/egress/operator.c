@@ -139,6 +139,7 @@ static int load_rules(struct egress_operator *o, const char *name, const json_t 
 	rc = egress_rules_parse(&r, list, o->groups, err);
 	if (rc < 0)
 		return err_prefix(err, "\"%s\"", name);
+	json_decref(*out);
 	*out = egress_rules_json(r);
 	if (rules)
 		*rules = r;
@@ -225,14 +226,10 @@ static int load_members(struct egress_operator *o, const json_t *c, struct err *
 	if (rc == 0 && enabled && !json_is_boolean(enabled))
 		rc = err_text(err, EINVAL, "\"enabled\" is neither true nor false");
 	o->disabled = json_is_false(enabled);
-	if (rc == 0 && allow && !json_is_null(allow)) {
-		json_decref(o->allow);
+	if (rc == 0 && allow && !json_is_null(allow))
 		rc = load_rules(o, "default", allow, &o->allow, NULL, err);
-	}
-	if (rc == 0 && top && !json_is_null(top)) {
-		json_decref(o->ceiling);
+	if (rc == 0 && top && !json_is_null(top))
 		rc = load_rules(o, "ceiling", top, &o->ceiling, &o->ceiling_rules, err);
-	}
 	if (rc == 0)
 		rc = load_ranges(o, json_object_get(c, "allow_ranges"), err);
 	if (rc == 0)
