@@ -33,7 +33,7 @@
  * from 1), "stream", "exec", "proto" ("connect", "socks", "http", "gateway", "intercept"), "host",
  * "port", "method" (or null; never a path: it may hold a secret), "address" (or null), "rule" (or
  * null), "verdict" ("allow", "deny"), "reason" (enum egress_reason as text, or null), "detail" (a
- * sentence); an end also has "bytes_up", "bytes_down", "duration_ms", "why". The daemon adds the
+ * sentence), "hint" (of a denial, or left out: told to the command, not kept); an end also has "bytes_up", "bytes_down", "duration_ms", "why". The daemon adds the
  * sandbox. Records never hold headers or bodies.
  *
  * Policy: {"sandbox": id,
