@@ -64,8 +64,7 @@ void api_file_chmod(struct request *r);
 bool api_egress_grant(struct request *r, const json_t *value, struct grant **out);
 /* Whether there is egress on this host; false: answered. */
 bool api_egress_usable(struct request *r);
-/* Releases a body that may have secrets in it, which are overwritten; the text of the request too.
- */
+/* Releases a body that may have secrets in it, and overwrites the text of the request. */
 void api_egress_forget(struct request *r, json_t *body);
 
 /* The living sandbox of the path, or NULL: answered (404, or 409 with the reason of its end). */

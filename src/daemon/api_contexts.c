@@ -37,7 +37,7 @@ static json_t *context_json(const json_t *c)
 	json_t *state = json_object_get(c, "state"), *user = json_object_get(c, "user");
 	json_t *language = json_object_get(c, "language");
 
-	if (!json_is_string(id) || !exec_id_valid(json_string_value(id)) || !json_is_string(cwd) ||
+	if (!json_is_string(id) || !ids_name_valid(json_string_value(id)) || !json_is_string(cwd) ||
 	    json_string_length(cwd) > CONTEXT_CWD_MAX || !is_one_of(state, states) ||
 	    !is_one_of(user, users) || !is_one_of(language, languages))
 		return NULL;
@@ -122,7 +122,7 @@ static bool context_fields(struct request *r, const json_t *body, struct context
 	    !fields_string(r, body, "language", &b->language, NULL) ||
 	    !fields_path(r, body, "cwd", &b->cwd) || !fields_user(r, body, "user", &b->user))
 		return false;
-	if (b->id && !exec_id_valid(b->id)) {
+	if (b->id && !ids_name_valid(b->id)) {
 		reply_invalid(r, "context_id",
 			      "context_id must be 1 to 64 of A-Z, a-z, 0-9, _ and -");
 		return false;
@@ -165,7 +165,7 @@ void api_context_list(struct request *r)
 static void context_ask(struct request *r, struct sandbox *sb, const char *op,
 			const struct ask_ops *ops)
 {
-	if (!exec_id_valid(r->match.other))
+	if (!ids_name_valid(r->match.other))
 		reply_error(r, 404, "context_not_found", "no such context", NULL, NULL);
 	else
 		ask_agent(r, sb, FRAME_CONTEXT,

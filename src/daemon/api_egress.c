@@ -55,9 +55,6 @@ bool api_egress_grant(struct request *r, const json_t *value, struct grant **out
 
 void api_egress_forget(struct request *r, json_t *body)
 {
-	json_t *egress = json_object_get(body, "egress");
-
-	grant_wipe(json_object_get(json_is_object(egress) ? egress : body, "inject"));
 	json_decref(body);
 	if (buf_len(&r->body))
 		explicit_bzero((void *)(uintptr_t)buf_data(&r->body), buf_len(&r->body));

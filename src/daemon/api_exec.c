@@ -92,12 +92,12 @@ static bool exec_fields(struct request *r, const json_t *body, struct exec_body 
 		reply_invalid(r, "stdin", "stdin and stdin_base64 exclude each other");
 		return false;
 	}
-	if (!exec_id_valid(b->context)) {
+	if (!ids_name_valid(b->context)) {
 		reply_invalid(r, "context_id",
 			      "context_id must be 1 to 64 of A-Z, a-z, 0-9, _ and -");
 		return false;
 	}
-	if (b->exec_id && !exec_id_valid(b->exec_id)) {
+	if (b->exec_id && !ids_name_valid(b->exec_id)) {
 		reply_invalid(r, "exec_id", "exec_id must be 1 to 64 of A-Z, a-z, 0-9, _ and -");
 		return false;
 	}

@@ -33,7 +33,7 @@ struct sandbox *command_sandbox(struct request *r)
 {
 	struct sandbox *sb = api_find_sandbox(r);
 
-	if (!sb || exec_id_valid(r->match.other))
+	if (!sb || ids_name_valid(r->match.other))
 		return sb;
 	reply_no_command(r);
 	return NULL;
@@ -147,7 +147,7 @@ static json_t *command_json(const json_t *c, int64_t now_ms)
 	json_t *pty = json_object_get(c, "pty"), *o;
 	const char *state = one_of(json_object_get(c, "state"), states);
 
-	if (!json_is_string(id) || !exec_id_valid(json_string_value(id)) ||
+	if (!json_is_string(id) || !ids_name_valid(json_string_value(id)) ||
 	    !number(pid, 0, INT32_MAX) || !state || !json_is_boolean(pty) ||
 	    (cwd && !text_ok(cwd, COMMAND_CWD_MAX)) || !number(age, 0, INT64_MAX / 2) ||
 	    (argv ? !argv_ok(argv) : !text_ok(code, COMMAND_TEXT_MAX)))

@@ -180,7 +180,7 @@ void api_command_create(struct request *r)
 	if (!body)
 		return;
 	if (command_members(r, body, &b) && (ops = command_kind(r, &b)) != NULL) {
-		if (b.id && !exec_id_valid(b.id))
+		if (b.id && !ids_name_valid(b.id))
 			reply_invalid(r, "command_id",
 				      "command_id must be 1 to 64 of A-Z, a-z, 0-9, _ and -");
 		else

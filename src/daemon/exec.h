@@ -23,7 +23,7 @@
 #include "daemon/http.h"
 #include "daemon/sandbox.h"
 
-#define EXEC_ID_MAX 64u
+#define EXEC_ID_MAX IDS_NAME_MAX
 
 struct exec_params {
 	json_t *body;     /* owned; keeps code and stdin alive */
@@ -41,9 +41,6 @@ struct exec_params {
 	size_t stdin_len;
 	uint8_t *stdin_own; /* owned: what stdin_data points into when it is not body */
 };
-
-/* Whether it can be an id of an exec, or of a context. */
-bool exec_id_valid(const char *id);
 
 void exec_params_free(struct exec_params *p);
 

@@ -14,14 +14,6 @@ struct past {
 	char id[EXEC_ID_MAX + 1];
 };
 
-bool exec_id_valid(const char *id)
-{
-	size_t n = strlen(id);
-
-	return n >= 1 && n <= EXEC_ID_MAX &&
-	       strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-") == n;
-}
-
 struct exec *exec_find(struct sandbox *sb, const char *id)
 {
 	list_for_each (e, &sb->execs, struct exec, link)

@@ -37,3 +37,11 @@ bool ids_valid(const char *id)
 	return strncmp(id, "sbx_", 4) == 0 && strlen(id) == SANDBOX_ID_LEN &&
 	       strspn(id + 4, "0123456789abcdef") == 32;
 }
+
+bool ids_name_valid(const char *id)
+{
+	size_t n = strlen(id);
+
+	return n >= 1 && n <= IDS_NAME_MAX &&
+	       strspn(id, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-") == n;
+}

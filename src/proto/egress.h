@@ -33,8 +33,9 @@
  * from 1), "stream", "exec", "proto" ("connect", "socks", "http", "gateway", "intercept"), "host",
  * "port", "method" (or null; never a path: it may hold a secret), "address" (or null), "rule" (or
  * null), "verdict" ("allow", "deny"), "reason" (enum egress_reason as text, or null), "detail" (a
- * sentence); an end also has "bytes_up", "bytes_down", "duration_ms", "why". The daemon adds the
- * sandbox. Records never hold headers or bodies.
+ * sentence). A denial may have a "hint", which the daemon tells to the command and does not keep.
+ * An end also has "bytes_up", "bytes_down", "duration_ms", "why". The daemon adds the sandbox.
+ * Records never hold headers or bodies.
  *
  * Policy: {"sandbox": id,
  *   "allow": [entry...],                 as the request gave them (egress/rules.h)

@@ -8,6 +8,7 @@ A test orders them by code that begins with "#fake:guest", JSON behind it:
   {"op": "close", "name": N}
   {"op": "raw", "port": P, "id": I}         CTL_GUEST_CONNECT as it is told
   {"op": "many", "n": N}                    that many at once: how each was answered
+  {"op": "many", "n": N, "deaf": S}         the VMM reads no answer before all have been asked for, and S seconds
   {"op": "state"}                           what the VMM and the agent know
 
 What it says is a line of JSON. "reset": the VMM refused, as it does without a grant.
@@ -19,6 +20,7 @@ import json
 import os
 import queue
 import socket
+import threading
 import time
 from typing import Any
 
@@ -33,6 +35,8 @@ class Guest:
     def __init__(self, vmm: Any) -> None:
         self.vmm = vmm
         self.on = False
+        self.listening = threading.Event()
+        self.listening.set()
         self.next_id = 0
         self.waiting: dict[int, queue.SimpleQueue] = {}
         self.open: dict[str, socket.socket] = {}
@@ -111,7 +115,11 @@ class Guest:
             self.vmm.send(GUEST_CONNECT, o["id"], port=o["port"])
             time.sleep(3600)
         if op == "many":
+            if "deaf" in o:
+                self.listening.clear()
             answers = [self.ask() for _ in range(o["n"])]
+            time.sleep(o.get("deaf", 0))
+            self.listening.set()
             got = [a.get(timeout=60) for a in answers]
             for i, fd in enumerate(got):
                 if fd is not None:

@@ -332,6 +332,7 @@ class Vmm:
         if self.mode == "exit-early":
             sys.exit(3)
         while True:
+            self.guest.listening.wait()
             data, anc, _, _ = self.ctl.recvmsg(
                 WIRE_MAX, socket.CMSG_SPACE(8 * 4), socket.MSG_CMSG_CLOEXEC
             )

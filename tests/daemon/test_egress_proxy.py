@@ -44,8 +44,7 @@ def test_one_proxy_a_sandbox_from_the_first_connection_on(daemon: Daemon) -> Non
     assert started(daemon) == 1
     assert ask(daemon, other) == "allow"
     assert started(daemon) == 2 and metrics(daemon)["podflare_egress_proxies"] == 2
-    first, second = (n for n in notes(daemon, "pid"))
-    assert first["argv"][-1] == sid and second["argv"][-1] == other
+    assert [p["sandbox"] for p in policies(daemon)] == [sid, other]
 
 
 def test_what_it_is_given(daemon: Daemon) -> None:
@@ -53,7 +52,7 @@ def test_what_it_is_given(daemon: Daemon) -> None:
     sid = daemon.create(egress=grant("allowed.test", "pypi"))
     ask(daemon, sid)
     (note,) = notes(daemon, "pid")
-    assert note["fds"] == [0, 1, 2, 3]
+    assert note["fds"] == [0, 1, 2, 3] and len(note["argv"]) == 1, "no arguments"
     # What is there is of the shell between (conftest.py).
     assert set(note["env"]) <= {"PWD", "SHLVL", "_", "OLDPWD", "LC_CTYPE"}
     (told,) = notes(daemon, "policy")
@@ -308,6 +307,35 @@ def test_a_vmm_that_asks_without_a_grant(daemon: Daemon) -> None:
     sid = daemon.create()
     assert guest(daemon, sid, "many", n=64) == ["rejected"] * 64
     assert started(daemon) == 0 and works(daemon, sid)
+
+
+def test_a_vmm_that_is_slow_to_take_answers(daemon: Daemon) -> None:
+    """What its socket has no room for is told later; nobody waits for ever."""
+    sid = daemon.create()
+    assert guest(daemon, sid, "many", n=120, deaf=1) == ["rejected"] * 120
+    # What holds is told as well, behind: it was on and off meanwhile.
+    assert works(daemon, sid)
+
+
+def test_egress_is_told_when_there_is_room(daemon: Daemon) -> None:
+    sid = daemon.create()
+    t = threading.Thread(target=lambda: guest(daemon, sid, "many", n=120, deaf=2))
+    t.start()
+    wait_for(lambda: len(daemon.http.get(f"/v1/sandboxes/{sid}/exec").json()["execs"]) == 1)
+    threading.Event().wait(1)  # the socket is full
+    # The agent may not be reached either, and that is told.
+    assert put(daemon, sid, grant("allowed.test")).status_code in (200, 502)
+    t.join()
+    wait_for(lambda: guest(daemon, sid, "state")["on"])
+    assert ask(daemon, sid) == "allow"
+
+
+def test_a_vmm_that_takes_no_answers(daemon: Daemon) -> None:
+    """More of them than it may have open: it is killed."""
+    sid = daemon.create()
+    events = daemon.exec(sid, "#fake:guest " + json.dumps({"op": "many", "n": 400, "deaf": 60}))
+    assert events[-1]["data"] == -1
+    assert "asks for connections and takes no answers" in daemon.log_text()
 
 
 @pytest.mark.parametrize("port,ident", [(5555, 1), (5556, 0), (0, 1)])

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from conftest import DAEMON, ROOT, Daemon
+from egress import ask, grant, guest, inject, put
 
 SPEC = yaml.safe_load((ROOT / "api" / "openapi.yaml").read_text())
 METHODS = ("get", "put", "post", "delete", "patch")
@@ -132,11 +133,17 @@ def test_answers(daemon: Daemon, tmp_path: Path, method: str, path: str) -> None
     dead = daemon.create()
     daemon.exec(dead, "#fake:poweroff")
     daemon.exec(sid, "true", exec_id="known")
+    put(daemon, sid, grant("a.test", "pypi", inject=inject("a.test", A="x")))
+    ask(daemon, sid, "a.test", name="a")
+    ask(daemon, sid, "b.test", name="b")
+    guest(daemon, sid, "close", name="a")
     (tmp_path / "f").write_bytes(b"data")
     targets = [sid, dead, "sbx_" + "0" * 32, "nonsense"]
     queries = [""]
     if "/files" in path and method != "post":
         queries = [f"?path={tmp_path}/f", f"?path={tmp_path}", f"?path={tmp_path}/no/such", "?path=%00", ""]
+    elif path.endswith("/log"):
+        queries = ["", "?limit=1", "?limit=0"]
     bodies: list[bytes | None] = [None]
     if method == "post":
         bodies = [b"{}", b"{", b"[]", b'{"code": "echo x", "language": "bash", "rich": true}']
@@ -148,6 +155,9 @@ def test_answers(daemon: Daemon, tmp_path: Path, method: str, path: str) -> None
         bodies += [b'{"context_id": "c"}', b'{"context_id": "d"}', b'{"context_id": "d"}']
         bodies += [b'{"signal": "TERM"}', b'{"cols": 80, "rows": 24}', b'{"code": "x", "pty": {"cols": 1}}']
         bodies += [b'{"code": "x", "command_id": "same"}', b'{"code": "x", "command_id": "same"}']
+        bodies += [b'{"host": "a.test"}', b'{"egress": {"allow": ["a.test"]}}', b'{"egress": {"allow": [1]}}']
+    elif path.endswith("/egress"):
+        bodies = [b"data", b"false", b'{"allow": ["a.test", {"host": "b.test", "methods": ["GET"]}]}']
     elif method == "put":
         bodies = [b"data"]
     seen = set()
@@ -199,10 +209,37 @@ def test_answers_to_strangers(start: Any) -> None:
 def test_every_code_is_listed() -> None:
     """The words of the source are those of the file."""
     listed = set(resolve({"$ref": "#/components/schemas/Error"})["properties"]["code"]["enum"])
-    source = "".join(p.read_text() for p in (ROOT / "src" / "daemon").glob("*.c"))
+    source = "".join(p.read_text() for p in (ROOT / "src" / "daemon").rglob("*.c"))
     flat = re.sub(r"\s+", " ", source)
     used = set(re.findall(r'reply_error(?:_with)?\( ?(?:\w->)?r, \d+, "(\w+)"', flat))
     used |= set(re.findall(r'(?:\.|->)code = "(\w+)"', flat))
     used |= set(re.findall(r'\{"\w+", "(\w+)", (?:NULL|"path"), \d+\}', flat))
     used |= set(re.findall(r'"code\\":\\"(\w+)\\"', flat))
     assert used == listed
+
+
+def test_the_answers_without_egress(start: Any, tmp_path: Path) -> None:
+    """Where the operator has switched it off, and where the configuration is broken."""
+    for text in ('{"enabled": false}', "{"):
+        config = tmp_path / "egress.json"
+        config.write_text(text)
+        d = start(args=["--egress-config", str(config)])
+        sid = d.create()
+        check_answer("get", "/v1/healthz", d.http.get("/v1/healthz"))
+        for method, path, body in (
+            ("post", "/v1/sandboxes", {"egress": True}),
+            ("post", "/v1/sandboxes/{id}/fork", {"egress": True}),
+            ("put", "/v1/sandboxes/{id}/egress", True),
+            ("post", "/v1/policy/test", {"host": "a.test"}),
+        ):
+            r = d.http.request(method.upper(), path.replace("{id}", sid), content=json.dumps(body))
+            assert r.status_code in (403, 503)
+            check_answer(method, path, r)
+
+
+def test_denials_are_as_described(daemon: Daemon) -> None:
+    sid = daemon.create(egress=grant("a.test"))
+    code = "#fake:guest " + json.dumps({"op": "open", "name": "x", "line": '{"host": "b.test"}'})
+    for event in daemon.exec(sid, code, rich=True):
+        check({"$ref": "#/components/schemas/Event"}, event)
+    assert event["denied"]

@@ -193,7 +193,6 @@ void egress_free(struct sandbox *sb)
 	if (!e)
 		return;
 	egress_log_free(&e->log);
-	grant_wipe(e->ca);
 	json_decref(e->ca);
 	free(e);
 	sb->egress = NULL;

@@ -14,18 +14,6 @@
 
 /* --- life -------------------------------------------------------------------------------- */
 
-void grant_wipe(json_t *v)
-{
-	const char *key;
-	json_t *member;
-	size_t i;
-
-	if (json_is_string(v))
-		explicit_bzero((char *)(uintptr_t)json_string_value(v), json_string_length(v));
-	json_array_foreach(v, i, member) grant_wipe(member);
-	json_object_foreach(v, key, member) grant_wipe(member);
-}
-
 struct grant *grant_ref(struct grant *g)
 {
 	if (g)
@@ -37,7 +25,6 @@ void grant_unref(struct grant *g)
 {
 	if (!g || --g->refs)
 		return;
-	grant_wipe(g->inject);
 	json_decref(g->inject);
 	json_decref(g->allow);
 	free(g);

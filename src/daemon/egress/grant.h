@@ -5,7 +5,8 @@
  * (the children of one fork have the same). An empty list is no grant.
  *
  * The values of injected headers are secrets: they are in memory of the daemon and
- * of the proxy, nowhere else, and are overwritten when the last reference goes.
+ * of the proxy, nowhere else, and are overwritten when the last reference goes (as
+ * all JSON is, main.c).
  *
  * Thread: the loop's. fork: VMM processes are started by posix_spawn and have
  * nothing of it.
@@ -57,6 +58,3 @@ void grant_unref(struct grant *g);        /* NULL: harmless */
 
 /* {"host": ["Name", ...]}. New reference, NULL without memory. g may be NULL. */
 json_t *grant_inject_names(const struct grant *g);
-
-/* Overwrites every string in it, as far as it is not shared. For values that held a secret. */
-void grant_wipe(json_t *v);

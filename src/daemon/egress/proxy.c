@@ -240,10 +240,9 @@ int proxy_test(struct proxy *p, const char *host, uint16_t port, const char *met
 
 /* --- start ------------------------------------------------------------------------------- */
 
-static int spawn(const char *program, const char *sandbox, int peer, pid_t *pid)
+static int spawn(const char *program, int peer, pid_t *pid)
 {
-	char *const argv[] = {(char *)(uintptr_t) "podflare-egress", (char *)(uintptr_t)sandbox,
-			      NULL};
+	char *const argv[] = {(char *)(uintptr_t) "podflare-egress", NULL};
 	char *const envp[] = {NULL};
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;
@@ -314,7 +313,7 @@ struct proxy *proxy_start(struct egress_host *h, const char *sandbox, const stru
 	p->ctl = (struct loop_src){.fd = -1, .fn = on_ctl, .arg = p};
 	p->proc = (struct loop_src){.fd = -1, .fn = on_proc, .arg = p};
 	p->limit = (struct loop_timer){.fn = on_limit, .arg = p};
-	rc = spawn(h->program, sandbox, peer, &p->pid);
+	rc = spawn(h->program, peer, &p->pid);
 	if (rc == 0)
 		rc = watch(p, sv[0]);
 	if (rc < 0) {

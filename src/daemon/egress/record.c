@@ -4,7 +4,7 @@
  * asked for. Everything else is one of few words, or a number.
  */
 #include "daemon/egress/record.h"
-#include "daemon/exec.h"
+#include "daemon/ids.h"
 #include "lib/utf8.h"
 
 #include <errno.h>
@@ -137,7 +137,7 @@ static bool put_exec(struct record *r, const json_t *o)
 	if (!v || json_is_null(v))
 		return json_object_set_new(r->json, "exec", json_null()) == 0;
 	r->exec = json_string_value(v);
-	return r->exec && exec_id_valid(r->exec) && json_object_set(r->json, "exec", v) == 0;
+	return r->exec && ids_name_valid(r->exec) && json_object_set(r->json, "exec", v) == 0;
 }
 
 static bool put_end(struct record *r, const json_t *o)
