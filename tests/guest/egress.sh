@@ -7,7 +7,7 @@ egress() {
 	name=$1
 	shift
 	echo "== $name"
-	timeout 120 ./vmegress "${VMM:-/usr/bin/podflare-vmm}" "${KERNEL:-/guest/vmlinux}" \
+	timeout 300 ./vmegress "${VMM:-/usr/bin/podflare-vmm}" "${KERNEL:-/guest/vmlinux}" \
 		egress.cpio filler "$@"
 	echo "status $?"
 }

@@ -47,6 +47,17 @@ static struct sockaddr_vm address(unsigned cid, unsigned port)
 	return (struct sockaddr_vm){.svm_family = AF_VSOCK, .svm_cid = cid, .svm_port = port};
 }
 
+/* Connects by itself after so many seconds at most; flags: SOCK_NONBLOCK or none. */
+static int new_socket(int flags, int seconds)
+{
+	const struct timeval limit = {.tv_sec = seconds};
+	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
+
+	if (setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &limit, sizeof(limit)) < 0)
+		boot_say("connect timeout: %s", strerror(errno));
+	return fd;
+}
+
 static uint8_t pattern(uint32_t i)
 {
 	return (uint8_t)((i * 2654435761u) >> 13 ^ i);
@@ -56,7 +67,7 @@ static uint8_t pattern(uint32_t i)
 static int order_connect(uint32_t port)
 {
 	struct sockaddr_vm to = address(VMADDR_CID_HOST, port);
-	int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = new_socket(0, 60);
 
 	if (connect(fd, (struct sockaddr *)&to, sizeof(to)) < 0) {
 		int why = errno;
@@ -139,18 +150,20 @@ static int order_end(uint32_t n)
 }
 
 /*
- * Opens so many connections at once, and keeps those that there are in the end: how many, and 256
- * for each that was reset, 65536 for each that got no answer.
+ * Opens so many connections at once (number % 256), each with so many seconds to do it (number /
+ * 256), and keeps those that there are in the end: how many, and 256 for each that was reset, 65536
+ * for each that got no answer.
  */
-static int order_many(uint32_t total)
+static int order_many(uint32_t number)
 {
+	uint32_t total = number % 256;
 	struct sockaddr_vm to = address(VMADDR_CID_HOST, GUEST_EGRESS_PORT);
 	struct pollfd p[MAX_CONNS];
 	int sum = 0;
 
 	for (uint32_t i = 0; i < total; i++) {
 		p[i] = (struct pollfd){
-			.fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0),
+			.fd = new_socket(SOCK_NONBLOCK, (int)(number / 256)),
 			.events = POLLOUT,
 		};
 		if (connect(p[i].fd, (struct sockaddr *)&to, sizeof(to)) < 0 &&
