@@ -9,5 +9,5 @@ for guest in *.tiny; do
 done
 for mode in live pause chain; do
 	echo "== forks_$mode.tiny"
-	timeout 120 ./vmdisk "${VMM:-/usr/bin/podflare-vmm}" disk_loop.tiny filler 20 $mode
+	timeout 240 ./vmdisk "${VMM:-/usr/bin/podflare-vmm}" disk_loop.tiny filler 20 $mode
 done
