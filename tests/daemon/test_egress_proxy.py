@@ -136,6 +136,8 @@ def test_killed(daemon: Daemon) -> None:
     assert ask(daemon, sid, name="b") == "allow"
     assert get(daemon, sid) == {**OFF, "allow": ["allowed.test"], "state": "on"}
     assert started(daemon) == 2 and policies(daemon)[0] == policies(daemon)[1]
+    records = log(daemon, sid)
+    assert [(r["id"], r["stream"]) for r in records] == [(1, 1), (2, 2)], "numbers go on"
 
 
 def test_at_most_five_times_a_minute(daemon: Daemon) -> None:
@@ -176,6 +178,7 @@ RECORD_CASES: list[dict] = [
     {"time": "yesterday"},
     {"time": None},
     {"id": 0},
+    {"id": (1 << 40) + 1},
     {"id": "1"},
     {"id": 1.5},
     {"stream": 99},
