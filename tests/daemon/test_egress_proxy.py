@@ -149,6 +149,10 @@ def test_at_most_five_times_a_minute(daemon: Daemon) -> None:
     assert guest(daemon, sid, "open", name="late") == "rejected"
     assert started(daemon) == 6 and works(daemon, sid)
     assert get(daemon, sid)["reason"] == "the egress proxy exited with status 6"
+    # A new grant is no way around it.
+    r = put(daemon, sid, grant("a.test", inject=inject("a.test", True)))
+    assert r.json()["reason"] == "the egress proxy has ended too often within a minute"
+    assert started(daemon) == 6
 
 
 def test_a_program_that_cannot_be_started(daemon: Daemon) -> None:

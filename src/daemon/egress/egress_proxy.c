@@ -96,8 +96,12 @@ int egress_proxy_need(struct egress_sandbox *e)
 
 	if (e->proxy)
 		return 0;
-	if (!may_restart(e))
-		return -EAGAIN; /* the reason is that of the last end */
+	if (!may_restart(e)) {
+		/* Mostly the reason is there: that of the last end. */
+		if (!e->reason[0])
+			egress_failed(e, "the egress proxy has ended too often within a minute");
+		return -EAGAIN;
+	}
 	e->proxy = proxy_start(&e->sb->d->egress, e->sb->id, &ops, e, &err);
 	if (e->proxy) {
 		e->proxy->id_base = e->ids;
