@@ -136,6 +136,8 @@ def test_killed(daemon: Daemon) -> None:
     assert ask(daemon, sid, name="b") == "allow"
     assert get(daemon, sid) == {**OFF, "allow": ["allowed.test"], "state": "on"}
     assert started(daemon) == 2 and policies(daemon)[0] == policies(daemon)[1]
+    records = log(daemon, sid)
+    assert [(r["id"], r["stream"]) for r in records] == [(1, 1), (2, 2)], "numbers go on"
 
 
 def test_at_most_five_times_a_minute(daemon: Daemon) -> None:
@@ -147,6 +149,10 @@ def test_at_most_five_times_a_minute(daemon: Daemon) -> None:
     assert guest(daemon, sid, "open", name="late") == "rejected"
     assert started(daemon) == 6 and works(daemon, sid)
     assert get(daemon, sid)["reason"] == "the egress proxy exited with status 6"
+    # A new grant is no way around it.
+    r = put(daemon, sid, grant("a.test", inject=inject("a.test", True)))
+    assert r.json()["reason"] == "the egress proxy has ended too often within a minute"
+    assert started(daemon) == 6
 
 
 def test_a_program_that_cannot_be_started(daemon: Daemon) -> None:
@@ -176,6 +182,7 @@ RECORD_CASES: list[dict] = [
     {"time": "yesterday"},
     {"time": None},
     {"id": 0},
+    {"id": (1 << 40) + 1},
     {"id": "1"},
     {"id": 1.5},
     {"stream": 99},

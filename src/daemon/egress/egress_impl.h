@@ -26,7 +26,8 @@ struct egress_sandbox {
 	struct proxy *proxy;                  /* the one of now, or NULL */
 	uint64_t failures_ns[PROXY_RESTARTS]; /* a ring: when it was started after a failure */
 	unsigned int nfailures;
-	bool failed; /* the last one did not end at our wish */
+	bool failed;           /* the last one did not end at our wish */
+	uint64_t ids, streams; /* of records and connections, over all of them */
 
 	/* egress_agent.c */
 	struct agent_stream *tell;

@@ -38,6 +38,8 @@ static bool on_record(struct proxy *p, const struct record *r, char *text)
 {
 	struct egress_sandbox *e = p->owner;
 
+	if (r->id > e->ids)
+		e->ids = r->id;
 	egress_log_add(&e->log, text);
 	if (!r->end && !r->allow && e->sb->state != SANDBOX_ENDED)
 		exec_denied(e->sb, r);
@@ -94,11 +96,19 @@ int egress_proxy_need(struct egress_sandbox *e)
 
 	if (e->proxy)
 		return 0;
-	if (!may_restart(e))
-		return -EAGAIN; /* the reason is that of the last end */
+	if (!may_restart(e)) {
+		/* Mostly the reason is there: that of the last end. */
+		if (!e->reason[0])
+			egress_failed(e, "the egress proxy has ended too often within a minute");
+		return -EAGAIN;
+	}
 	e->proxy = proxy_start(&e->sb->d->egress, e->sb->id, &ops, e, &err);
-	if (e->proxy && send_policy(e, &err) < 0)
-		egress_proxy_end(e, false);
+	if (e->proxy) {
+		e->proxy->id_base = e->ids;
+		e->proxy->streams = e->streams;
+		if (send_policy(e, &err) < 0)
+			egress_proxy_end(e, false);
+	}
 	e->failed = !e->proxy;
 	if (e->proxy)
 		return 0;
@@ -151,6 +161,7 @@ static int connect_proxy(struct egress_sandbox *e, uint32_t id)
 	theirs = sv[1];
 	/* The proxy first: one that the VMM has accepted must not lead to nobody. */
 	rc = proxy_stream(e->proxy, exec_only_running(e->sb), ours);
+	e->streams = e->proxy->streams;
 	return rc == 0 ? vmm_accept(&e->sb->vmm, id, theirs) : rc;
 }
 

@@ -334,10 +334,11 @@ static int parse_object(struct grant **out, const struct egress_operator *o, con
 	if (!allow)
 		return err_text(&fault->err, EINVAL, "egress has no list \"allow\"");
 	rc = parse_allow(&g, &rules, o, allow, fault);
-	if (rc == 0)
+	if (rc == 0 && g) {
 		rc = parse_inject(g, rules, inject, fault);
-	if (rc == 0 && json_array_size(g->allow))
-		*out = grant_ref(g);
+		if (rc == 0 && json_array_size(g->allow))
+			*out = grant_ref(g);
+	}
 	egress_rules_free(rules);
 	grant_unref(g);
 	return rc;

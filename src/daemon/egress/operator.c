@@ -40,6 +40,8 @@ static json_t *load_json(const char *path, const char *what, struct err *err)
 	return NULL;
 }
 
+#define YEAR_S (86400LL * 365)
+
 /* --- single members ---------------------------------------------------------------------- */
 
 static bool is_address(const char *text)
@@ -105,7 +107,7 @@ static bool check_limits(const json_t *o)
 {
 	static const char *const names[] = {"connections", "bytes", "bytes_per_s", "idle_s",
 					    "total_s"};
-	static const json_int_t max[] = {1024, 1ll << 53, 1ll << 53, 86400 * 365, 86400 * 365};
+	static const json_int_t max[] = {1024, 1LL << 53, 1LL << 53, YEAR_S, YEAR_S};
 	size_t known = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {

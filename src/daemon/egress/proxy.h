@@ -60,6 +60,7 @@ struct proxy {
 	uint64_t serial, answered; /* of policies: sent, and answered */
 	uint64_t test;             /* serial of the question under way, 0: none */
 	uint64_t tests;
+	uint64_t id_base; /* added to the ids of its records */
 	uint64_t streams; /* id of the last */
 	uint64_t open;    /* allowed and not over */
 };

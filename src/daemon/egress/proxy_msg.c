@@ -88,7 +88,7 @@ static const char *on_record(struct proxy *p, const json_t *o)
 		return NULL; /* it is only asked */
 	if (!p->answered)
 		return "a record ahead of the first policy's answer";
-	rc = record_parse(&r, o, p->sandbox);
+	rc = record_parse(&r, o, p->sandbox, p->id_base);
 	if (rc < 0)
 		return rc == -ENOMEM ? "no memory for a record" : "a record";
 	if (r.stream > p->streams || (r.end && !p->open)) {

@@ -11,6 +11,9 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Of one process. Sums of it over restarts stay numbers that every reader of JSON keeps exact. */
+#define RECORD_ID_MAX (1LL << 40)
+
 static const char *const reasons[] = {
 	[EGRESS_R_NONE] = "none",
 	[EGRESS_R_BAD_HOST] = "bad_host",
@@ -153,27 +156,35 @@ static bool put_end(struct record *r, const json_t *o)
 	return put_reason(r, o, "why");
 }
 
-static bool put_members(struct record *r, const json_t *o)
+static bool put_id(struct record *r, const json_t *o, uint64_t base)
+{
+	json_int_t id;
+
+	if (!get_number(o, "id", 1, RECORD_ID_MAX, &id))
+		return false;
+	r->id = (uint64_t)id + base;
+	return json_object_set_new(r->json, "id", json_integer((json_int_t)r->id)) == 0;
+}
+
+static bool put_members(struct record *r, const json_t *o, uint64_t base)
 {
 	static const char *const protos[] = {"connect", "socks",     "http",
 					     "gateway", "intercept", NULL};
 	static const char *const verdicts[] = {"allow", "deny", NULL};
 	json_t *time = json_object_get(o, "time"), *proto = json_object_get(o, "proto");
 	json_t *verdict = json_object_get(o, "verdict");
-	json_int_t id, stream;
+	json_int_t stream;
 
 	if (!is_time(json_string_value(time)) || !one_of(proto, protos) ||
 	    !one_of(verdict, verdicts) || json_object_set(r->json, "time", time) < 0 ||
-	    !put_number(r, o, "id", 1, INT64_MAX, &id) ||
-	    !put_number(r, o, "stream", 0, INT64_MAX, &stream) || !put_exec(r, o) ||
-	    json_object_set(r->json, "proto", proto) < 0 ||
+	    !put_id(r, o, base) || !put_number(r, o, "stream", 0, INT64_MAX, &stream) ||
+	    !put_exec(r, o) || json_object_set(r->json, "proto", proto) < 0 ||
 	    !put_text(r, o, "host", RECORD_HOST_MAX) ||
 	    !put_number(r, o, "port", 0, 65535, &r->port) || !put_text(r, o, "method", 32) ||
 	    !put_text(r, o, "address", 64) || !put_text(r, o, "rule", RECORD_TEXT_MAX) ||
 	    json_object_set(r->json, "verdict", verdict) < 0 || !put_reason(r, o, "reason") ||
 	    !put_text(r, o, "detail", RECORD_TEXT_MAX))
 		return false;
-	r->id = (uint64_t)id;
 	r->stream = (uint64_t)stream;
 	r->allow = strcmp(json_string_value(verdict), "allow") == 0;
 	r->host = json_object_get(r->json, "host");
@@ -197,7 +208,7 @@ static bool take_hint(struct record *r, const json_t *o)
 	return true;
 }
 
-int record_parse(struct record *r, const json_t *o, const char *sandbox)
+int record_parse(struct record *r, const json_t *o, const char *sandbox, uint64_t base)
 {
 	const char *type = json_string_value(json_object_get(o, "type"));
 
@@ -205,7 +216,7 @@ int record_parse(struct record *r, const json_t *o, const char *sandbox)
 	r->json = json_pack("{s:s, s:s}", "sandbox", sandbox, "type", r->end ? "end" : "decision");
 	if (!r->json)
 		return -ENOMEM;
-	if (put_members(r, o) && take_hint(r, o) && (r->end || r->allow || r->reason))
+	if (put_members(r, o, base) && take_hint(r, o) && (r->end || r->allow || r->reason))
 		return 0;
 	record_free(r);
 	return -EPROTO;

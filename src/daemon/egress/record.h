@@ -19,7 +19,8 @@
 
 struct record {
 	bool end, allow;
-	uint64_t id, stream, up, down;
+	uint64_t id; /* of the sandbox */
+	uint64_t stream, up, down;
 	enum egress_reason reason; /* of a denial, or of a cut */
 	const char *exec;          /* inside json, or NULL */
 	json_t *json;              /* owned; "sandbox" first */
@@ -28,8 +29,11 @@ struct record {
 	char hint[RECORD_TEXT_MAX]; /* for a person or a model; of a denial */
 };
 
-/* o: the message. 0; -EPROTO; -ENOMEM. */
-int record_parse(struct record *r, const json_t *o, const char *sandbox);
+/*
+ * o: the message. base: added to its id, which counts from 1 in every process, so that ids are
+ * those of the sandbox. 0; -EPROTO; -ENOMEM.
+ */
+int record_parse(struct record *r, const json_t *o, const char *sandbox, uint64_t base);
 void record_free(struct record *r);
 
 /* A piece of text out of a message, cut to max bytes at the end of a character. New reference. */
