@@ -245,6 +245,8 @@ async def _async_runners(
         try:
             yield copies, outcomes()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            # More than once: anyio 3 swallows one that comes in the moment in which it has connected.
+            while not all(task.done() for task in tasks):
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks, timeout=0.1)

@@ -29,17 +29,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         both = (
             ["sync"] if metafunc.definition.get_closest_marker("sync_only") else ["sync", "async"]
         )
-        metafunc.fixturenames.append("flavour")
         metafunc.parametrize("flavour", both, indirect=True)
 
 
-@pytest.fixture
+# Of every test: what only pytest_generate_tests names, pytest 7 does not set up.
+@pytest.fixture(autouse=True)
 def flavour(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Which kind of classes the module's names stand for in this test."""
-    if request.param == "async":
+    kind: str = getattr(request, "param", "sync")
+    if kind == "async":
         monkeypatch.setattr(request.module, "Sandbox", flavours.SandboxByLoop, raising=False)
         monkeypatch.setattr(request.module, "Client", flavours.client_by_loop, raising=False)
-    return request.param
+    return kind
 
 
 def _at(fake: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
