@@ -7,6 +7,9 @@
         s.run_code("x = 6 * 7")
         print(s.run_code("print(x)").stdout)
 
+    with Sandbox(egress_allow=["pypi"]) as s:     # and nothing but that
+        s.run_code("!pip install humanize")
+
     with Sandbox() as s:
         s.run_code("data = load()")
         with s.fork(3) as copies:     # each has `data`, and goes its own way
@@ -23,6 +26,7 @@ from ._children import AsyncChildren, Children
 from ._client import AsyncClient, Client
 from ._commands import AsyncCommand, AsyncCommands, Command, Commands
 from ._contexts import AsyncContext, Context
+from ._egress import Denied, Egress, EgressEntry, EgressInject, EgressRecord
 from ._errors import (
     AlreadyExistsError,
     AuthenticationError,
@@ -33,6 +37,8 @@ from ._errors import (
     DaemonUnreachableError,
     DirectoryNotEmptyError,
     DiskFullError,
+    EgressDisabledError,
+    EgressUnavailableError,
     ExecNotFoundError,
     ForkError,
     InvalidRequestError,
@@ -94,10 +100,17 @@ __all__ = [
     "ContextNotFoundError",
     "CreateFailedError",
     "DaemonUnreachableError",
+    "Denied",
     "Diff",
     "DiffEntry",
     "DirectoryNotEmptyError",
     "DiskFullError",
+    "Egress",
+    "EgressDisabledError",
+    "EgressEntry",
+    "EgressInject",
+    "EgressRecord",
+    "EgressUnavailableError",
     "Event",
     "ExecError",
     "ExecInfo",

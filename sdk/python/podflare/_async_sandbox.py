@@ -9,9 +9,11 @@ from typing import (
     Any,
     BinaryIO,
     Callable,
+    Coroutine,
     Generator,
     Iterable,
     List,
+    Literal,
     Mapping,
     Optional,
     Sequence,
@@ -19,7 +21,7 @@ from typing import (
     Union,
 )
 
-from . import _calls, _fan
+from . import _calls, _egress, _fan
 from ._async_files import AsyncFiles
 from ._base import (
     AsyncClosing,
@@ -34,6 +36,7 @@ from ._children import AsyncChildren
 from ._client import AsyncClient
 from ._commands import AsyncCommands
 from ._contexts import AsyncContext
+from ._egress import Egress, EgressEntry, EgressInject, EgressRecord
 from ._errors import (
     ExecNotFoundError,
     ForkError,
@@ -80,13 +83,27 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         client: Optional[AsyncClient] = None,
         traceparent: Optional[str] = None,
         egress: Optional[bool] = None,
+        egress_allow: Optional[Iterable[EgressEntry]] = None,
+        egress_inject: Optional[EgressInject] = None,
+        egress_intercept: Iterable[str] = (),
         persistent: Optional[bool] = None,
         memory_mib: Optional[int] = None,
         vcpus: Optional[int] = None,
         disk_mib: Optional[int] = None,
         metadata: Optional[Mapping[str, str]] = None,
     ) -> None:
-        self._wish = wish_from(template, egress, persistent, memory_mib, vcpus, disk_mib, metadata)
+        self._wish = wish_from(
+            template,
+            egress,
+            egress_allow,
+            egress_inject,
+            egress_intercept,
+            persistent,
+            memory_mib,
+            vcpus,
+            disk_mib,
+            metadata,
+        )
         self._attach(client, host, api_key, traceparent, AsyncClient)
 
     @classmethod
@@ -101,7 +118,9 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         except BaseException:
             await self._detach()
             raise
-        if self._wish["persistent"] and not reply.get("persistent"):
+        persistent = self._wish["persistent"]
+        self._wish = {}  # there may be secrets in it
+        if persistent and not reply.get("persistent"):
             await self.close()
             raise not_persistent()
         return self
@@ -290,6 +309,29 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
                 return False
         raise ExecNotFoundError(f"the daemon knows of no call {exec_id}")
 
+    # What it may reach.
+
+    @property
+    def egress(self) -> Coroutine[Any, Any, Egress]:
+        """See Sandbox.egress; `await s.egress`."""
+        return self._call(_calls.egress(self.id))
+
+    async def update_egress(
+        self,
+        allow: Union[Literal[False], Iterable[EgressEntry]],
+        inject: Optional[EgressInject] = None,
+        intercept: Iterable[str] = (),
+    ) -> Egress:
+        """See Sandbox.update_egress."""
+        self._check_open()
+        return await self._call(
+            _calls.update_egress(self._id, _egress.update(allow, inject, intercept))
+        )
+
+    async def egress_log(self, limit: int = 1000) -> List[EgressRecord]:
+        """See Sandbox.egress_log."""
+        return await self._call(_calls.egress_log(self.id, limit))
+
     async def list_execs(self) -> List[ExecInfo]:
         """See Sandbox.list_execs."""
         return await self._call(_calls.execs(self.id))
@@ -351,11 +393,27 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
 
     # Forks.
 
-    async def fork(self, n: int = 1, *, reseed: bool = True) -> AsyncChildren:
+    async def fork(
+        self,
+        n: int = 1,
+        *,
+        reseed: bool = True,
+        egress: Union[None, Literal[False], Iterable[EgressEntry]] = None,
+        egress_inject: Optional[EgressInject] = None,
+        egress_intercept: Iterable[str] = (),
+        inherit_inject: bool = False,
+    ) -> AsyncChildren:
         """See Sandbox.fork."""
         self._check_open()
         try:
-            reply = await self._call(_calls.fork(self._id, n, reseed))
+            reply = await self._call(
+                _calls.fork(
+                    self._id,
+                    n,
+                    reseed,
+                    _egress.inheritance(egress, egress_inject, egress_intercept, inherit_inject),
+                )
+            )
         except ForkError as exc:
             _calls.none_forked(exc, n)
             raise

@@ -5,9 +5,11 @@ closed, and `with` blocks."""
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable, Dict, Generic, Mapping, Optional, TypeVar, Union
+from typing import Any, Callable, Dict, Generic, Iterable, Mapping, Optional, TypeVar, Union
 
+from . import _egress
 from ._calls import check_id
+from ._egress import EgressEntry, EgressInject
 from ._errors import InvalidRequestError, PodflareError, SandboxEndedError
 from ._exec import Underway
 from ._http import check_traceparent
@@ -119,6 +121,9 @@ def client_from(
 def wish_from(
     template: Optional[str],
     egress: Optional[bool],
+    egress_allow: Optional[Iterable[EgressEntry]],
+    egress_inject: Optional[EgressInject],
+    egress_intercept: Iterable[str],
     persistent: Optional[bool],
     memory_mib: Optional[int],
     vcpus: Optional[int],
@@ -128,7 +133,7 @@ def wish_from(
     """What a create asks for."""
     return {
         "template": template,
-        "egress": egress,
+        "egress": _egress.wish(egress, egress_allow, egress_inject, egress_intercept),
         # False is how every sandbox is; only the wish for more is worth a word.
         "persistent": persistent or None,
         "memory_mib": memory_mib,

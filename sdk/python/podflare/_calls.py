@@ -17,6 +17,7 @@ from ._errors import (
     SandboxNotFoundError,
     error_from_result,
 )
+from ._egress import Egress, EgressRecord
 from ._http import Call
 from ._types import (
     ContextInfo,
@@ -162,7 +163,9 @@ class Forked(NamedTuple):
         )
 
 
-def fork(id: str, n: int, reseed: bool) -> Call[Forked]:
+def fork(
+    id: str, n: int, reseed: bool, inheritance: Optional[Mapping[str, Any]] = None
+) -> Call[Forked]:
     def parse(reply: Reply) -> Forked:
         results = reply.get("results") or [{"id": one} if one else {} for one in reply["children"]]
         return Forked(
@@ -172,7 +175,7 @@ def fork(id: str, n: int, reseed: bool) -> Call[Forked]:
             reply.get("ready_us"),
         )
 
-    wish = {"n": n, "reseed": reseed}
+    wish = {"n": n, "reseed": reseed, **(inheritance or {})}
     return Call("POST", url(id, "/fork"), parse, "children", json=wish, patient=True)
 
 
@@ -195,6 +198,28 @@ def diff(id: str, other: str, paths: Optional[Union[Remote, Iterable[Remote]]]) 
         "added",
         params=None if paths is None else {"path": [str(path) for path in paths]},
         patient=True,
+    )
+
+
+# What it may reach.
+
+
+def egress(id: str) -> Call[Egress]:
+    return Call("GET", url(id, "/egress"), Egress.from_reply, "allow")
+
+
+def update_egress(id: str, wish: Union[Mapping[str, Any], bool]) -> Call[Egress]:
+    return Call("PUT", url(id, "/egress"), Egress.from_reply, "allow", json=wish, patient=True)
+
+
+def egress_log(id: str, limit: int) -> Call[List[EgressRecord]]:
+    return Call(
+        "GET",
+        url(id, "/egress/log"),
+        lambda reply: [EgressRecord.from_reply(one) for one in reply["lines"]],
+        "lines",
+        params={"limit": str(limit)},
+        lines=True,
     )
 
 

@@ -144,6 +144,15 @@ class CreateFailedError(ServerError):
     """503: no sandbox could be started; the message says why."""
 
 
+class EgressDisabledError(PermissionDeniedError):
+    """403: the operator has switched egress off; no sandbox may reach anything."""
+
+
+class EgressUnavailableError(ServerError):
+    """503: the operator's configuration of egress cannot be used, so that nothing is granted; the
+    message says why. Sandboxes without a grant work as ever."""
+
+
 class TemplateFailedError(CreateFailedError):
     """503: the template could not be made; the message says why, the hint has the end of its
     console."""
@@ -191,6 +200,8 @@ _BY_CODE: dict[str, type[PodflareError]] = {
     "sandbox_ended": SandboxEndedError,
     "disk_full": DiskFullError,
     "create_failed": CreateFailedError,
+    "egress_disabled": EgressDisabledError,
+    "egress_unavailable": EgressUnavailableError,
     "template_failed": TemplateFailedError,
     "fork_failed": ForkError,
     "other_lineage": OtherLineageError,

@@ -28,6 +28,7 @@ from typing import (
 
 from ._calls import check_name, url
 from ._errors import PodflareError, RequestTimeoutError, StreamBrokenError
+from ._egress import Denied
 from ._http import Call
 from ._results import Event, ExecError, ExecResult, Result
 
@@ -298,6 +299,7 @@ class Collector:
             error=self._error,
             notices=tuple(notices),
             exec_id=self._exec_id,
+            denied=tuple(Denied.from_reply(one) for one in extra.get("denied") or ()),
             stdout_bytes=stdout,
             stderr_bytes=stderr,
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import json
 import os
 import re
 import socket
@@ -58,21 +59,23 @@ class Call(Generic[T]):
               other server at that address. None: any reply will do.
     parse     makes the result from that object ({} if there is none).
     patient   no limit to how long the answer takes.
+    lines     the reply is NDJSON; `parse` gets {"lines": [...]}.
     """
 
     method: str
     path: str
     parse: Callable[[Mapping[str, Any]], T]
     key: Optional[str] = None
-    json: Optional[Mapping[str, Any]] = None
+    json: Union[Mapping[str, Any], bool, None] = None
     params: Optional[Params] = None
     headers: Mapping[str, str] = field(default_factory=dict)
     patient: bool = False
+    lines: bool = False
 
     def read(self, response: httpx.Response, host: str) -> T:
         """The result; `response` has been read to its end."""
         try:
-            reply = response.json()
+            reply = _lines(response) if self.lines else response.json()
         except ValueError:
             reply = None
         if not isinstance(reply, dict):
@@ -322,6 +325,12 @@ def check_traceparent(value: str) -> str:
     if not _TRACEPARENT.fullmatch(value) or not value.isascii() or not value.isprintable():
         raise ValueError(f"not a W3C traceparent (00-<32 hex>-<16 hex>-<2 hex>): {value!r}")
     return value
+
+
+def _lines(response: httpx.Response) -> Dict[str, Any]:
+    if not response.headers.get("content-type", "").startswith("application/x-ndjson"):
+        raise ValueError("not NDJSON")
+    return {"lines": [json.loads(line) for line in response.content.split(b"\n") if line]}
 
 
 def _stranger(host: str, response: httpx.Response) -> PodflareError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Dict, List, Literal, Mapping, Optional, Tuple, Union
 
 from . import _html
+from ._egress import Denied
 
 Language = Literal["python", "bash", "javascript"]
 
@@ -262,6 +263,8 @@ class ExecResult:
     error            the uncaught Python exception, if there was one.
     notices          what the system has to say, such as that variables were lost.
     exec_id          name of this call, as in `Sandbox.list_execs`.
+    denied           what anything in the sandbox tried to reach while this call ran, and was not let
+                     to; at most 32, each with how often.
     """
 
     stdout: str
@@ -278,6 +281,7 @@ class ExecResult:
     error: Optional[ExecError] = None
     notices: Tuple[str, ...] = ()
     exec_id: str = ""
+    denied: Tuple[Denied, ...] = ()
     stdout_bytes: bytes = field(default=b"", repr=False)
     stderr_bytes: bytes = field(default=b"", repr=False)
 
@@ -327,6 +331,7 @@ class ExecResult:
         parts = [_html.printable(text) for text in (self.stdout, self.stderr) if text]
         parts += [str(result) for result in self.results]
         parts += [f"[{_html.printable(notice)}]" for notice in self.notices]
+        parts += [f"[{_html.printable(str(one))}]" for one in self.denied]
         parts += [_html.printable(self._ending() or "")]
         return "\n".join(part.rstrip("\n") for part in parts if part)
 
@@ -338,6 +343,7 @@ class ExecResult:
             parts.append(_html.preformatted(self.stderr, "#b00020"))
         parts += [result._as_html() for result in self.results]
         parts += [_html.preformatted(f"[{notice}]") for notice in self.notices]
+        parts += [_html.preformatted(f"[{one}]") for one in self.denied]
         ending = self._ending()
         if ending:
             parts.append(_html.preformatted(ending))
@@ -361,6 +367,8 @@ class ExecResult:
             parts.append(f"results={list(self.results)}")
         if self.notices:
             parts.append(f"notices={list(self.notices)}")
+        if self.denied:
+            parts.append(f"denied={list(self.denied)}")
         if self.duration_ms is not None:
             parts.append(f"duration_ms={self.duration_ms}")
         return f"ExecResult({', '.join(parts)})"

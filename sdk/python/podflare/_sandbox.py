@@ -10,6 +10,7 @@ from typing import (
     Callable,
     Iterable,
     List,
+    Literal,
     Mapping,
     Optional,
     Sequence,
@@ -17,7 +18,7 @@ from typing import (
     Union,
 )
 
-from . import _calls, _fan
+from . import _calls, _egress, _fan
 from ._base import (
     Closing,
     SandboxBase,
@@ -31,6 +32,7 @@ from ._children import Children
 from ._client import Client
 from ._commands import Commands
 from ._contexts import Context
+from ._egress import Egress, EgressEntry, EgressInject, EgressRecord
 from ._errors import (
     ExecNotFoundError,
     ForkError,
@@ -54,7 +56,8 @@ T = TypeVar("T")
 
 
 class Sandbox(SandboxBase[Client], Closing):
-    """A microVM of its own, with a Python interpreter that remembers, and without a network.
+    """A microVM of its own, with a Python interpreter that remembers, and without a network: it
+    reaches the hosts that it is allowed, and nothing else.
 
         with Sandbox() as s:
             s.run_code("x = 42")
@@ -66,8 +69,17 @@ class Sandbox(SandboxBase[Client], Closing):
 
     template     which image and warm-up: "default" if not given.
     host, api_key, traceparent   as for Client; or share one by `client`.
-    egress       accepted for programs written for networked sandboxes: False is what always
-                 holds; True grants what the operator allows (nothing, unless configured).
+    egress_allow what the sandbox may reach (docs/egress.md), a list of entries; nothing if it is not
+                 given. "api.example.com" (ports 443 and 80), "api.example.com:8443",
+                 "*.example.com" (every name below it), a group such as "pypi", or a dict with
+                 "host" and "ports", "methods", "paths", "tls".
+    egress_inject    secrets that the sandbox uses and never sees: for each host, headers that are
+                 added to its requests outside. Code speaks to http://HOST.egress/, or to
+                 https://HOST/ if that is intercepted.
+    egress_intercept hosts whose TLS is ended outside of the sandbox, so that headers can be added,
+                 and methods and paths held to the rules. The sandbox trusts a CA of its own for that.
+    egress       True grants what the operator has configured as the default (nothing, unless there
+                 is one), False nothing, whatever that default is.
     persistent   asks for a sandbox that survives idleness; InvalidRequestError if the daemon has
                  none.
     memory_mib, vcpus, disk_mib   size of the machine; else the template's. The first sandbox of a
@@ -84,13 +96,27 @@ class Sandbox(SandboxBase[Client], Closing):
         client: Optional[Client] = None,
         traceparent: Optional[str] = None,
         egress: Optional[bool] = None,
+        egress_allow: Optional[Iterable[EgressEntry]] = None,
+        egress_inject: Optional[EgressInject] = None,
+        egress_intercept: Iterable[str] = (),
         persistent: Optional[bool] = None,
         memory_mib: Optional[int] = None,
         vcpus: Optional[int] = None,
         disk_mib: Optional[int] = None,
         metadata: Optional[Mapping[str, str]] = None,
     ) -> None:
-        wish = wish_from(template, egress, persistent, memory_mib, vcpus, disk_mib, metadata)
+        wish = wish_from(
+            template,
+            egress,
+            egress_allow,
+            egress_inject,
+            egress_intercept,
+            persistent,
+            memory_mib,
+            vcpus,
+            disk_mib,
+            metadata,
+        )
         self._attach(client, host, api_key, traceparent, Client)
         try:
             reply = self._call(_calls.create(wish))
@@ -332,6 +358,40 @@ class Sandbox(SandboxBase[Client], Closing):
                 return False
         raise ExecNotFoundError(f"the daemon knows of no call {exec_id}")
 
+    # What it may reach.
+
+    @property
+    def egress(self) -> Egress:
+        """What this sandbox may reach now, and whether that works; asks the daemon."""
+        return self._call(_calls.egress(self.id))
+
+    def update_egress(
+        self,
+        allow: Union[Literal[False], Iterable[EgressEntry]],
+        inject: Optional[EgressInject] = None,
+        intercept: Iterable[str] = (),
+    ) -> Egress:
+        """Replace what this sandbox may reach, all of it, while it runs. Connections that the new
+        grant does not allow are cut; the others go on.
+
+        allow       the new list of entries, as `egress_allow` of the class; False or [] for nothing.
+        inject      as `egress_inject`. Without it nothing is injected any more, so give it again.
+        intercept   as `egress_intercept`.
+
+        Returns the grant as it holds now. Raises InvalidRequestError, which names the entry that
+        cannot be understood, or that is beyond the operator's ceiling; EgressDisabledError and
+        EgressUnavailableError if the daemon grants nothing to anybody. The old grant holds then.
+        """
+        self._check_open()
+        return self._call(
+            _calls.update_egress(self._id, _egress.update(allow, inject, intercept))
+        )
+
+    def egress_log(self, limit: int = 1000) -> List[EgressRecord]:
+        """What this sandbox has tried to reach, the oldest first: the last `limit` records of the
+        1000 that are kept."""
+        return self._call(_calls.egress_log(self.id, limit))
+
     def list_execs(self) -> List[ExecInfo]:
         """The calls that run or wait in this sandbox, whoever made them."""
         return self._call(_calls.execs(self.id))
@@ -423,7 +483,16 @@ class Sandbox(SandboxBase[Client], Closing):
 
     # Forks.
 
-    def fork(self, n: int = 1, *, reseed: bool = True) -> Children:
+    def fork(
+        self,
+        n: int = 1,
+        *,
+        reseed: bool = True,
+        egress: Union[None, Literal[False], Iterable[EgressEntry]] = None,
+        egress_inject: Optional[EgressInject] = None,
+        egress_intercept: Iterable[str] = (),
+        inherit_inject: bool = False,
+    ) -> Children:
         """Copy the running sandbox n times: memory, processes, the interpreter with all it knows,
         and the disk. Each copy is a sandbox of its own, ready when this returns, and closing one
         closes no other.
@@ -439,12 +508,26 @@ class Sandbox(SandboxBase[Client], Closing):
         reseed   False leaves the random generators of programs (`random`, numpy) as they are, so
                  that every copy draws the same numbers. The kernel's generator, and with it
                  os.urandom, secrets and uuid4, differs in every copy all the same.
+        egress   what each copy may reach: None for what this sandbox may, without its injections;
+                 False for nothing; or a list of entries, as `egress_allow` of the class.
+        egress_inject, egress_intercept   with such a list: as those of the class.
+        inherit_inject   the copies inherit the injections as well. Ask for it only if whatever runs
+                 in them may use the secrets.
+
+        Connections of this sandbox go on; a copy's own are reset.
 
         Raises ForkError if not all of them came to be; it carries those that did, open.
         """
         self._check_open()
         try:
-            reply = self._call(_calls.fork(self._id, n, reseed))
+            reply = self._call(
+                _calls.fork(
+                    self._id,
+                    n,
+                    reseed,
+                    _egress.inheritance(egress, egress_inject, egress_intercept, inherit_inject),
+                )
+            )
         except ForkError as exc:
             _calls.none_forked(exc, n)
             raise

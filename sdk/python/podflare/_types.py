@@ -8,6 +8,8 @@ import base64
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
+from ._egress import Egress
+
 
 @dataclass(frozen=True)
 class FileInfo:
@@ -200,6 +202,7 @@ class SandboxInfo:
     parent, children   ids: the sandbox that it was forked from (None: from a template), and those
                        of its forks that live.
     generation         how many forks lie between it and the template's.
+    egress             what it may reach.
     disk_mib           size of its disk.
     disk_errors        how often the host could not do what its disk was asked (its own disk was
                        full, mostly).
@@ -214,7 +217,7 @@ class SandboxInfo:
     memory_mib: int
     vcpus: int
     created_at: int
-    egress: Mapping[str, Any]
+    egress: Egress
     metadata: Mapping[str, str]
     exec_count: Optional[int]
     ended_reason: Optional[str]
@@ -237,7 +240,7 @@ class SandboxInfo:
             memory_mib=reply.get("memory_mib", 0),
             vcpus=reply.get("vcpus", 0),
             created_at=reply.get("created_at", 0),
-            egress=reply.get("egress") or {},
+            egress=Egress.from_reply(reply.get("egress") or {"allow": ()}),
             metadata=reply.get("metadata") or {},
             exec_count=reply.get("exec_count"),
             ended_reason=reply.get("ended_reason"),

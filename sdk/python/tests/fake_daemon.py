@@ -18,7 +18,7 @@ DESCRIPTION = {
     "memory_mib": 512,
     "vcpus": 1,
     "created_at": 1776510028036,
-    "egress": {"allow": []},
+    "egress": {"allow": [], "inject": {}, "state": "off", "reason": None},
     "metadata": {},
 }
 

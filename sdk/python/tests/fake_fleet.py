@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A fake daemon that remembers: sandboxes that can be forked, merged and compared, with the replies
-that api/openapi.yaml describes. What runs in them is a language of five words (`FakeFleet.run`)."""
+that api/openapi.yaml describes. What runs in them is a language of six words (`FakeFleet.run`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import re
 import threading
 from typing import Any, Callable, Optional
 
+import fake_egress
 from fake_daemon import DESCRIPTION, FakeDaemon, Request
+from fake_egress import Grant
 
 SIZES = ("memory_mib", "vcpus", "disk_mib")
 DEFAULT_PATHS = ["/home/user", "/root", "/tmp"]
@@ -26,12 +28,16 @@ class Box:
         self.source = "pool"
         self.files: dict[str, bytes] = {}
         self.exec_count = 0
+        self.grant = Grant([], {})
+        self.records: list[dict[str, Any]] = []
+        self.exec_id = ""
         self.over = threading.Event()
         self.reason = "vm_ended"
 
 
 class FakeFleet(FakeDaemon):
-    """fail_forks: indexes of the copies that do not come to be, by the next fork."""
+    """fail_forks: indexes of the copies that do not come to be, by the next fork. no_egress: what asks for
+    some is answered with this status and body."""
 
     max_fork = 32
 
@@ -43,6 +49,7 @@ class FakeFleet(FakeDaemon):
         self.boxes: dict[str, Box] = {}
         self.dead: dict[str, Box] = {}
         self.fail_forks: set[int] = set()
+        self.no_egress: Optional[tuple[int, dict[str, Any]]] = None
 
     @property
     def living(self) -> set[str]:
@@ -55,8 +62,20 @@ class FakeFleet(FakeDaemon):
         for method, pattern, handler in ROUTES:
             match = re.fullmatch(pattern, request.path)
             if match and method == request.method:
-                return lambda r: handler(self, r, *match.groups())
+                return lambda r: self.refusable(handler, r, *match.groups())
         return None
+
+    def refusable(self, handler: Callable[..., None], request: Request, *words: str) -> None:
+        try:
+            handler(self, request, *words)
+        except fake_egress.Refused as exc:
+            request.reply(exc.status, exc.body)
+
+    def granted(self, wish: Any) -> Grant:
+        """What a body's "egress" gives."""
+        if wish and self.no_egress is not None:
+            raise fake_egress.Refused(*self.no_egress)
+        return Grant.of(wish)
 
     def make(self, parent: Optional[Box]) -> Box:
         with self._lock:
@@ -83,6 +102,7 @@ class FakeFleet(FakeDaemon):
             "parent": box.parent,
             "children": children,
             "generation": box.generation,
+            "egress": box.grant.describe(),
         }
         if details:
             reply |= {
@@ -112,7 +132,9 @@ class FakeFleet(FakeDaemon):
                 },
             )
             return
+        grant = self.granted(wish.get("egress"))
         box = self.make(None)
+        box.grant = grant
         box.template = wish.get("template", "default")
         box.sizes |= {key: wish[key] for key in SIZES if key in wish}
         box.metadata = wish.get("metadata", {})
@@ -162,7 +184,9 @@ class FakeFleet(FakeDaemon):
             if index in failing:
                 results.append({"error": f"copy {index}: no memory", "code": "fork_failed"})
             else:
-                results.append(self.describe(self.make(box)))
+                child = self.make(box)
+                child.grant = box.grant.inherited(wish)
+                results.append(self.describe(child))
         request.reply(
             200,
             {
@@ -283,10 +307,31 @@ class FakeFleet(FakeDaemon):
             },
         )
 
+    def get_egress(self, request: Request, id: str) -> None:
+        box = self.find(request, id)
+        if box is not None:
+            request.reply(200, box.grant.describe())
+
+    def put_egress(self, request: Request, id: str) -> None:
+        box = self.find(request, id)
+        if box is not None:
+            box.grant = self.granted(request.json)
+            request.reply(200, box.grant.describe())
+
+    def log(self, request: Request, id: str) -> None:
+        box = self.find(request, id)
+        if box is not None:
+            request.start_stream()
+            for line in box.records[-int(request.query["limit"]) :]:
+                request.send(_json(line))
+            request.end_stream()
+
     def execute(self, request: Request, id: str) -> None:
         box = self.find(request, id)
         if box is None:
             return
+        known = len(box.records)
+        box.exec_id = request.json.get("exec_id", "")
         box.exec_count += 1
         request.start_stream()
         code, out = self.run(box, request.json["code"])
@@ -296,13 +341,14 @@ class FakeFleet(FakeDaemon):
             request.send(_json(line))
             seq = 1
         reason = "exited" if code >= 0 else box.reason
-        request.send(
-            _json({"seq": seq, "ts": 2, "type": "exit", "data": code, "termination_reason": reason})
-        )
+        end = {"seq": seq, "ts": 2, "type": "exit", "data": code, "termination_reason": reason}
+        denied = fake_egress.denials(box.records[known:])
+        request.send(_json({**end, "denied": denied} if denied else end))
         request.end_stream()
 
     def run(self, box: Box, code: str) -> tuple[int, str]:
-        """sleep SECONDS, wait (for ever), print TEXT, write PATH TEXT, exit CODE: one a line."""
+        """sleep SECONDS, wait (for ever), print TEXT, write PATH TEXT, fetch HOST PORT, exit CODE: one a
+        line."""
         out = ""
         for line in code.splitlines():
             word, _, rest = line.strip().partition(" ")
@@ -314,6 +360,10 @@ class FakeFleet(FakeDaemon):
             elif word == "write":
                 name, _, text = rest.partition(" ")
                 box.files[name] = text.encode()
+            elif word == "fetch":
+                host, port = rest.split()
+                number = len(box.records) + 1
+                box.records += box.grant.decide(box.id, box.exec_id, host, int(port), number)
             elif word == "exit":
                 return int(rest), out
         return 0, out
@@ -338,6 +388,9 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("POST", f"{_ID}/fork", FakeFleet.fork),
     ("POST", f"{_ID}/merge_into/([A-Za-z0-9_-]+)", FakeFleet.merge),
     ("GET", f"{_ID}/diff/([A-Za-z0-9_-]+)", FakeFleet.diff),
+    ("GET", f"{_ID}/egress", FakeFleet.get_egress),
+    ("PUT", f"{_ID}/egress", FakeFleet.put_egress),
+    ("GET", f"{_ID}/egress/log", FakeFleet.log),
     ("GET", "/v1/tree", FakeFleet.tree),
     ("GET", "/v1/templates", FakeFleet.templates),
 ]

@@ -47,6 +47,8 @@ class Proxy:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self.target, name)
+        if inspect.iscoroutine(value):  # a property that asks the daemon
+            return finish(value)
         if not inspect.ismethod(value):
             return wrap(value)
 

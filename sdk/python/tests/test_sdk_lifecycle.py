@@ -127,6 +127,6 @@ def test_info_and_list(daemon: FakeDaemon):
     daemon.on("GET", "/v1/sandboxes", lambda r: r.reply(200, {"sandboxes": [reply, DESCRIPTION]}))
     info = Sandbox().info()
     assert (info.id, info.state, info.exec_count) == (SANDBOX_ID, "ready", 3)
-    assert info.metadata == {"k": "v"} and info.egress == {"allow": []}
+    assert info.metadata == {"k": "v"} and info.egress == podflare.Egress()
     assert info.raw["of_tomorrow"] == 1
     assert [one.exec_count for one in Sandbox.list()] == [3, None]
