@@ -7,8 +7,9 @@
 #
 #   BUILD_DIR/box/vmlinux          its kernel: the guests' kernel (a link)
 #   BUILD_DIR/box/initramfs.cpio   kernel modules, busybox, box/init
-#   BUILD_DIR/box/programs.erofs   its root: podflared, podflare-vmm, their libraries, busybox, and
-#                                  the kernel and initramfs of the guests
+#   BUILD_DIR/box/programs.erofs   its root: podflared, podflare-vmm, podflare-egress with the groups of
+#                                  allowlists, their libraries, busybox, this host's CA certificates,
+#                                  and the kernel and initramfs of the guests
 #
 # The images of templates are not copied: each is a disk of its own. Nothing is done when the inputs
 # have not changed.
@@ -28,7 +29,7 @@ guest=$build/guest
 out=$build/box
 modules=(virtio_pci virtio_blk virtio_net virtio_console erofs kvm-amd)
 
-for file in podflared podflare-vmm guest/vmlinux guest/initramfs.cpio guest/modules; do
+for file in podflared podflare-vmm podflare-egress groups.json guest/vmlinux guest/initramfs.cpio guest/modules; do
 	[ -e "$build/$file" ] || die "$build/$file is missing: run make first"
 done
 for tool in mkfs.erofs strip ldd python3; do
@@ -39,7 +40,7 @@ busybox=$(type -P busybox) || die "busybox is missing: run tools/install-deps.sh
 ! ldd "$busybox" >/dev/null 2>&1 || die "$busybox is not static: install busybox-static"
 
 # Programs and their libraries, each at the path where the loader looks for it.
-programs=("$build/podflared" "$build/podflare-vmm")
+programs=("$build/podflared" "$build/podflare-vmm" "$build/podflare-egress")
 mapfile -t libraries < <(ldd "${programs[@]}" | awk '$2 == "=>" && $3 ~ /^\// {print $3}
 	$1 ~ /^\/.*ld-linux/ {print $1}
 	/not found/ {print "missing:" $1}' | sort -u)
@@ -47,11 +48,16 @@ for library in "${libraries[@]}"; do
 	[[ $library != missing:* ]] || die "a program needs ${library#missing:}, which is not installed"
 done
 
+# What podflare-egress trusts. A file that is made by update-ca-certificates.
+certificates=/etc/ssl/certs/ca-certificates.crt
+[ -s $certificates ] || die "$certificates is missing: run tools/install-deps.sh"
+
 # One line that changes when any input does. Large files by size and time, small ones by content.
 stamp=$({
 	stat -Lc '%n %s %Y' "${programs[@]}" "${libraries[@]}" "$busybox" \
 		"$guest/vmlinux" "$guest/initramfs.cpio"
 	readlink -f "$guest/modules"
+	cat $certificates "$build/groups.json"
 	cat "$here"/{build.sh,init,rc,box-podflared} "$here"/../guest/{modules.py,mkcpio.py}
 } | sha256sum)
 if [ -e "$out/stamp" ] && [ "$(cat "$out/stamp")" = "$stamp" ]; then
@@ -75,7 +81,7 @@ trap 'rm -rf "$work"' EXIT
 SPEC
 
 tree=$work/programs
-mkdir -p "$tree"/{bin,sbin,dev,etc,guest,proc,root,run,state,sys,tmp,usr/bin}
+mkdir -p "$tree"/{bin,sbin,dev,etc/ssl/certs,guest,proc,root,run,state,sys,tmp,usr/bin}
 install -m 755 "$busybox" "$tree/bin/busybox"
 for applet in $("$busybox" --list); do
 	[ "$applet" = busybox ] || ln -s busybox "$tree/bin/$applet"
@@ -85,6 +91,9 @@ install -m 755 "$here/box-podflared" "$tree/usr/bin/"
 for program in "${programs[@]}"; do
 	strip -o "$tree/usr/bin/$(basename "$program")" "$program"
 done
+# Where podflared looks: beside itself.
+install -m 644 "$build/groups.json" "$tree/usr/bin/"
+install -m 644 $certificates "$tree$certificates"
 for library in "${libraries[@]}"; do
 	mkdir -p "$tree$(dirname "$library")"
 	install -m 755 "$library" "$tree$library"
@@ -93,6 +102,8 @@ cp -L "$guest/vmlinux" "$guest/initramfs.cpio" "$tree/guest/"
 printf '%s\n' root:x:0:0:root:/root:/bin/sh podflare:x:1000:1000::/state:/bin/sh >"$tree/etc/passwd"
 printf '%s\n' root:x:0: tty:x:5: podflare:x:1000: >"$tree/etc/group"
 printf '%s\n' '127.0.0.1 localhost podflare-box' >"$tree/etc/hosts"
+# QEMU's user network has a resolver there, which asks those of this host.
+printf '%s\n' 'nameserver 10.0.2.3' >"$tree/etc/resolv.conf"
 log=$work/mkfs.log
 mkfs.erofs --all-root -T0 -U 00000000-0000-0000-0000-000000000000 "$work/programs.erofs" "$tree" \
 	>"$log" 2>&1 || die "mkfs.erofs failed: $(tail -n 3 "$log")"

@@ -19,14 +19,14 @@ PACKAGES[compile]="make gcc libc6-dev binutils meson ninja-build pkg-config pyth
 	libmicrohttpd-dev libjansson-dev libmd-dev libsqlite3-dev libseccomp-dev"
 WHY[image]="making the images that run in virtual machines"
 PACKAGES[image]="mmdebstrap debian-archive-keyring erofs-utils lz4 xz-utils zstd uidmap fakeroot
-	busybox-static"
+	busybox-static ca-certificates"
 WHY[host]="the emulated host, for machines whose KVM cannot run guests"
 PACKAGES[host]="qemu-system-x86 e2fsprogs"
 WHY[client]="the Python SDK and the examples"
 PACKAGES[client]="python3 python3-httpx"
 WHY[tests]="the tests, and the checks of style"
 PACKAGES[tests]="libcmocka-dev python3-pytest python3-ipython python3-pip python3-numpy python3-pandas
-	python3-matplotlib python3-yaml curl clang libclang-rt-14-dev clang-format clang-tidy"
+	python3-matplotlib python3-yaml curl git openssl clang libclang-rt-14-dev clang-format clang-tidy"
 
 groups_for() {
 	case $1 in

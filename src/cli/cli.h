@@ -24,6 +24,7 @@ int verb_serve(int argc, char **argv);
 int verb_shell(int argc, char **argv);
 int verb_template(int argc, char **argv);
 int verb_box(int argc, char **argv);
+int verb_policy(int argc, char **argv);
 int verb_doctor(int argc, char **argv);
 
 /* "podflare: <sentence>" on stderr. */

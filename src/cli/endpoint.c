@@ -30,7 +30,7 @@ static int parse_scheme(const char **url, struct err *err)
 		return 0;
 	if (strncasecmp(*url, "https://", 8) == 0)
 		return err_text(err, EPROTONOSUPPORT,
-				"%s: podflare shell speaks plain http only; reach the daemon "
+				"%s: podflare speaks plain http only; reach the daemon "
 				"through a tunnel (ssh -L 7070:127.0.0.1:7070 HOST) and use "
 				"http://127.0.0.1:7070",
 				*url);

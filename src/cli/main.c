@@ -18,6 +18,7 @@ static const struct verb {
 	{"serve", verb_serve, "start the sandbox system"},
 	{"shell", verb_shell, "a shell in a sandbox, on your terminal or in a pipe"},
 	{"template", verb_template, "list, build and remove what sandboxes are made from"},
+	{"policy", verb_policy, "what a sandbox would be allowed to reach, and why"},
 	{"doctor", verb_doctor, "what this machine can and cannot do, and what to do about it"},
 	{"box", verb_box, "run a script in an emulated host, for tests"},
 	{"version", verb_version, "print the version"},

@@ -14,6 +14,8 @@
 static const char *const common_parts[] = {
 	"podflared",
 	"podflare-vmm",
+	"podflare-egress",
+	"groups.json",
 	"guest/vmlinux",
 	"guest/initramfs.cpio",
 	"guest/templates/default/template.json",

@@ -13,7 +13,7 @@
 #include <stdbool.h>
 
 struct paths {
-	char base[PATH_MAX]; /* holds podflared, podflare-vmm, guest/ and box/ */
+	char base[PATH_MAX]; /* holds the other programs, groups.json, guest/ and box/ */
 };
 
 /* Finds the installation of the running program. */

@@ -148,8 +148,9 @@ static void add_devices(struct args *a, const struct qemu_config *c)
 {
 	char path[2 * PATH_MAX];
 
-	if (c->network) {
-		args_option(a, "-netdev", "user,id=%s,restrict=on,ipv6=off", QEMU_NETDEV);
+	if (c->network != QEMU_NO_NETWORK) {
+		args_option(a, "-netdev", "user,id=%s,restrict=%s,ipv6=off", QEMU_NETDEV,
+			    c->network == QEMU_OUTWARD ? "off" : "on");
 		args_option(a, "-device", "virtio-net-pci-non-transitional,romfile=,netdev=%s",
 			    QEMU_NETDEV);
 	}

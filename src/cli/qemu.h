@@ -6,7 +6,8 @@
  * The machine: q35 without what is not needed, an emulated AMD processor that
  * has SVM, one virtual processor, virtio devices. All its streams are
  * socket pairs made here, the console's a pipe; it opens no socket of its own until a port is
- * forwarded, and its user network lets nothing out (restrict=on).
+ * forwarded. Its user network lets out what podflare-egress in it dials, or
+ * nothing at all (restrict=on).
  *
  * fork: qemu_start() makes the child, which gets exactly its streams, dies
  * with this process (PR_SET_PDEATHSIG) and execs at once.
@@ -35,6 +36,13 @@ enum qemu_stream {
 	QEMU_STREAMS,
 };
 
+/* What the machine has of a network. */
+enum qemu_network {
+	QEMU_NO_NETWORK,
+	QEMU_INWARD,  /* forwarded ports come in; nothing goes out */
+	QEMU_OUTWARD, /* and it reaches what this host reaches; 10.0.2.2 is this host's loopback */
+};
+
 struct qemu_disk {
 	char serial[16]; /* /dev/podflare/SERIAL inside */
 	char path[PATH_MAX];
@@ -45,7 +53,7 @@ struct qemu_config {
 	const struct paths *paths;
 	unsigned int memory_mib;
 	unsigned int tsc_khz; /* of this machine's processor, see tsc.h */
-	bool network;
+	enum qemu_network network;
 	struct qemu_disk disks[QEMU_DISKS_MAX];
 	size_t ndisks;
 };

@@ -26,6 +26,8 @@ static const char help[] =
 	"                      " ADDR_DEFAULT "; port 0: any free one)\n"
 	"  --state DIR         durable state and logs (default: $PODFLARE_STATE or\n"
 	"                      ~/.local/state/podflare)\n"
+	"  --egress-config FILE  what sandboxes may be allowed to reach, JSON (default:\n"
+	"                      $PODFLARE_EGRESS_CONFIG or none; docs/egress.md)\n"
 	"  --mode MODE         hardware: guests run on this machine's processor;\n"
 	"                      emulated: in an emulated host, slower, same isolation;\n"
 	"                      auto (default): hardware where it works\n"
@@ -40,11 +42,12 @@ static const char help[] =
 	"An address that others can reach needs PODFLARE_API_KEYS, or PODFLARE_AUTH_DISABLED=1.\n"
 	"All environment variables PODFLARE_* reach the daemon in either mode.\n";
 
-enum { OPT_ADDR = 1, OPT_STATE, OPT_MODE, OPT_MEMORY, OPT_DISK, OPT_HELP };
+enum { OPT_ADDR = 1, OPT_STATE, OPT_EGRESS, OPT_MODE, OPT_MEMORY, OPT_DISK, OPT_HELP };
 
 static const struct option options[] = {
 	{"addr", required_argument, NULL, OPT_ADDR},
 	{"state", required_argument, NULL, OPT_STATE},
+	{"egress-config", required_argument, NULL, OPT_EGRESS},
 	{"mode", required_argument, NULL, OPT_MODE},
 	{"box-memory", required_argument, NULL, OPT_MEMORY},
 	{"box-disk", required_argument, NULL, OPT_DISK},
@@ -53,7 +56,7 @@ static const struct option options[] = {
 };
 
 struct raw {
-	const char *addr, *state;
+	const char *addr, *state, *egress;
 	bool help;
 };
 
@@ -65,6 +68,9 @@ static int read_option(struct serve *s, struct raw *raw, int opt, char **argv, s
 		return 0;
 	case OPT_STATE:
 		raw->state = optarg;
+		return 0;
+	case OPT_EGRESS:
+		raw->egress = optarg;
 		return 0;
 	case OPT_MODE:
 		return host_parse_mode(optarg, &s->mode, err);
@@ -160,7 +166,8 @@ static int lock_state(const struct serve *s, struct err *err)
 static int hardware_args(struct serve *s, char **argv, size_t *n, struct err *err)
 {
 	static char addr_opt[] = "--addr", state_opt[] = "--state", guest_opt[] = "--guest",
-		    vmm_opt[] = "--vmm", template_opt[] = "--template";
+		    vmm_opt[] = "--vmm", template_opt[] = "--template",
+		    egress_opt[] = "--egress-config";
 	static char program[PATH_MAX], guest[PATH_MAX], vmm[PATH_MAX];
 
 	if (paths_join(&s->paths, "podflared", program) < 0 ||
@@ -176,6 +183,10 @@ static int hardware_args(struct serve *s, char **argv, size_t *n, struct err *er
 	argv[(*n)++] = guest;
 	argv[(*n)++] = vmm_opt;
 	argv[(*n)++] = vmm;
+	if (s->egress.path[0]) {
+		argv[(*n)++] = egress_opt;
+		argv[(*n)++] = s->egress.path;
+	}
 	for (size_t i = 0; i < s->templates.n; i++) {
 		const struct template *t = &s->templates.list[i];
 		int rc;
@@ -193,7 +204,7 @@ static int hardware_args(struct serve *s, char **argv, size_t *n, struct err *er
 static int serve_hardware(struct serve *s)
 {
 	_cleanup_free char **argv =
-		calloc(s->ndaemon_args + 2 * s->templates.n + 10, sizeof(*argv));
+		calloc(s->ndaemon_args + 2 * s->templates.n + 12, sizeof(*argv));
 	struct err err = {0};
 	size_t n = 0;
 
@@ -235,6 +246,10 @@ int verb_serve(int argc, char **argv)
 		return cli_usage_error("serve", "%s", err.msg);
 	rc = paths_find(&s.paths, &err);
 	if (rc == 0)
+		rc = egressfile_read(&s.egress, raw.egress, &err);
+	if (rc == 0 && s.egress.problem.num)
+		cli_say("nothing can be reached from sandboxes: %s", s.egress.problem.msg);
+	if (rc == 0)
 		rc = prepare_state(&s, raw.state, &err);
 	if (rc == 0)
 		rc = lock_state(&s, &err);
@@ -252,5 +267,6 @@ int verb_serve(int argc, char **argv)
 	}
 	rc = s.mode == HOST_HARDWARE ? serve_hardware(&s) : serve_box(&s);
 	templates_free(&s.templates);
+	egressfile_free(&s.egress);
 	return rc;
 }

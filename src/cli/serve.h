@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cli/addr.h"
+#include "cli/egressfile.h"
 #include "cli/host.h"
 #include "cli/paths.h"
 #include "cli/templates.h"
@@ -21,7 +22,8 @@ struct serve {
 	uint64_t box_memory_mib; /* 0: choose */
 	uint64_t box_disk_gib;
 	struct templates templates;
-	char **daemon_args; /* what came behind "--" */
+	struct egressfile egress; /* the operator's configuration */
+	char **daemon_args;       /* what came behind "--" */
 	size_t ndaemon_args;
 	uint64_t start_ns;
 	struct tsc_reading tsc;

@@ -125,7 +125,8 @@ static const struct box_events events = {
 	.ended = on_ended,
 };
 
-/* The daemon's environment: everything of ours, except the address, which is another inside. */
+/* The daemon's environment: everything of ours, except what is another inside: address and files.
+ */
 static int give_environment(struct box *b, struct err *err)
 {
 	char name[64];
@@ -136,7 +137,8 @@ static int give_environment(struct box *b, struct err *err)
 
 		if (strncmp(*e, "PODFLARE_", 9) != 0 || len >= sizeof(name) || !(*e)[len] ||
 		    strspn(*e, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789") != len ||
-		    strncmp(*e, "PODFLARE_HOSTD_ADDR=", 20) == 0)
+		    strncmp(*e, "PODFLARE_HOSTD_ADDR=", 20) == 0 ||
+		    strncmp(*e, "PODFLARE_EGRESS_CONFIG=", 23) == 0)
 			continue;
 		memcpy(name, *e, len);
 		name[len] = '\0';
@@ -147,25 +149,41 @@ static int give_environment(struct box *b, struct err *err)
 	return 0;
 }
 
-/* The daemon's options: by which address it is known out here, and what came behind "--". */
+/*
+ * The daemon's options: by which address it is known out here, and what came behind "--". An
+ * operator's file that could not be read is named all the same: there is none of that name inside,
+ * so that the daemon knows that it must not allow anything.
+ */
 static int give_arguments(struct box *b, struct serve *sv, struct err *err)
 {
-	char option[] = "--public-addr";
-	_cleanup_free char **argv = calloc(sv->ndaemon_args + 2, sizeof(*argv));
+	char option[] = "--public-addr", egress[] = "--egress-config";
+	_cleanup_free char **argv = calloc(sv->ndaemon_args + 4, sizeof(*argv));
+	size_t n = 0;
 
 	if (!argv)
 		return err_set(err, ENOMEM, "the daemon's arguments");
-	argv[0] = option;
-	argv[1] = sv->addr.text;
+	argv[n++] = option;
+	argv[n++] = sv->addr.text;
+	if (sv->egress.path[0] && !sv->egress.data) {
+		argv[n++] = egress;
+		argv[n++] = sv->egress.path;
+	}
 	for (size_t i = 0; i < sv->ndaemon_args; i++)
-		argv[i + 2] = sv->daemon_args[i];
-	return box_give_args(b, argv, sv->ndaemon_args + 2, err);
+		argv[n++] = sv->daemon_args[i];
+	return box_give_args(b, argv, n, err);
+}
+
+/* The operator's configuration of egress; box-podflared finds it there. */
+static int give_egress(struct box *b, const struct egressfile *f, struct err *err)
+{
+	return f->data ? box_give_data(b, "egress.json", f->data, f->len, err) : 0;
 }
 
 static int start(struct serve_box *s, struct err *err)
 {
 	struct serve *sv = s->serve;
-	struct qemu_config config = {.paths = &sv->paths, .network = true};
+	struct qemu_config config = {.paths = &sv->paths,
+				     .network = sv->egress.out ? QEMU_OUTWARD : QEMU_INWARD};
 	char disk[PATH_MAX], console[PATH_MAX + 16];
 	int rc;
 
@@ -196,6 +214,8 @@ static int start(struct serve_box *s, struct err *err)
 	rc = box_give_mode(&s->box, "serve", err);
 	if (rc == 0)
 		rc = boxhost_give_templates(&s->box, &sv->templates, err);
+	if (rc == 0)
+		rc = give_egress(&s->box, &sv->egress, err);
 	if (rc == 0)
 		rc = give_environment(&s->box, err);
 	if (rc == 0)

@@ -123,7 +123,14 @@ def test_port_in_use(call, state):
 
 @pytest.mark.parametrize(
     "part",
-    ["podflare-vmm", "guest/vmlinux", "guest/templates/default/rootfs.erofs", "box/programs.erofs"],
+    [
+        "podflare-vmm",
+        "podflare-egress",
+        "groups.json",
+        "guest/vmlinux",
+        "guest/templates/default/rootfs.erofs",
+        "box/programs.erofs",
+    ],
 )
 def test_missing_part_is_named(build, tmp_path, state, part):
     """An installation without one of its files: the error names it and says what to do."""
@@ -131,6 +138,8 @@ def test_missing_part_is_named(build, tmp_path, state, part):
     for name in (
         "podflared",
         "podflare-vmm",
+        "podflare-egress",
+        "groups.json",
         "guest/vmlinux",
         "guest/initramfs.cpio",
         "guest/templates/default/template.json",
