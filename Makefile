@@ -50,6 +50,7 @@ soak: deps-test all templates
 
 bench: deps-demo all templates
 	@$(PYTHON) bench/run.py --build $(BUILD)
+	@$(PYTHON) bench/egress.py --build $(BUILD)
 
 format:
 	@clang-format -i $$(git ls-files '*.c' '*.h')

@@ -7,12 +7,17 @@ left. On a machine without usable virtualization `serve` runs in its emulated ho
 ten to twenty times slower and a template takes ten or twenty seconds to boot, once for each size that
 is asked for: most tests share one sandbox or its forks, those that need another size use the same
 (guest.SMALL), and no test asserts a short time tightly.
+
+The daemon has an operator's configuration of egress, so that sandboxes can be allowed to reach the servers
+of egress_world.py, and nothing else in the world; a sandbox that asks for nothing has no network, as ever.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -23,6 +28,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "sdk" / "python"), str(Path(__file__).resolve().parent)]
 
 import httpx  # noqa: E402
+import egress_content  # noqa: E402
+import egress_world  # noqa: E402
+from egress_world import World  # noqa: E402
 from served import Daemon, ExternalDaemon, Served  # noqa: E402
 
 from podflare import Client, Sandbox  # noqa: E402
@@ -95,6 +103,23 @@ def build() -> Path:
 
 
 @pytest.fixture(scope="session")
+def world(build: Path, tmp_path_factory: Any) -> Iterator[World]:
+    """What sandboxes could reach, with all that it has to offer."""
+    told = subprocess.run(
+        [str(build / "podflare"), "doctor", "--json"], capture_output=True, check=False
+    )
+    emulated = json.loads(told.stdout)["mode"] == "emulated"
+    for world in egress_world.opened(tmp_path_factory.mktemp("world"), emulated):
+        for server in (world.http, world.https):
+            egress_content.serve_index(server)
+        egress_content.serve_registry(world.http, f"http://npm.test:{world.http.port}")
+        world.commit = egress_content.serve_repository(
+            world.https, tmp_path_factory.mktemp("repository")
+        )
+        yield world
+
+
+@pytest.fixture(scope="session")
 def daemon(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Daemon]:
     """The daemon that all tests share, without API keys."""
     url = os.environ.get("PODFLARE_HOSTD_URL")
@@ -102,11 +127,14 @@ def daemon(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Da
         yield ExternalDaemon(url)
         return
     build = request.getfixturevalue("build")
+    operator = tmp_path_factory.mktemp("operator") / "egress.json"
+    operator.write_text(json.dumps(request.getfixturevalue("world").config()))
     served = Served(
         build,
         tmp_path_factory.mktemp("state"),
         env={
             "PODFLARE_LOG_FORMAT": "json",
+            "PODFLARE_EGRESS_CONFIG": str(operator),
             # A halted guest is found out sooner than by default.
             "PODFLARE_PING_AFTER": "5",
             "PODFLARE_PONG_WITHIN": "30",
@@ -143,6 +171,22 @@ def shared(client: Client) -> Iterator[Sandbox]:
 def parent(client: Client) -> Iterator[Sandbox]:
     """The sandbox that the tests of one file fork; they must leave it alive."""
     with Sandbox(client=client) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+def outside(daemon: Daemon, world: World) -> World:
+    """The world, for tests that reach for it: a daemon that is not ours does not know of it."""
+    if isinstance(daemon, ExternalDaemon):
+        pytest.skip("the daemon under test has another configuration of egress")
+    return world
+
+
+@pytest.fixture(scope="session")
+def granted(client: Client, outside: World) -> Iterator[Sandbox]:
+    """A sandbox that may reach all of the world that answers; the tests leave its grant as it is."""
+    with Sandbox(client=client, egress_allow=outside.everything()) as sandbox:
+        sandbox.upload(outside.ca.encode(), "/tmp/ca.pem")
         yield sandbox
 
 

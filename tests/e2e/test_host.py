@@ -20,9 +20,10 @@ SCRIPTS = sorted(BOX.glob("*.sh"))
 def test_script(build: Path, tmp_path: Path, daemon, script: Path):
     if daemon.log() is None:
         pytest.skip("these start daemons of their own")
+    operator = script.with_suffix(".json")  # the configuration of egress, for those that have one
     if daemon.emulated:
-        common = f"--add={BOX / 'common'}"
-        process = Process([str(build / "podflare"), "box", "run", common, str(script)])
+        files = [f"--add={path}" for path in (BOX / "common", operator) if path.exists()]
+        process = Process([str(build / "podflare"), "box", "run", *files, str(script)])
     else:
         port = free_port()
         command = [
@@ -32,6 +33,10 @@ def test_script(build: Path, tmp_path: Path, daemon, script: Path):
             f"--guest={build / 'guest'}",
             f"--vmm={build / 'podflare-vmm'}",
         ]
+        if operator.exists():
+            command.append(f"--egress-config={operator}")
+            if os.geteuid() != 0:
+                pytest.skip("it looks into processes that are not the user's")
         # The scripts' words are busybox's: wget, nc and ps differ elsewhere.
         applets = tmp_path / "applets"
         applets.mkdir()

@@ -212,7 +212,7 @@ def test_33_34_38_egress_false_shared_client_template_and_sizes(client: Client, 
             1,
         )
         assert info.metadata == {"purpose": "test", "ü": "é"}
-        assert info.egress == {"allow": []}
+        assert info.egress == podflare.Egress()
         assert s.run_code("print(2 + 2)").stdout == "4\n"
         assert sh(s, "nproc") == "1\n"
         total_kib = int(sh(s, "awk '/MemTotal/ {print $2}' /proc/meminfo"))
