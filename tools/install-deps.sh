@@ -16,7 +16,8 @@ export LC_ALL=C
 declare -A WHY PACKAGES
 WHY[compile]="compiling the programs"
 PACKAGES[compile]="make gcc libc6-dev binutils meson ninja-build pkg-config python3
-	libmicrohttpd-dev libjansson-dev libmd-dev libsqlite3-dev libseccomp-dev libidn2-dev libc-ares-dev"
+	libmicrohttpd-dev libjansson-dev libmd-dev libsqlite3-dev libseccomp-dev libidn2-dev libc-ares-dev
+	libcurl4-openssl-dev libssl-dev"
 WHY[image]="making the images that run in virtual machines"
 PACKAGES[image]="mmdebstrap debian-archive-keyring erofs-utils lz4 xz-utils zstd uidmap fakeroot
 	busybox-static ca-certificates"

@@ -96,6 +96,12 @@ void egress_give_up(struct egress_asking *a); /* NULL: harmless */
  * caller's; or -errno.
  */
 __must_check int egress_dial(struct egress *e, const struct egress_verdict *v);
+/*
+ * The same for a library that calls connect() by itself, with sa: the socket, not yet connected;
+ * -EACCES when sa is not the address of the verdict.
+ */
+__must_check int egress_dial_socket(struct egress *e, const struct egress_verdict *v,
+				    const struct sockaddr *sa);
 
 /*
  * Called at most once, from the loop, when a new policy, a limit or the end of time cuts the grant:

@@ -282,21 +282,44 @@ void egress_done(struct egress_grant *g, enum egress_reason why)
 	free(g);
 }
 
-int egress_dial(struct egress *e, const struct egress_verdict *v)
+static bool same_address(const struct egress_verdict *v, const struct sockaddr *sa)
 {
-	_cleanup_fd int fd = -1;
+	const struct sockaddr_in *in = (const void *)sa, *vin = (const void *)&v->addr;
+	const struct sockaddr_in6 *in6 = (const void *)sa, *vin6 = (const void *)&v->addr;
+
+	if (sa->sa_family != v->addr.ss_family)
+		return false;
+	if (sa->sa_family == AF_INET)
+		return in->sin_port == vin->sin_port && in->sin_addr.s_addr == vin->sin_addr.s_addr;
+	return sa->sa_family == AF_INET6 && in6->sin6_port == vin6->sin6_port &&
+	       in6->sin6_scope_id == vin6->sin6_scope_id &&
+	       memcmp(&in6->sin6_addr, &vin6->sin6_addr, sizeof(in6->sin6_addr)) == 0;
+}
+
+int egress_dial_socket(struct egress *e, const struct egress_verdict *v, const struct sockaddr *sa)
+{
 	const int one = 1;
+	int fd;
 
 	(void)e;
-	if (!v->allow)
+	if (!v->allow || !same_address(v, sa))
 		return -EACCES;
 	fd = socket(v->addr.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one));
-	if (connect(fd, (const struct sockaddr *)(const void *)&v->addr, v->addr_len) < 0 &&
-	    errno != EINPROGRESS)
+	return fd;
+}
+
+int egress_dial(struct egress *e, const struct egress_verdict *v)
+{
+	const struct sockaddr *sa = (const struct sockaddr *)(const void *)&v->addr;
+	_cleanup_fd int fd = egress_dial_socket(e, v, sa);
+
+	if (fd < 0)
+		return fd;
+	if (connect(fd, sa, v->addr_len) < 0 && errno != EINPROGRESS)
 		return -errno;
 	return take_fd(&fd);
 }

@@ -8,9 +8,9 @@
  *     network's, where the host allows that, and may not touch files by Landlock,
  *     where the kernel has it;
  *   - cannot be traced or dumped, has bounds of memory and descriptors;
- *   - can make sockets of IPv4 and IPv6, streams and datagrams, and connect
- *     them; it cannot bind, listen, accept, open, execute or fork: any other
- *     system call than those of its list kills it.
+ *   - can make sockets of IPv4 and IPv6, streams and datagrams, connect them, and
+ *     make pairs of UNIX streams; it cannot bind, listen, accept, open, execute or
+ *     fork: any other system call than those of its list kills it.
  *
  * What cannot be refused by the host (user, no_new_privs, seccomp) and fails
  * fails the whole. Built with sanitizers, which need files and processes for

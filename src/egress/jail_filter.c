@@ -28,6 +28,8 @@ static const int allowed[] = {
 	SCMP_SYS(close),           /* everything */
 	SCMP_SYS(setsockopt),      /* TCP_NODELAY, SO_KEEPALIVE */
 	SCMP_SYS(getsockopt),      /* SO_ERROR of a dial */
+	SCMP_SYS(getsockname),     /* libcurl, of a connection */
+	SCMP_SYS(getpeername),     /* libcurl, of a connection */
 	SCMP_SYS(fcntl),           /* O_NONBLOCK, seals of a policy */
 	SCMP_SYS(fstat),           /* size of a policy */
 	SCMP_SYS(poll),            /* a full control socket */
@@ -86,6 +88,12 @@ int jail_filter(struct err *err)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
 	if (rc == 0)
 		rc = allow_sockets(ctx);
+	/* Fronts of the HTTP library; what wakes libcurl, which it makes with each new policy. */
+	if (rc == 0)
+		rc = seccomp_rule_add(
+			ctx, SCMP_ACT_ALLOW, SCMP_SYS(socketpair), 2, SCMP_A0(SCMP_CMP_EQ, AF_UNIX),
+			SCMP_A1(SCMP_CMP_MASKED_EQ, ~(uint64_t)(SOCK_NONBLOCK | SOCK_CLOEXEC),
+				SOCK_STREAM));
 	/* No memory is ever made executable. */
 	if (rc == 0)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,

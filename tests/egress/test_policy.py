@@ -400,8 +400,8 @@ def test_memfd_is_closed(proxy: Proxy) -> None:
         return len(os.listdir(f"/proc/{proxy.pid}/fd"))
 
     proxy.policy([])
-    until(lambda: proxy.silent() and descriptors() == 6)  # 0, 1, 2, control, two of the loop
+    until(lambda: proxy.silent() and descriptors() == 7)  # test_descriptors
     for _ in range(20):
         proxy.policy([])
         proxy.put(b"{")
-    until(lambda: proxy.silent() and descriptors() == 6)
+    until(lambda: proxy.silent() and descriptors() == 7)

@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * libcurl calls back only from upstream.c's turns and from curl_easy_pause();
+ * nothing in these callbacks calls libcurl or frees a transfer.
+ *
+ * libcurl connects by itself, but only a socket of egress_dial_socket() to the address of the
+ * verdict.
+ */
+#define _GNU_SOURCE
+#include "egress/http/transfer.h"
+
+#include "egress/http/order.h"
+
+#include <errno.h>
+#include <openssl/ssl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+/* --- the end ----------------------------------------------------------------------------- */
+
+static void transfer_detach(struct http_transfer *x)
+{
+	if (!x->multi)
+		return;
+	x->multi = false;
+	curl_multi_remove_handle(x->pool->multi, x->easy);
+}
+
+/* The first failure counts. */
+static void transfer_note(struct http_transfer *x, enum egress_reason why, const char *detail)
+{
+	if (x->why != EGRESS_R_NONE)
+		return;
+	x->why = why;
+	snprintf(x->detail, sizeof(x->detail), "%s", detail);
+}
+
+static void transfer_fail(struct http_transfer *x, enum egress_reason why, const char *detail)
+{
+	transfer_note(x, why, detail);
+	transfer_detach(x);
+	x->over = x->up_over = true;
+	x->look(x->arg);
+}
+
+static void transfer_on_cut(void *arg, enum egress_reason why)
+{
+	static const char *const texts[EGRESS_REASONS] = {
+		[EGRESS_R_BYTES] = "the sandbox has sent and received as many bytes as it may",
+		[EGRESS_R_IDLE] = "nothing was sent or received for too long",
+		[EGRESS_R_TOTAL] = "the request took longer than a connection may",
+		[EGRESS_R_POLICY_CHANGED] = "a new policy does not allow it",
+	};
+
+	transfer_fail(arg, why, texts[why] ? texts[why] : "it was cut");
+}
+
+/* libcurl's results that are about TLS rather than the way to the destination. */
+static bool result_is_tls(CURLcode result)
+{
+	switch (result) {
+	case CURLE_PEER_FAILED_VERIFICATION:
+	case CURLE_SSL_CONNECT_ERROR:
+	case CURLE_SSL_CERTPROBLEM:
+	case CURLE_SSL_CIPHER:
+	case CURLE_SSL_ISSUER_ERROR:
+	case CURLE_SSL_INVALIDCERTSTATUS:
+		return true;
+	default:
+		return false;
+	}
+}
+
+static void transfer_explain(struct http_transfer *x, CURLcode result)
+{
+	const char *text = x->error[0] ? x->error : curl_easy_strerror(result);
+	char detail[sizeof(x->detail)];
+	long num = 0;
+
+	curl_easy_getinfo(x->easy, CURLINFO_OS_ERRNO, &num);
+	x->late = x->late || result == CURLE_OPERATION_TIMEDOUT || num == ETIMEDOUT;
+	if (result_is_tls(result) && !num) {
+		snprintf(detail, sizeof(detail), "TLS with the destination failed: %.200s", text);
+		transfer_note(x, EGRESS_R_UPSTREAM_TLS, detail);
+		return;
+	}
+	if (result == CURLE_OPERATION_TIMEDOUT)
+		text = "it takes too long to connect";
+	else if (num)
+		text = strerror((int)num);
+	snprintf(detail, sizeof(detail), "the destination does not answer: %.200s", text);
+	transfer_note(x, EGRESS_R_UPSTREAM, detail);
+}
+
+void transfer_ended(struct http_transfer *x, CURLcode result)
+{
+	if (result != CURLE_OK)
+		transfer_explain(x, result);
+	else if (!x->head)
+		transfer_note(x, EGRESS_R_UPSTREAM, "the destination gave no answer");
+	transfer_detach(x);
+	x->over = x->up_over = true;
+	x->look(x->arg);
+}
+
+/* --- libcurl's callbacks ----------------------------------------------------------------- */
+
+static curl_socket_t transfer_dial(void *arg, curlsocktype purpose, struct curl_sockaddr *addr)
+{
+	struct http_transfer *x = arg;
+	int fd = purpose == CURLSOCKTYPE_IPCXN ? egress_dial_socket(x->e, &x->v, &addr->addr)
+					       : -EACCES;
+	char detail[sizeof(x->detail)];
+
+	if (fd >= 0)
+		return fd;
+	snprintf(detail, sizeof(detail), "the destination cannot be reached: %.200s",
+		 strerror(-fd));
+	transfer_note(x, EGRESS_R_UPSTREAM, detail);
+	return CURL_SOCKET_BAD;
+}
+
+/* Not within a transfer's life only: libcurl closes what it kept much later. */
+static int transfer_close(void *arg, curl_socket_t fd)
+{
+	(void)arg;
+	return close(fd);
+}
+
+/* libcurl has the default store ready, empty; ours takes its place. */
+static CURLcode transfer_trust(CURL *easy, void *ctx, void *arg)
+{
+	struct http_transfer *x = arg;
+
+	(void)easy;
+	if (!X509_STORE_up_ref(x->pool->trust))
+		return CURLE_OUT_OF_MEMORY;
+	SSL_CTX_set_cert_store(ctx, x->pool->trust);
+	return CURLE_OK;
+}
+
+static void transfer_on_room(void *arg);
+
+static void transfer_count(struct http_transfer *x, size_t up, size_t down)
+{
+	if (egress_count(x->v.grant, up, down) > 0 || x->no_room)
+		return;
+	x->no_room = true;
+	egress_on_room(x->v.grant, transfer_on_room, x);
+}
+
+static size_t transfer_read(char *out, size_t size, size_t n, void *arg)
+{
+	struct http_transfer *x = arg;
+
+	n *= size;
+	if (n > buf_len(&x->up))
+		n = buf_len(&x->up);
+	if (n == 0 && x->up_end)
+		return 0;
+	if (n == 0 || x->no_room) {
+		x->up_paused = true;
+		return CURL_READFUNC_PAUSE;
+	}
+	memcpy(out, buf_data(&x->up), n);
+	buf_consume(&x->up, n);
+	transfer_count(x, n, 0);
+	x->look(x->arg);
+	return n;
+}
+
+static size_t transfer_write(char *data, size_t size, size_t n, void *arg)
+{
+	struct http_transfer *x = arg;
+
+	n *= size;
+	if (x->no_room || n > buf_room(&x->down)) {
+		x->down_paused = true;
+		return CURL_WRITEFUNC_PAUSE;
+	}
+	if (buf_append(&x->down, data, n) < 0) {
+		transfer_note(x, EGRESS_R_UPSTREAM, "the proxy is out of memory");
+		return 0;
+	}
+	transfer_count(x, 0, n);
+	x->look(x->arg);
+	return n;
+}
+
+/* "HTTP/1.1 200 OK": a new head; those of 1xx are dropped. */
+static bool reply_status(struct http_transfer *x, const char *line, size_t n)
+{
+	const char *sp = memchr(line, ' ', n);
+
+	http_fields_free(&x->reply);
+	x->status = 0;
+	for (size_t i = 1; sp && i <= 3 && sp + i < line + n; i++) {
+		if (sp[i] < '0' || sp[i] > '9')
+			return false;
+		x->status = x->status * 10 + (unsigned int)(sp[i] - '0');
+	}
+	return x->status >= 100 && x->status <= 999;
+}
+
+/* What a body would have: libcurl says 0 for a 304, which has none. */
+static int64_t reply_length(const struct http_transfer *x)
+{
+	const char *text = http_fields_get(&x->reply, "Content-Length");
+	char *end;
+	long long size = text ? strtoll(text, &end, 10) : -1;
+
+	return size < 0 || *end ? -1 : size;
+}
+
+/* Two lengths that differ: who reads which? */
+static bool reply_has_two_lengths(const struct http_transfer *x)
+{
+	const char *first = http_fields_get(&x->reply, "Content-Length");
+
+	for (size_t i = 0; i < x->reply.n; i++)
+		if (strcasecmp(x->reply.v[i].name, "Content-Length") == 0 &&
+		    strcmp(x->reply.v[i].value, first) != 0)
+			return true;
+	return false;
+}
+
+static bool reply_end(struct http_transfer *x)
+{
+	curl_off_t size = -1;
+
+	if (x->status == 101 || reply_has_two_lengths(x))
+		return false;
+	if (x->status < 200)
+		return true;
+	if (curl_easy_getinfo(x->easy, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &size) != CURLE_OK)
+		size = -1;
+	if (http_fields_get(&x->reply, "Transfer-Encoding"))
+		size = -1;
+	x->size = x->status == 304 ? reply_length(x) : size;
+	http_fields_end_hop(&x->reply, false);
+	/* libcurl stops sending then. */
+	if (x->status >= 300)
+		x->up_over = true;
+	x->head = true;
+	x->look(x->arg);
+	return true;
+}
+
+static bool reply_line(struct http_transfer *x, const char *line, size_t n)
+{
+	const char *colon;
+	int rc;
+
+	while (n && (line[n - 1] == '\n' || line[n - 1] == '\r'))
+		n--;
+	if (n >= 5 && memcmp(line, "HTTP/", 5) == 0)
+		return reply_status(x, line, n);
+	if (n == 0)
+		return reply_end(x);
+	colon = memchr(line, ':', n);
+	if (!colon)
+		return true; /* part of a folded line, which is nobody's any more */
+	if (x->reply.n >= TRANSFER_FIELDS_MAX)
+		return false;
+	rc = http_fields_add(&x->reply, line, (size_t)(colon - line), colon + 1,
+			     n - (size_t)(colon - line) - 1);
+	return rc != -ENOMEM; /* what is no header is left out */
+}
+
+static size_t transfer_header(char *line, size_t size, size_t n, void *arg)
+{
+	struct http_transfer *x = arg;
+
+	n *= size;
+	transfer_count(x, 0, n);
+	if (x->head)
+		return n; /* a trailer */
+	x->reply_bytes += n;
+	if (x->reply_bytes <= TRANSFER_HEAD_MAX && reply_line(x, line, n))
+		return n;
+	transfer_note(x, EGRESS_R_UPSTREAM,
+		      "the head of the destination's answer is not one that can be passed on");
+	return 0;
+}
+
+/* --- from outside ------------------------------------------------------------------------ */
+
+/* Callbacks that asked to wait can go on. */
+static void transfer_resume(struct http_transfer *x)
+{
+	bool up = x->up_paused && !x->no_room && (buf_len(&x->up) || x->up_end);
+	bool down = x->down_paused && !x->no_room &&
+		    buf_room(&x->down) >= CURL_MAX_WRITE_SIZE + TRANSFER_BUF / 4;
+
+	if (!x->multi || (!up && !down))
+		return;
+	x->up_paused = x->up_paused && !up;
+	x->down_paused = x->down_paused && !down;
+	curl_easy_pause(x->easy, (x->up_paused ? CURLPAUSE_SEND : 0) |
+					 (x->down_paused ? CURLPAUSE_RECV : 0));
+}
+
+static void transfer_on_room(void *arg)
+{
+	struct http_transfer *x = arg;
+
+	x->no_room = false;
+	transfer_resume(x);
+}
+
+size_t transfer_feed(struct http_transfer *x, const void *data, size_t len)
+{
+	size_t room = buf_room(&x->up);
+
+	if (x->up_over)
+		return len; /* nobody wants it */
+	if (len > room)
+		len = room;
+	if (len == 0)
+		return 0;
+	if (buf_append(&x->up, data, len) < 0) {
+		transfer_fail(x, EGRESS_R_UPSTREAM, "the proxy is out of memory");
+		return len;
+	}
+	transfer_resume(x);
+	return len;
+}
+
+void transfer_feed_end(struct http_transfer *x)
+{
+	x->up_end = true;
+	transfer_resume(x);
+}
+
+ssize_t transfer_pull(struct http_transfer *x, char *out, size_t max)
+{
+	size_t n = buf_len(&x->down) < max ? buf_len(&x->down) : max;
+
+	if (n) {
+		memcpy(out, buf_data(&x->down), n);
+		buf_consume(&x->down, n);
+		transfer_resume(x);
+		return (ssize_t)n;
+	}
+	if (!x->over)
+		return TRANSFER_WAIT;
+	return x->why == EGRESS_R_NONE ? TRANSFER_END : TRANSFER_CUT;
+}
+
+static bool transfer_set_callbacks(struct http_transfer *x)
+{
+	CURL *c = x->easy;
+	CURLcode rc = curl_easy_setopt(c, CURLOPT_OPENSOCKETFUNCTION, transfer_dial);
+
+	rc |= curl_easy_setopt(c, CURLOPT_OPENSOCKETDATA, x);
+	rc |= curl_easy_setopt(c, CURLOPT_CLOSESOCKETFUNCTION, transfer_close);
+	rc |= curl_easy_setopt(c, CURLOPT_SSL_CTX_FUNCTION, transfer_trust);
+	rc |= curl_easy_setopt(c, CURLOPT_SSL_CTX_DATA, x);
+	rc |= curl_easy_setopt(c, CURLOPT_READFUNCTION, transfer_read);
+	rc |= curl_easy_setopt(c, CURLOPT_READDATA, x);
+	rc |= curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, transfer_write);
+	rc |= curl_easy_setopt(c, CURLOPT_WRITEDATA, x);
+	rc |= curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, transfer_header);
+	rc |= curl_easy_setopt(c, CURLOPT_HEADERDATA, x);
+	rc |= curl_easy_setopt(c, CURLOPT_ERRORBUFFER, x->error);
+	rc |= curl_easy_setopt(c, CURLOPT_PRIVATE, x);
+	return rc == CURLE_OK;
+}
+
+int transfer_start(struct http_transfer **out, struct upstream *up, const struct transfer_order *o)
+{
+	struct http_transfer *x = calloc(1, sizeof(*x));
+
+	*out = x;
+	if (!x) {
+		egress_done(o->verdict->grant, EGRESS_R_NONE);
+		return -ENOMEM;
+	}
+	x->e = up->e;
+	x->v = *o->verdict;
+	x->v.inject = NULL;
+	x->look = o->look;
+	x->arg = o->arg;
+	x->size = -1;
+	buf_init(&x->up, TRANSFER_BUF);
+	buf_init(&x->down, TRANSFER_BUF);
+	x->up_end = o->framing == HTTP_NO_BODY;
+	x->pool = upstream_pool_get(up);
+	x->easy = x->pool ? curl_easy_init() : NULL;
+	if (!x->easy || !transfer_set_callbacks(x) ||
+	    order_apply(x->easy, o, &x->headers, &x->connect_to) < 0)
+		return -ENOMEM;
+	egress_on_cut(x->v.grant, transfer_on_cut, x);
+	if (curl_multi_add_handle(x->pool->multi, x->easy) != CURLM_OK)
+		return -ENOMEM;
+	x->multi = true;
+	return 0;
+}
+
+void transfer_free(struct http_transfer *x)
+{
+	if (!x)
+		return;
+	transfer_detach(x);
+	if (x->easy)
+		curl_easy_cleanup(x->easy);
+	order_free(x->headers);
+	order_free(x->connect_to);
+	upstream_pool_put(x->pool);
+	http_fields_free(&x->reply);
+	buf_free(&x->up);
+	buf_free(&x->down);
+	egress_done(x->v.grant, x->why);
+	free(x);
+}

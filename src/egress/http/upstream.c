@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A pool is one multi handle with its sockets in our loop and its one timer.
+ * It goes when its last transfer is over and another pool took its place; what
+ * libcurl kept open goes with it.
+ *
+ * Certificates are checked against a store in memory: behind the jail there is
+ * no file to open, and parsing all CAs for each connection would be slow.
+ */
+#include "egress/http/upstream.h"
+
+#include "egress/http/transfer.h"
+#include "lib/log.h"
+
+#include <errno.h>
+#include <openssl/err.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KEPT 16L /* idle connections */
+
+struct pool_sock {
+	struct list link; /* overwritten when freed */
+	struct loop_src src;
+	struct upstream_pool *pool;
+};
+
+/* --- certificates ------------------------------------------------------------------------ */
+
+static X509_STORE *trust_new(const char *pem, size_t len)
+{
+	X509_STORE *store = X509_STORE_new();
+	BIO *bio = BIO_new_mem_buf(pem, (int)len);
+	unsigned int n = 0;
+
+	while (store && bio) {
+		X509 *cert = PEM_read_bio_X509(bio, NULL, NULL, NULL);
+
+		if (!cert)
+			break;
+		n += X509_STORE_add_cert(store, cert) == 1;
+		X509_free(cert);
+	}
+	ERR_clear_error(); /* the end of the text is one, too */
+	BIO_free(bio);
+	if (store) /* an intermediate that is trusted by name is enough */
+		X509_STORE_set_flags(store, X509_V_FLAG_TRUSTED_FIRST | X509_V_FLAG_PARTIAL_CHAIN);
+	if (n == 0)
+		log_warn("there are no certificates to check destinations' against");
+	return store;
+}
+
+/* --- the loop ---------------------------------------------------------------------------- */
+
+/* Ended transfers hear of it. */
+static void pool_reap(struct upstream_pool *pool)
+{
+	CURLMsg *m;
+	int left;
+
+	while ((m = curl_multi_info_read(pool->multi, &left))) {
+		struct http_transfer *x = NULL;
+
+		if (m->msg == CURLMSG_DONE &&
+		    curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (char **)&x) == CURLE_OK)
+			transfer_ended(x, m->data.result);
+	}
+}
+
+static void pool_act(struct upstream_pool *pool, curl_socket_t fd, int what)
+{
+	int running;
+
+	pool->users++; /* it may be that the last of its transfers ends here */
+	curl_multi_socket_action(pool->multi, fd, what, &running);
+	pool_reap(pool);
+	upstream_pool_put(pool);
+}
+
+static void pool_on_sock(struct loop_src *src, uint32_t events)
+{
+	struct pool_sock *s = src->arg;
+	int what = 0;
+
+	if (events & (EPOLLIN | EPOLLHUP | EPOLLRDHUP))
+		what |= CURL_CSELECT_IN;
+	if (events & EPOLLOUT)
+		what |= CURL_CSELECT_OUT;
+	if (events & EPOLLERR)
+		what |= CURL_CSELECT_ERR;
+	pool_act(s->pool, src->fd, what);
+}
+
+static void pool_on_timer(struct loop_timer *t)
+{
+	pool_act(t->arg, CURL_SOCKET_TIMEOUT, 0);
+}
+
+static int pool_watch(CURL *easy, curl_socket_t fd, int what, void *arg, void *sock)
+{
+	struct upstream_pool *pool = arg;
+	struct pool_sock *s = sock;
+	uint32_t events =
+		(what & CURL_POLL_IN ? EPOLLIN : 0) | (what & CURL_POLL_OUT ? EPOLLOUT : 0);
+
+	(void)easy;
+	if (what == CURL_POLL_REMOVE) {
+		if (!s)
+			return 0;
+		loop_del(&s->src);
+		curl_multi_assign(pool->multi, fd, NULL);
+		loop_defer_free(pool->up->loop, s);
+		return 0;
+	}
+	if (s)
+		return loop_mod(&s->src, events) < 0 ? -1 : 0;
+	s = calloc(1, sizeof(*s));
+	if (!s)
+		return -1;
+	s->pool = pool;
+	s->src = (struct loop_src){.fd = -1, .fn = pool_on_sock, .arg = s};
+	if (loop_add(pool->up->loop, &s->src, fd, events) < 0) {
+		free(s);
+		return -1;
+	}
+	curl_multi_assign(pool->multi, fd, s);
+	return 0;
+}
+
+static int pool_set_timer(CURLM *multi, long ms, void *arg)
+{
+	struct upstream_pool *pool = arg;
+
+	(void)multi;
+	if (ms < 0)
+		loop_timer_cancel(&pool->timer);
+	else
+		loop_timer_set(pool->up->loop, &pool->timer, (uint64_t)ms * 1000000u);
+	return 0;
+}
+
+/* --- pools ------------------------------------------------------------------------------- */
+
+static struct upstream_pool *pool_new(struct upstream *up)
+{
+	struct upstream_pool *pool = calloc(1, sizeof(*pool));
+	const char *pem;
+	size_t len;
+
+	if (!pool)
+		return NULL;
+	pool->up = up;
+	pool->users = 1;
+	pool->serial = egress_policy_serial(up->e);
+	pool->timer = (struct loop_timer){.fn = pool_on_timer, .arg = pool};
+	pem = egress_ca_pem(up->e, &len);
+	pool->trust = trust_new(pem ? pem : "", pem ? len : 0);
+	pool->multi = curl_multi_init();
+	if (!pool->trust || !pool->multi) {
+		upstream_pool_put(pool);
+		return NULL;
+	}
+	curl_multi_setopt(pool->multi, CURLMOPT_SOCKETFUNCTION, pool_watch);
+	curl_multi_setopt(pool->multi, CURLMOPT_SOCKETDATA, pool);
+	curl_multi_setopt(pool->multi, CURLMOPT_TIMERFUNCTION, pool_set_timer);
+	curl_multi_setopt(pool->multi, CURLMOPT_TIMERDATA, pool);
+	curl_multi_setopt(pool->multi, CURLMOPT_PIPELINING, CURLPIPE_NOTHING);
+	curl_multi_setopt(pool->multi, CURLMOPT_MAXCONNECTS, KEPT);
+	return pool;
+}
+
+void upstream_pool_put(struct upstream_pool *pool)
+{
+	if (!pool || --pool->users)
+		return;
+	if (pool->multi)
+		curl_multi_cleanup(pool->multi);
+	loop_timer_cancel(&pool->timer);
+	X509_STORE_free(pool->trust);
+	free(pool);
+}
+
+struct upstream_pool *upstream_pool_get(struct upstream *up)
+{
+	if (up->pool && up->pool->serial != egress_policy_serial(up->e)) {
+		upstream_pool_put(up->pool);
+		up->pool = NULL;
+	}
+	if (!up->pool)
+		up->pool = pool_new(up);
+	if (up->pool)
+		up->pool->users++;
+	return up->pool;
+}
+
+int upstream_init(struct upstream *up, struct loop *loop, struct egress *e, struct err *err)
+{
+	*up = (struct upstream){.loop = loop, .e = e};
+	if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+		return err_text(err, ENOMEM, "libcurl cannot be initialised");
+	return 0;
+}
+
+void upstream_free(struct upstream *up)
+{
+	upstream_pool_put(up->pool);
+	up->pool = NULL;
+	curl_global_cleanup();
+}
