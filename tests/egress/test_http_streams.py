@@ -265,12 +265,14 @@ def test_nobody_listens(proxy: Proxy) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     proxy.policy([f"a.test:{port}"])
-    with proxy.stream() as s:
-        for body in (b"", b"abc", bytes(MIB)):
-            r = get(s, f"http://a.test:{port}/", method="POST", body=body)
+    for size in (0, 3, MIB, BIG):
+        with proxy.stream() as s:
+            s.sendall(head("POST", f"http://a.test:{port}/", f"Content-Length: {size}"))
+            s.sendall(bytes(min(size, MIB)))  # the rest of the last is never sent
+            r = Reply(s)
             assert r.status == 502
             assert r.denial["reason"] == "upstream" and "refused" in r.denial["detail"]
-    proxy.end(why="upstream")
+        proxy.end(why="upstream")
 
 
 def test_nobody_answers(proxy: Proxy) -> None:
@@ -363,6 +365,40 @@ def test_new_policy_cuts(proxy: Proxy) -> None:
             assert get(stays, f"http://b.test:{other.port}/").body == b"ok"
             assert get(stays, f"http://a.test:{up.port}/").denial["reason"] == "not_allowed"
         assert up.ended.wait(WAIT)
+
+
+def test_new_policy_cuts_an_upload(proxy: Proxy) -> None:
+    """The client hears it in the middle of what it sends."""
+
+    def answer(r: Request) -> None:
+        assert recv_exactly(r.socket, 5) == b"begun"
+        assert r.socket.recv(1) == b""
+        raise EOFError
+
+    with Upstream(answer) as up, proxy.stream() as s:
+        proxy.policy([f"a.test:{up.port}"])
+        fields = ("Content-Length: 100000", "Expect: 100-continue")
+        s.sendall(head("PUT", f"http://a.test:{up.port}/", *fields))
+        assert Reply(s).status == 100
+        s.sendall(b"begun")
+        until(lambda: len(up.requests) == 1)
+        proxy.policy([])
+        r = Reply(s)
+        assert r.status == 403 and r.denial["reason"] == "policy_changed" and closed(s)
+        assert up.ended.wait(WAIT)
+
+
+def test_answered_upload_is_not_read_for_ever(proxy: Proxy) -> None:
+    def answer(r: Request) -> None:
+        r.socket.sendall(b"HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno")
+        raise EOFError
+
+    with Upstream(answer) as up, proxy.stream() as s:
+        proxy.policy([f"a.test:{up.port}"])
+        s.sendall(head("POST", f"http://a.test:{up.port}/", "Transfer-Encoding: chunked"))
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            for _ in range(20000):
+                s.sendall(b"100000\r\n" + PIECE + b"\r\n")
 
 
 def test_limit_of_bytes(proxy: Proxy) -> None:

@@ -174,14 +174,20 @@ static int front_down(struct http_front *f)
 	return 1;
 }
 
-/* Answers a head that the library must not see. Between requests: nothing else is in `down`. */
+/* What the library had to say before this has been read. */
+static void front_say(struct http_front *f, const char *text)
+{
+	if (!text || buf_append(&f->down, text, strlen(text)) < 0)
+		log_warn("no memory for the refusal of a request");
+	front_close(f);
+}
+
+/* Answers a head that the library must not see. */
 static void front_refuse(struct http_front *f, const char *why)
 {
 	_cleanup_free char *text = http_refuse_text(f, why);
 
-	if (!text || buf_append(&f->down, text, strlen(text)) < 0)
-		log_warn("no memory for the refusal of a request");
-	front_close(f);
+	front_say(f, text);
 }
 
 /* A head that is whole begins its request. */
@@ -356,6 +362,16 @@ static void front_on_timer(struct loop_timer *t)
 		http_front_free(f);
 	else
 		loop_timer_set(f->plane->loop, t, limit == UINT64_MAX ? IDLE_NS : limit - idle);
+}
+
+void http_front_answer(struct http_front *f, const char *text)
+{
+	while (front_down(f) > 0)
+		; /* "100 Continue" at most */
+	if (f->phase == FRONT_CLOSING)
+		return;
+	front_say(f, text);
+	front_wait(f);
 }
 
 void http_front_request_done(struct http_front *f)

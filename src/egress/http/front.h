@@ -73,6 +73,11 @@ struct http_front {
 __must_check int http_front_new(struct http_plane *p, int fd, uint64_t stream,
 				const struct http_origin *origin, SSL *ssl);
 
+/*
+ * Answers in the library's place, which cannot in the middle of an upload, with a whole response
+ * that says Connection: close, and closes behind it. Nothing of an answer may have been sent.
+ */
+void http_front_answer(struct http_front *f, const char *text);
 /* The library is through with the request. */
 void http_front_request_done(struct http_front *f);
 /* At once. */

@@ -51,6 +51,21 @@ struct MHD_Response *http_reply_denial(const struct egress_question *q,
 	return reply;
 }
 
+char *http_reply_text(const struct egress_question *q, const struct egress_verdict *v, bool late)
+{
+	unsigned int status = http_reply_status(v->reason, late);
+	_cleanup_free char *json = denial_text(q, v);
+	char *text;
+
+	if (!json || asprintf(&text,
+			      "HTTP/1.1 %u %s\r\nContent-Type: application/json\r\n"
+			      "Cache-Control: no-store\r\nContent-Length: %zu\r\n"
+			      "Connection: close\r\n\r\n%s",
+			      status, MHD_get_reason_phrase_for(status), strlen(json), json) < 0)
+		return NULL;
+	return text;
+}
+
 char *http_refuse_text(const struct http_front *f, const char *why)
 {
 	struct egress_question q = {
@@ -61,18 +76,9 @@ char *http_refuse_text(const struct http_front *f, const char *why)
 		.port = f->inside ? f->origin.port : 0,
 	};
 	struct egress_verdict v = {0};
-	_cleanup_free char *json = NULL;
-	char *text;
 
 	egress_denied(f->plane->e, &q, EGRESS_R_BAD_REQUEST, why, &v);
-	json = denial_text(&q, &v);
-	if (!json || asprintf(&text,
-			      "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\n"
-			      "Cache-Control: no-store\r\nContent-Length: %zu\r\n"
-			      "Connection: close\r\n\r\n%s",
-			      strlen(json), json) < 0)
-		return NULL;
-	return text;
+	return http_reply_text(&q, &v, false);
 }
 
 struct MHD_Response *http_reply_passed(struct http_request *r, MHD_ContentReaderCallback pull)

@@ -13,6 +13,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Of an upload that the destination has answered before its end. */
+#define DROP_MAX (256ull << 20)
+
 static void request_suspend(struct http_request *r)
 {
 	if (r->suspended)
@@ -95,6 +98,18 @@ static ssize_t request_pull(void *cls, uint64_t pos, char *out, size_t max)
 	return n;
 }
 
+/* A failure in the middle of an upload, which may never end: the front tells it at once. */
+static void request_break_off(struct http_request *r)
+{
+	_cleanup_free char *text = NULL;
+
+	r->replied = true;
+	egress_denied(r->plane->e, &r->q, r->x->why, r->x->detail, &r->v);
+	text = http_reply_text(&r->q, &r->v, r->x->late);
+	http_front_answer(r->c->front, text);
+	http_request_gone(r);
+}
+
 /* Something changed in the transfer. */
 static void request_look(void *arg)
 {
@@ -103,6 +118,8 @@ static void request_look(void *arg)
 
 	if (!r->replied && x->head)
 		request_set_reply(r, x->status, http_reply_passed(r, request_pull));
+	else if (!r->replied && x->over && r->phase == REQUEST_BODY && r->c->front)
+		request_break_off(r);
 	else if (!r->replied && x->over)
 		request_refuse(r, x->why, x->detail, NULL, x->late);
 	else if (r->phase != REQUEST_WAIT)
@@ -299,6 +316,11 @@ static enum MHD_Result request_on_head(struct http_request *r, const char *metho
 
 static enum MHD_Result request_on_body(struct http_request *r, const char *data, size_t *len)
 {
+	if (r->x->up_over) {
+		r->dropped += *len;
+		*len = 0;
+		return r->dropped > DROP_MAX ? MHD_NO : MHD_YES;
+	}
 	*len -= transfer_feed(r->x, data, *len);
 	if (*len)
 		request_suspend(r);

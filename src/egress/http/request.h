@@ -7,8 +7,9 @@
  * suspend the connection; then for each piece of body; then with all of it, again after each
  * resume until an answer is queued. It lets an answer be queued in the first and in the last of
  * these only: what is refused for its head is refused before any of its body is read, also before
- * a client that waits for "100 Continue" is told to send it; what fails or is answered in the
- * middle of an upload is answered when the rest of it was read and dropped.
+ * a client that waits for "100 Continue" is told to send it. What fails in the middle of an upload
+ * is told by the front (http_front_answer()); what the destination answers there is passed on when
+ * the rest of the upload was read and dropped.
  *
  * Thread: the loop's. fork: memory only.
  */
@@ -38,6 +39,7 @@ struct http_request {
 	struct http_fields fields;
 	enum http_framing framing;
 	uint64_t length;
+	uint64_t dropped; /* bytes of the body that nobody wanted any more */
 	struct egress_question q;
 	struct egress_asking *asking;
 	struct egress_verdict v;
