@@ -25,13 +25,17 @@ _environ = os.environ  # ours, whatever user code does to os
 class PerCall:
     """The wishes of one EXEC request."""
 
-    def __init__(self, request: dict[str, Any], fds: list[int], streams: Streams) -> None:
-        """`fds`: what came with the request: the read end of the input, if it has one."""
+    def __init__(
+        self, request: dict[str, Any], fds: list[int], streams: Streams, given: dict[str, str]
+    ) -> None:
+        """`fds`: what came with the request: the read end of the input, if it has one. `given`: see
+        environment.py."""
         self._cwd: str | None = request.get("cwd")
         self._env: dict[str, str] = request.get("env") or {}
         self._wants_input = bool(request.get("stdin"))
         self._fds = fds
         self._streams = streams
+        self._given = given
         self._back = -1
         self._old: list[tuple[str, str | None]] = []
         self._redirected = False
@@ -55,6 +59,9 @@ class PerCall:
                 _close(here)
             _chdir(self._cwd)
         for name, value in self._env.items():
+            other = name.swapcase()  # one of HTTPS_PROXY and https_proxy would stay ours
+            if other in self._given and other not in self._env and other in _environ:
+                self._old.append((other, _environ.pop(other)))
             self._old.append((name, _environ.get(name)))
             _environ[name] = value
 

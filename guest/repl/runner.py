@@ -28,6 +28,7 @@ from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
 from . import errors, frames, guard
+from .environment import Environment
 from .frames import Channel
 from .guard import BUILTINS as __builtins__  # type: ignore[no-redef]  # noqa: F401
 from .percall import PerCall
@@ -79,6 +80,7 @@ class Runner:
         self._interrupted = False
         self._collecting = gc.isenabled()
         self._call: PerCall | None = None
+        self.environment = Environment()
         self._thread = _thread.get_ident()
         self._user_site: str | None = _missing_user_site()
         self.renewer = Renewer(channel, os.path.dirname(_OWN))
@@ -123,7 +125,9 @@ class Runner:
             request = _parse(payload.decode())
             source = self._receive_source()
             fds = self.channel.take_fds()
-            call = PerCall(request, fds, self.streams) if fds or len(request) > 1 else None
+            call = None
+            if fds or len(request) > 1:
+                call = PerCall(request, fds, self.streams, self.environment.given)
             code = self.run_cell(source, call)
             self._state = IDLE  # from here on an interrupt can only be meant for the next cell
             quiet = b"true" if self._rest() else b"false"
@@ -134,11 +138,19 @@ class Runner:
             self.channel.send(frames.PONG, payload)
         elif kind == frames.RENEW:
             self.renewer.pay()
+        elif kind == frames.EGRESS:
+            self._take_environment(payload)
         elif kind == frames.WARM:
             self._warm()
             self._interrupted = False
         else:
             raise frames.FrameError(f"unexpected frame type 0x{kind:02x}")
+
+    def _take_environment(self, payload: bytes) -> None:
+        try:
+            self.environment.take(payload)
+        except BaseException as error:  # of what the user has made of os.environ, or a handler
+            self._report_outside(error)
 
     def _receive_source(self) -> bytes:
         parts: list[bytes] = []

@@ -36,6 +36,7 @@ int agent_init(struct agent *a, const struct agent_config *cfg, struct err *err)
 	rc = cgroups_init(&a->cgroups, &a->loop, cfg->cgroup_path, err);
 	if (rc < 0)
 		return rc;
+	egress_init(&a->egress, a, &cfg->egress, cfg->etc_dir, cfg->run_dir);
 	contexts_init(a, cfg->repl_script);
 	freezer_init(&a->freezer, a);
 	renewal_init(&a->renewal, a, cfg->etc_dir, cfg->run_dir);

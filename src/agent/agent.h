@@ -12,6 +12,7 @@
 #include "agent/alarm.h"
 #include "agent/capture.h"
 #include "agent/cgroup.h"
+#include "agent/egress.h"
 #include "agent/freeze.h"
 #include "agent/kept.h"
 #include "agent/reap.h"
@@ -45,6 +46,7 @@ struct agent {
 	const char *node;
 	struct reaper reaper;
 	struct cgroups cgroups;
+	struct egress egress;
 	struct repl repl;     /* the default context */
 	struct list contexts; /* of struct repl: that one, then others */
 	unsigned ncontexts;
@@ -70,6 +72,7 @@ struct agent_config {
 	const char *log_dir;     /* logs of calls with much output: "/tmp/.podflare" */
 	const char *run_dir;     /* files for the user's programs: "/run/podflare" */
 	int listen_fd;           /* listening socket; taken over */
+	struct egress_config egress;
 };
 
 /* Puts the parts together. On failure the program ends; nothing is undone. */

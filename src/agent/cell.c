@@ -282,6 +282,20 @@ static int cell_pass_input(struct repl *r)
 	return rc;
 }
 
+/* Also a session that has just begun has the environment of one without egress. */
+static int cell_tell_egress(struct repl *r)
+{
+	const struct egress *e = &r->agent->egress;
+	_cleanup_free char *text = NULL;
+	json_t *obj = egress_session_env(e);
+
+	if (obj)
+		text = json_dumps(obj, JSON_COMPACT);
+	json_decref(obj);
+	r->egress = e->mode;
+	return text ? frame_put(&r->ctl_out, FRAME_EGRESS, text, strlen(text)) : -ENOMEM;
+}
+
 static void cell_begin(struct repl *r, struct repl_cell *c, const char *request)
 {
 	r->cell = c;
@@ -303,7 +317,8 @@ static void cell_begin(struct repl *r, struct repl_cell *c, const char *request)
 	if (r->owes)
 		repl_pay(r);
 	r->quiet = false;
-	if (frame_put(&r->ctl_out, FRAME_EXEC, request, strlen(request)) < 0 ||
+	if ((r->egress != r->agent->egress.mode && cell_tell_egress(r) < 0) ||
+	    frame_put(&r->ctl_out, FRAME_EXEC, request, strlen(request)) < 0 ||
 	    (c->req.input && cell_pass_input(r) < 0))
 		repl_kill(r, "its control channel has no room");
 	cell_send_code(r);

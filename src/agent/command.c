@@ -243,20 +243,22 @@ static const struct stream_ops command_ops = {
 };
 
 /* A terminal is told in front of the variables of the request, which may name another kind. */
-static char **command_env(const struct user *user, const struct request_exec *r)
+static char **command_env(const struct command *c, const struct user *user,
+			  const struct request_exec *r)
 {
+	const struct egress *egress = &c->agent->egress;
 	static char term[] = "TERM=xterm-256color";
 	char **extra, **env;
 
 	if (r->terminal.cols == 0)
-		return env_build(user, r->env, r->nenv);
+		return egress_env_build(egress, user, r->env, r->nenv);
 	extra = calloc(r->nenv + 1, sizeof(*extra));
 	if (!extra)
 		return NULL;
 	extra[0] = term;
 	for (size_t i = 0; i < r->nenv; i++)
 		extra[i + 1] = r->env[i];
-	env = env_build(user, extra, r->nenv + 1);
+	env = egress_env_build(egress, user, extra, r->nenv + 1);
 	free(extra);
 	return env;
 }
@@ -265,7 +267,7 @@ static pid_t command_spawn(struct command *c, const struct request_exec *r, cons
 			   int cwd, const int fds[3])
 {
 	const struct user *user = r->root ? &c->agent->root : &c->agent->user;
-	char **base = env_build(user, NULL, 0), **env = command_env(user, r);
+	char **base = env_build(user, NULL, 0), **env = command_env(c, user, r);
 	struct spawn sp = {
 		.path = p->path,
 		.search = base && p->search ? env_get(base, "PATH") : NULL,

@@ -164,7 +164,7 @@ static int hooks_spawn(struct hooks *h, const char *path, int out, int errfd)
 {
 	_cleanup_free char *name = strdup(path);
 	char *argv[] = {name, NULL};
-	char **env = env_build(&h->agent->root, h->env, h->nenv);
+	char **env = egress_env_build(&h->agent->egress, &h->agent->root, h->env, h->nenv);
 	struct spawn sp = {
 		.path = path,
 		.argv = argv,

@@ -7,15 +7,30 @@
  */
 #include "agent/agent.h"
 #include "agent/boot.h"
+#include "agent/relay.h"
 #include "agent/status_port.h"
 #include "lib/log.h"
 #include "proto/guest.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <linux/vm_sockets.h>
 #include <unistd.h>
 
-int main(void)
+/* This program again, as egress.c starts it. */
+static int main_relay(void)
+{
+	struct sockaddr_vm host = {
+		.svm_family = AF_VSOCK,
+		.svm_cid = VMADDR_CID_HOST,
+		.svm_port = GUEST_EGRESS_PORT,
+	};
+
+	return relay_main((const struct sockaddr *)&host, sizeof(host));
+}
+
+int main(int argc, char **argv)
 {
 	static struct agent agent;
 	struct boot boot = {.listen_fd = -1, .layers = {-1, -1, -1}};
@@ -27,10 +42,13 @@ int main(void)
 		.node = "/usr/bin/node",
 		.log_dir = "/tmp/.podflare",
 		.run_dir = BOOT_RUN,
+		.egress = {GUEST_PROXY_HTTP_PORT, GUEST_PROXY_SOCKS_PORT, NULL},
 	};
 	struct err err;
 	int rc;
 
+	if (argc > 0 && strcmp(argv[0], RELAY_NAME) == 0)
+		return main_relay();
 	if (getpid() != 1) {
 		fprintf(stderr, "podflare-agent is the init program of a Podflare guest and does "
 				"nothing outside of one\n");

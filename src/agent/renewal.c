@@ -132,7 +132,8 @@ static void renewal_finish(struct renewal *n)
 	n->step = RENEWAL_NONE;
 	n->stream = NULL;
 	explicit_bzero(n->req.entropy, sizeof(n->req.entropy));
-	stream_final(s, FRAME_OK, json_object());
+	stream_final(s, FRAME_OK,
+		     json_pack("{s:s*}", "egress_error", *n->no_egress ? n->no_egress : NULL));
 }
 
 static void renewal_on_hooks_done(struct hooks *h, const struct err *err)
@@ -301,6 +302,16 @@ void renewal_repl_ended(struct renewal *n, struct repl *r)
 	renewal_fail(n, &err);
 }
 
+/* Without egress a sandbox is of use, and none is what it gets when it cannot be had. */
+static void renewal_egress(struct renewal *n)
+{
+	struct err err;
+
+	*n->no_egress = '\0';
+	if (egress_renew(&n->agent->egress, &n->req.egress, &err) < 0)
+		snprintf(n->no_egress, sizeof(n->no_egress), "%.255s", err.msg);
+}
+
 /* The machine's own part. Random numbers first: if anything fails, it at least repeats nobody's. */
 static int renewal_machine(struct renewal *n, struct err *err)
 {
@@ -313,6 +324,8 @@ static int renewal_machine(struct renewal *n, struct err *err)
 		rc = renew_boot_id(n->run_dir, r, err);
 	if (rc == 0)
 		rc = renew_run(n->run_dir, r, err);
+	if (rc == 0)
+		renewal_egress(n);
 	if (rc < 0 || r->kind == RENEW_BOOT)
 		return rc;
 	rc = hooks_load(&n->hooks, err);
@@ -399,4 +412,5 @@ void renewal_begin(struct stream *s, const struct request_renew *r)
 	stream_set_job(s, &renewal_ops, n);
 	if (renewal_start(n, &err) < 0)
 		renewal_fail(n, &err);
+	n->req.egress.ca = NULL; /* the caller's */
 }

@@ -6,6 +6,7 @@
  *
  *   kernel's random numbers, clock, names   renew.c
  *   files in /etc and /run                  renew_files.c
+ *   egress, or none                         egress.c
  *   the Python sessions                     here: told by a signal, in the
  *                                           middle of a cell if one runs
  *   hooks in /etc/podflare/on-fork.d        hooks.c
@@ -45,10 +46,11 @@ struct renewal {
 	char env_text[RENEWAL_ENV][96]; /* of the hooks */
 	char *env[RENEWAL_ENV];
 	struct loop_timer limit, again;
+	char no_egress[256]; /* why there is none although there should be; "" */
 };
 
 void renewal_init(struct renewal *n, struct agent *a, const char *etc_dir, const char *run_dir);
-/* The request. r is copied. */
+/* The request. r is copied; what r->egress owns stays the caller's. */
 void renewal_begin(struct stream *s, const struct request_renew *r);
 /* A frame of the REPL: true when it was the answer to a renewal, also to one that is over. */
 bool renewal_take_frame(struct renewal *n, struct repl *r, const struct frame *f);

@@ -153,6 +153,7 @@ static void repl_clear(struct repl *r)
 	r->quiet = r->owes = r->paying = false;
 	r->late_reads = 0;
 	r->event_bytes = 0;
+	r->egress = EGRESS_OFF;
 	r->state = REPL_ABSENT;
 }
 

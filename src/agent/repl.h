@@ -17,6 +17,7 @@
 #pragma once
 
 #include "agent/alarm.h"
+#include "agent/egress.h"
 #include "agent/exec.h"
 #include "agent/feed.h"
 #include "agent/reap.h"
@@ -110,6 +111,7 @@ struct repl {
 	bool owes;     /* a renewal, which it does when it is asked to, before that cell */
 	bool paying;   /* a FREEZE waits until it has done that */
 	bool lost;     /* one died: the next cell is told */
+	enum egress_mode egress; /* whose environment it has */
 	char id[REQUEST_ID_MAX + 1];
 	char lost_why[160];
 };

@@ -104,7 +104,20 @@ static void request_begin_renew(struct stream *s, const struct frame *f)
 		stream_fail(s, &err);
 	else
 		renewal_begin(s, &r);
-	explicit_bzero(&r, sizeof(r));
+	request_renew_free(&r);
+}
+
+static void request_begin_egress(struct stream *s, const struct frame *f)
+{
+	struct request_egress r;
+	struct err err;
+
+	if (request_parse_egress(f->payload, f->len, &r, &err) < 0) {
+		stream_fail(s, &err);
+		return;
+	}
+	egress_request(s, &r);
+	request_egress_free(&r);
 }
 
 /* While everything is frozen: only what a frozen machine can answer. */
@@ -153,6 +166,10 @@ void request_begin(struct stream *s, const struct frame *f)
 	case FRAME_COMMAND:
 		if (!request_refuse_frozen(s, f))
 			request_begin_command(s, f);
+		break;
+	case FRAME_EGRESS:
+		if (!request_refuse_frozen(s, f))
+			request_begin_egress(s, f);
 		break;
 	case FRAME_CHANGES:
 		request_begin_changes(s, f);

@@ -95,6 +95,13 @@ struct request_changes {
 	size_t npaths;
 };
 
+#define REQUEST_CA_MAX 32768u
+
+struct request_egress {
+	bool on;
+	char *ca; /* PEM, NULL = none */
+};
+
 #define REQUEST_ENTROPY 32
 
 /* Why a machine is renewed: it has booted, was made from a template, or forked from a sandbox. */
@@ -110,6 +117,7 @@ struct request_renew {
 	char machine_id[33]; /* hex digits */
 	char boot_id[37];    /* as text of a UUID */
 	uint8_t entropy[REQUEST_ENTROPY];
+	struct request_egress egress;
 };
 
 /* "boot", "create", "fork". */
@@ -129,6 +137,11 @@ __must_check int request_parse_command(const void *p, size_t len, struct request
 				       struct err *err);
 __must_check int request_parse_resize(const void *p, size_t len, struct terminal_size *size,
 				      struct err *err);
+__must_check int request_parse_egress(const void *p, size_t len, struct request_egress *r,
+				      struct err *err);
+void request_egress_free(struct request_egress *r);
+/* Also the entropy is gone then. */
+void request_renew_free(struct request_renew *r);
 void request_command_free(struct request_command *r);
 void request_context_free(struct request_context *r);
 __must_check int request_parse_fileop(const void *p, size_t len, struct request_fileop *r,

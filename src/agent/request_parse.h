@@ -25,6 +25,8 @@ __must_check int request_id(json_t *obj, const char *key, bool required, char **
 __must_check int request_user(json_t *obj, bool *given, bool *root, struct err *err);
 /* The members "cols" and "rows". */
 __must_check int request_terminal_size(json_t *obj, struct terminal_size *size, struct err *err);
+/* The object of EGRESS; *r is empty when it is refused. */
+__must_check int request_egress_object(json_t *obj, struct request_egress *r, struct err *err);
 __must_check int request_integer(json_t *obj, const char *key, int64_t min, int64_t max,
 				 int64_t *out, struct err *err);
 __must_check int request_boolean(json_t *obj, const char *key, bool *out, struct err *err);

@@ -106,6 +106,12 @@ static int parse_identity(json_t *obj, struct request_renew *r, struct err *err)
 	return rc == 0 ? parse_boot_id(obj, r, err) : rc;
 }
 
+void request_renew_free(struct request_renew *r)
+{
+	request_egress_free(&r->egress);
+	explicit_bzero(r, sizeof(*r));
+}
+
 int request_parse_renew(const void *p, size_t len, struct request_renew *r, struct err *err)
 {
 	json_t *obj = NULL, *v;
@@ -125,6 +131,9 @@ int request_parse_renew(const void *p, size_t len, struct request_renew *r, stru
 		rc = parse_kind(obj, r, err);
 	if (rc == 0)
 		rc = parse_identity(obj, r, err);
+	v = json_object_get(obj, "egress");
+	if (rc == 0 && v)
+		rc = request_egress_object(v, &r->egress, err);
 	json_decref(obj);
 	return rc;
 }

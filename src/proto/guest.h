@@ -21,6 +21,8 @@
 /* Where the agent's relay listens on the guest's 127.0.0.1 while there is a grant. */
 #define GUEST_PROXY_HTTP_PORT  3128
 #define GUEST_PROXY_SOCKS_PORT 1080
+/* As whom: of the range that Debian gives to nobody. Neither root nor the user below. */
+#define GUEST_RELAY_UID 65432
 
 /*
  * 32-bit I/O port by which the agent tells the VMM how far it is: no stream

@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE
 #include "agent/agent.h"
+#include "agent/relay.h"
 #include "agent/renew.h"
 
 #include <errno.h>
@@ -66,6 +67,27 @@ static int harness_listen(const char *path, struct err *err)
 	return take_fd(&fd);
 }
 
+/* In place of the host's vsock: a UNIX socket. */
+static int harness_relay(const char *path)
+{
+	struct sockaddr_un host = {.sun_family = AF_UNIX};
+
+	snprintf(host.sun_path, sizeof(host.sun_path), "%s", path);
+	return relay_main((const struct sockaddr *)&host, sizeof(host));
+}
+
+/* HARNESS_EGRESS=HTTP_PORT,SOCKS_PORT,SOCKET: where the relay listens and connects to. */
+static void harness_egress(struct egress_config *cfg)
+{
+	static char host[108];
+	const char *text = getenv("HARNESS_EGRESS");
+	unsigned http, socks;
+
+	if (!text || sscanf(text, "%u,%u,%107s", &http, &socks, host) != 3)
+		return;
+	*cfg = (struct egress_config){(uint16_t)http, (uint16_t)socks, host};
+}
+
 /* harness SOCKET CGROUP|- REPL_SCRIPT HOME ETC RUN [IMAGE UPPER ROOT] */
 int main(int argc, char **argv)
 {
@@ -76,6 +98,8 @@ int main(int argc, char **argv)
 	struct err err;
 	int rc;
 
+	if (argc == 2 && strcmp(argv[0], RELAY_NAME) == 0)
+		return harness_relay(argv[1]);
 	if (argc != 7 && argc != 10) {
 		fprintf(stderr,
 			"usage: %s SOCKET CGROUP|- REPL_SCRIPT HOME ETC RUN [IMAGE UPPER ROOT]\n",
@@ -101,6 +125,7 @@ int main(int argc, char **argv)
 	cfg.node = getenv("HARNESS_NODE") ? getenv("HARNESS_NODE") : "/usr/bin/node";
 	cfg.etc_dir = argv[5];
 	cfg.run_dir = argv[6];
+	harness_egress(&cfg.egress);
 	if (rc >= 0)
 		rc = agent_init(&agent, &cfg, &err);
 	if (rc < 0) {

@@ -8,7 +8,8 @@
  *
  * Checked: no memory error and no leak, nothing but this process is signalled,
  * send buffers stay within their bound, an event in pieces is completed or
- * taken back, and when all have gone and died nothing is left of any cell.
+ * taken back, and when all have gone and died nothing is left of any cell. Egress comes and goes
+ * meanwhile, and its relay, a process as well, dies.
  */
 #define _GNU_SOURCE
 #include "agent/agent.h"
@@ -26,6 +27,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -36,7 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 struct session {
 	int ctl, in, out, err;
-	bool alive, killed;
+	bool alive, killed, relay;
 	struct reap_child *child; /* of the agent */
 };
 
@@ -55,6 +58,8 @@ static bool no_more;
 static struct host hosts[HOSTS];
 /* Logs of calls. */
 static const char log_dir[] = "/tmp/podflare-fuzz-logs";
+/* Files of egress. */
+static const char egress_dir[] = "/tmp/podflare-fuzz-run";
 
 /* In place of spawn.c: a process that is played. */
 pid_t spawn_process(const struct spawn *s)
@@ -69,8 +74,12 @@ pid_t spawn_process(const struct spawn *s)
 				  : open("/dev/null", O_WRONLY | O_CLOEXEC);
 	p->in = s->in_fd >= 0 ? fcntl(s->in_fd, F_DUPFD_CLOEXEC, 3) : -1;
 	assert(p->in < 0 || io_set_nonblock(p->in, 1) == 0);
-	p->out = fcntl(s->out_fd, F_DUPFD_CLOEXEC, 3);
-	p->err = fcntl(s->err_fd, F_DUPFD_CLOEXEC, 3);
+	/* The relay's output is that of this process. */
+	p->relay = s->out_fd == STDERR_FILENO;
+	p->out = p->relay ? open("/dev/null", O_WRONLY | O_CLOEXEC)
+			  : fcntl(s->out_fd, F_DUPFD_CLOEXEC, 3);
+	p->err = p->relay ? open("/dev/null", O_WRONLY | O_CLOEXEC)
+			  : fcntl(s->err_fd, F_DUPFD_CLOEXEC, 3);
 	assert(p->ctl >= 0 && p->out >= 0 && p->err >= 0);
 	assert(io_set_nonblock(p->ctl, 1) == 0 && io_set_nonblock(p->out, 1) == 0 &&
 	       io_set_nonblock(p->err, 1) == 0);
@@ -119,7 +128,7 @@ static void die(struct session *p, int wstatus)
 		c->fn(c, wstatus);
 		return;
 	}
-	assert(0);
+	assert(p->relay && p->killed); /* nobody waits for that */
 }
 
 static void run(int times)
@@ -273,6 +282,20 @@ static void host_act(struct host *h, uint8_t what, const uint8_t *p, size_t len)
 	}
 }
 
+/* Egress is switched on or off. */
+static void host_egress(struct host *h, size_t len)
+{
+	static const char on[] = "{\"on\":true}", off[] = "{\"on\":false}";
+	static const char ca[] = "{\"on\":true,\"ca\":\"-----BEGIN CERTIFICATE-----\\nx"
+				 "\\n-----END CERTIFICATE-----\"}";
+	static const char *const texts[] = {on, off, ca};
+	const char *text = texts[len % ARRAY_SIZE(texts)];
+
+	if (h->fd < 0)
+		host_open(h);
+	host_send(h, FRAME_EGRESS, text, strlen(text));
+}
+
 static void put(int fd, const void *p, size_t len)
 {
 	if (write(fd, p, len) < 0)
@@ -356,6 +379,8 @@ static void pass_time(void)
 
 static void set_up(void)
 {
+	/* Any ports that are free. */
+	static const struct egress_config ports = {0, 0, "host"};
 	struct err err;
 
 	a = (struct agent){.user = {.name = "user", .home = "/"}, .log_dir = log_dir};
@@ -371,6 +396,8 @@ static void set_up(void)
 	a.server.agent = &a;
 	a.server.fd = -1;
 	assert(cgroups_init(&a.cgroups, &a.loop, NULL, &err) == 0);
+	assert(mkdir(egress_dir, 0755) == 0 || errno == EEXIST);
+	egress_init(&a.egress, &a, &ports, "/nonexistent", egress_dir);
 	contexts_init(&a, "script");
 	freezer_init(&a.freezer, &a);
 	renewal_init(&a.renewal, &a, "/nonexistent", "/nonexistent");
@@ -381,6 +408,10 @@ static void set_up(void)
 
 static void tear_down(void)
 {
+	struct request_egress off = {0};
+	struct err err;
+
+	assert(egress_set(&a.egress, &off, &err) == 0 && a.egress.nenv == 0 && !a.egress.ca);
 	no_more = true;
 	for (int i = 0; i < HOSTS; i++) {
 		host_read(&hosts[i]);
@@ -394,6 +425,7 @@ static void tear_down(void)
 		pass_time();
 	}
 	assert(list_empty(&a.server.streams) && list_empty(&a.reaper.children));
+	assert(a.egress.mode == EGRESS_OFF && a.egress.listener[0] < 0 && !a.egress.child.pid);
 	/* All have ended, and nobody is attached: nothing is left but the names. */
 	list_for_each_safe (k, &a.kept.list, struct kept, link) {
 		assert(kept_ended(k) && k->refs == 1 && list_empty(&k->attachments));
@@ -445,6 +477,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			host_act(&hosts[who % HOSTS], what, data, len);
 		else if (what < 230)
 			pass_time();
+		else if (what >= 240)
+			host_egress(&hosts[who % HOSTS], len);
 		run(who % 4 + 1);
 		data += len;
 		size -= len;

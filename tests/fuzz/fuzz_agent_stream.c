@@ -249,6 +249,15 @@ void renewal_begin(struct stream *s, const struct request_renew *r)
 		stream_set_job(s, &source_ops, job_new(0));
 }
 
+void egress_request(struct stream *s, const struct request_egress *r)
+{
+	assert(!r->ca || strlen(r->ca) <= REQUEST_CA_MAX);
+	if (r->on)
+		stream_final(s, FRAME_OK, json_object());
+	else
+		stream_error(s, EIO, "refused");
+}
+
 void changes_begin(struct stream *s, const struct request_changes *r)
 {
 	struct job *j = job_new(0);

@@ -149,12 +149,12 @@ class Repl:
         """Sends one frame."""
         self.control.sendall(_HEADER.pack(len(payload), kind, b"\0\0\0") + payload)
 
-    def start(self, code: str | bytes) -> None:
-        """Sends a cell without waiting for its end."""
+    def start(self, code: str | bytes, **more: Any) -> None:
+        """Sends a cell, with more members of its request, without waiting for its end."""
         source = code.encode() if isinstance(code, str) else code
         self._id += 1
         message = b""
-        head = json.dumps({"id": self._id}).encode()
+        head = json.dumps({"id": self._id, **more}).encode()
         message += _HEADER.pack(len(head), EXEC, b"\0\0\0") + head
         for at in range(0, len(source), 65536):
             part = source[at : at + 65536]
