@@ -24,7 +24,13 @@ from test_percall import argv, needs_node, needs_root, node
 PEM = "-----BEGIN CERTIFICATE-----\nTUlJ\n-----END CERTIFICATE-----\n"
 OTHER = PEM.replace("TUlJ", "TUlK")
 PROXIES = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"]
-BUNDLE = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "AWS_CA_BUNDLE"]
+BUNDLE = [
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "AWS_CA_BUNDLE",
+]
 BUNDLE += ["PIP_CERT", "CARGO_HTTP_CAINFO", "npm_config_cafile"]
 CA_ONLY = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"]
 CA_FILES = ["egress-apt.conf", "egress-bundle.pem", "egress-ca.pem", "egress-wgetrc"]
@@ -259,7 +265,9 @@ def test_files_that_cannot_be_written(egress: EgressAgent) -> None:
 
 
 @pytest.mark.parametrize("ca", [None, PEM])
-@pytest.mark.parametrize("language", ["bash", "argv", "python", pytest.param("javascript", marks=needs_node)])
+@pytest.mark.parametrize(
+    "language", ["bash", "argv", "python", pytest.param("javascript", marks=needs_node)]
+)
 def test_environment(egress: EgressAgent, language: str, ca: str | None) -> None:
     assert added(egress, language) == {}
     assert egress.egress(True, ca=ca) == {}
@@ -301,7 +309,9 @@ def test_session_that_runs(own: EgressAgent) -> None:
     """Told before its next cell, and not in the middle of one; what it starts has it as well."""
     with own.stream() as s, own.stream() as host:
         s.python("import os, time, subprocess; pid = os.getpid(); os.environ.get('HTTPS_PROXY')")
-        s.start("print('on', flush=True); time.sleep(0.5); print('HTTPS_PROXY' in os.environ)", "python")
+        s.start(
+            "print('on', flush=True); time.sleep(0.5); print('HTTPS_PROXY' in os.environ)", "python"
+        )
         begun(s)
         assert host.ask(EGRESS, {"on": True}) == {}
         assert s.finish().stdout == b"False\n"
@@ -418,7 +428,9 @@ def test_files_that_root_has_replaced(egress: EgressAgent) -> None:
 
 def test_environment_of_shells(on: EgressAgent) -> None:
     """The file sets what is not set."""
-    code = f"unset HTTPS_PROXY; http_proxy= ; . {on.dir}/egress-env.sh; /usr/bin/python3 -c '{DUMP}'"
+    code = (
+        f"unset HTTPS_PROXY; http_proxy= ; . {on.dir}/egress-env.sh; /usr/bin/python3 -c '{DUMP}'"
+    )
     with on.stream() as s:
         found = json.loads(s.bash(code).stdout)
     expected = {**wanted(on), "http_proxy": ""}

@@ -128,7 +128,9 @@ def test_an_opener_of_the_users_stays(repl: Repl) -> None:
     assert repl.run(code).exit_code == 0
     tell(repl, ENV)
     assert repl.run("r._opener is opener").value == "True"
-    repl.run("import ssl; opener = r.build_opener(r.HTTPSHandler(context=ssl.create_default_context()))")
+    repl.run(
+        "import ssl; opener = r.build_opener(r.HTTPSHandler(context=ssl.create_default_context()))"
+    )
     repl.run("r.install_opener(opener)")
     tell(repl, {})
     assert repl.run("r._opener is opener").value == "True"
