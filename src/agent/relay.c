@@ -213,17 +213,15 @@ static int relay_watch(struct relay_end *e, uint32_t want)
 static void relay_turn(struct relay_conn *c)
 {
 	struct relay *r = c->relay;
+	bool broken = relay_pump(r, &c->up) < 0 || relay_pump(r, &c->down) < 0;
+	bool over = !broken && relay_over(c);
 
-	if (relay_pump(r, &c->up) < 0 || relay_pump(r, &c->down) < 0) {
-		relay_drop(c, true);
-	} else if (relay_over(c)) {
-		relay_drop(c, false);
-	} else if (relay_watch(&c->client, relay_wants(&c->up, &c->down)) < 0 ||
-		   relay_watch(&c->host, relay_wants_host(c)) < 0) {
-		relay_drop(c, true);
-	} else {
+	if (!broken && !over)
+		broken = relay_watch(&c->client, relay_wants(&c->up, &c->down)) < 0 ||
+			 relay_watch(&c->host, relay_wants_host(c)) < 0;
+	if (!broken && !over)
 		return;
-	}
+	relay_drop(c, broken);
 	relay_promote(r);
 }
 
@@ -281,10 +279,10 @@ static void relay_begin(struct relay_conn *c)
 		relay_drop(c, true);
 		return;
 	}
-	rc = connect(c->host.fd, r->to, r->to_len) < 0 ? errno : 0;
-	if (rc && rc != EINPROGRESS)
-		relay_drop(c, true);
-	else if (loop_add(&r->loop, &c->host.src, c->host.fd, EPOLLOUT) < 0)
+	rc = connect(c->host.fd, r->to, r->to_len) < 0 ? -errno : 0;
+	if (rc == 0 || rc == -EINPROGRESS)
+		rc = loop_add(&r->loop, &c->host.src, c->host.fd, EPOLLOUT);
+	if (rc < 0)
 		relay_drop(c, true);
 }
 
