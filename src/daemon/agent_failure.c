@@ -31,6 +31,14 @@ static const struct {
 	{"wrong_offset", "wrong_offset", "offset", 409},
 };
 
+void agent_failure_text(char *out, size_t len, const char *text)
+{
+	snprintf(out, len, "%s", text);
+	for (char *c = out; *c; c++)
+		if ((unsigned char)*c < ' ' || *c == 0x7f)
+			*c = ' ';
+}
+
 void agent_failure_parse(const struct frame *f, struct agent_failure *out)
 {
 	json_t *o = json_loadb((const char *)f->payload, f->len, 0, NULL);
@@ -38,11 +46,9 @@ void agent_failure_parse(const struct frame *f, struct agent_failure *out)
 	const char *text = json_string_value(json_object_get(o, "message"));
 
 	*out = (struct agent_failure){.status = 502, .code = "agent_error"};
-	snprintf(out->message, sizeof(out->message), "%s",
-		 text && *text ? text : "the guest's agent reported an error without a reason");
-	for (char *c = out->message; *c; c++)
-		if ((unsigned char)*c < ' ' || *c == 0x7f)
-			*c = ' ';
+	agent_failure_text(out->message, sizeof(out->message),
+			   text && *text ? text
+					 : "the guest's agent reported an error without a reason");
 	for (size_t i = 0; word && i < ARRAY_SIZE(table); i++) {
 		if (strcmp(word, table[i].word) == 0) {
 			out->word = table[i].word;

@@ -9,6 +9,7 @@
 #include "proto/frame.h"
 
 #include <stdbool.h>
+#include <stddef.h>
 
 struct agent_failure {
 	const char *word; /* the agent's, when it is a known one, or NULL */
@@ -19,6 +20,8 @@ struct agent_failure {
 };
 
 void agent_failure_parse(const struct frame *f, struct agent_failure *out);
+/* A sentence of the agent's without control characters. */
+void agent_failure_text(char *out, size_t len, const char *text);
 /* Whether the agent has said this word. */
 bool agent_failure_is(const struct agent_failure *why, const char *word);
 /* Refusal of an EXEC of this language: what it names is a member of the exec, not a file. */

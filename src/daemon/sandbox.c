@@ -67,6 +67,7 @@ static void sandbox_on_renew(struct agent_stream *s)
 	if (rc == 0)
 		return;
 	if (rc == 1 && f.type == FRAME_OK) {
+		egress_renewed(sb, &f);
 		agent_release(s);
 		sb->renew = NULL;
 		sb->renewed = true;

@@ -152,7 +152,7 @@ class Stream(Files, Commands):
             assert req["generation"] == vmm.state["generation"] + (req["kind"] == "fork")
             vmm.thaw()
         vmm.state["generation"] = req["generation"]
-        self.send(OK, {})
+        self.send(OK, {"egress_error": "port 1080\tis in use"} if mode == "renew-no-egress" else {})
 
     def check_egress(self, o: dict) -> None:
         """{"on", "ca"}"""

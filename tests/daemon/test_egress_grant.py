@@ -33,6 +33,20 @@ def test_nothing_is_granted_unless_it_is_asked_for(daemon: Daemon, body: dict) -
     assert started(daemon) == 0
 
 
+def test_the_agent_cannot(start: Callable[..., Daemon]) -> None:
+    """The sandbox is there, and says why it has no egress; one without a grant has nothing to say."""
+    d = start(mode="fork:renew-no-egress")
+    d.templates_ready()
+    for body, told in [
+        ({}, OFF),
+        ({"egress": grant("a.example")}, {"state": "failed", "reason": "port 1080 is in use"}),
+    ]:
+        r = d.http.post("/v1/sandboxes", json=body)
+        assert r.status_code == 200, r.text
+        assert told.items() <= r.json()["egress"].items()
+        assert stdout_of(d.exec(r.json()["id"], "echo hi")) == "hi"
+
+
 def test_the_object(daemon: Daemon) -> None:
     """Lists in normal form, and of injections the names only."""
     allow = ["API.Example.com", "*.example.org", "pypi", {"host": "bücher.example", "ports": [8443]}]

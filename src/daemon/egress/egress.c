@@ -91,7 +91,7 @@ void egress_ready(struct sandbox *sb)
 {
 	struct egress_sandbox *e = sb->egress;
 
-	if (!e)
+	if (!e || e->tell_failure[0])
 		return;
 	e->told_on = e->asked_on;
 	e->told_ca = e->asked_ca;
@@ -217,8 +217,11 @@ json_t *egress_json(const struct sandbox *sb)
 	const char *state = "off", *reason = NULL;
 
 	if (g) {
-		state = e->reason[0] ? "failed" : "on";
-		reason = e->reason[0] ? e->reason : NULL;
+		if (e->reason[0])
+			reason = e->reason;
+		else if (e->tell_failure[0])
+			reason = e->tell_failure;
+		state = reason ? "failed" : "on";
 	}
 	return json_pack("{s:o, s:o, s:s, s:s?}", "allow", g ? json_incref(g->allow) : json_array(),
 			 "inject", grant_inject_names(g), "state", state, "reason", reason);

@@ -26,6 +26,7 @@
 #include <stdint.h>
 
 struct egress_sandbox;
+struct frame;
 struct grant;
 struct sandbox;
 
@@ -43,7 +44,9 @@ bool egress_prepare(struct sandbox *sb, void (*fn)(struct sandbox *sb));
  * string), or NULL: there is no grant (or no memory; the agent is told later).
  */
 char *egress_begin(struct sandbox *sb);
-/* Its agent has answered RENEW. */
+/* Its agent has answered RENEW with OK. */
+void egress_renewed(struct sandbox *sb, const struct frame *ok);
+/* It is READY. */
 void egress_ready(struct sandbox *sb);
 
 /* --- life -------------------------------------------------------------------------------- */

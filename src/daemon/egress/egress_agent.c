@@ -101,6 +101,18 @@ static void on_limit(struct loop_timer *t)
 		lost(e, "the guest's agent did not answer");
 }
 
+void egress_renewed(struct sandbox *sb, const struct frame *ok)
+{
+	struct egress_sandbox *e = sb->egress;
+	json_t *o = json_loadb((const char *)ok->payload, ok->len, 0, NULL);
+	const char *why = json_string_value(json_object_get(o, "egress_error"));
+
+	if (e && why)
+		agent_failure_text(e->tell_failure, sizeof(e->tell_failure),
+				   *why ? why : "the guest's agent cannot have egress");
+	json_decref(o);
+}
+
 void egress_agent_tell(struct egress_sandbox *e)
 {
 	struct sandbox *sb = e->sb;
