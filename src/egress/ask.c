@@ -166,7 +166,7 @@ static void asking_deny(struct egress_asking *a, const struct sockaddr *sa)
 	snprintf(v.detail, sizeof(v.detail), "%s", a->j.detail);
 	text_hint(e, v.reason, &a->question.q, &a->j, v.hint, sizeof(v.hint));
 	snprintf(a->question.host, sizeof(a->question.host), "%s", a->j.host);
-	audit_decision(e, &a->question, a->j.rule, sa, v.reason, v.detail);
+	audit_decision(e, &a->question, a->j.rule, sa, v.reason, v.detail, v.hint);
 	asking_tell(a, &v);
 }
 
@@ -194,7 +194,7 @@ static void asking_allow(struct egress_asking *a, const union resolver_address *
 	if (proto != EGRESS_CONNECT && proto != EGRESS_SOCKS)
 		v.inject = json_object_get(policy_inject(e->policy, a->j.host), "headers");
 	/* The record first: it has the question, which moves into the grant. */
-	audit_decision(e, &a->question, a->j.rule, &addr->sa, EGRESS_R_NONE, v.detail);
+	audit_decision(e, &a->question, a->j.rule, &addr->sa, EGRESS_R_NONE, v.detail, "");
 	v.grant = grant_new(e, &a->question, &a->j, &addr->sa, len);
 	if (!v.grant) {
 		v = (struct egress_verdict){.reason = EGRESS_R_CONNECTIONS, .detail = "no memory"};
@@ -485,5 +485,5 @@ void egress_denied(struct egress *e, const struct egress_question *q, enum egres
 	snprintf(out->host, sizeof(out->host), "%s", j.host);
 	snprintf(out->detail, sizeof(out->detail), "%s", detail);
 	text_hint(e, why, q, &j, out->hint, sizeof(out->hint));
-	audit_decision(e, &kept, NULL, NULL, why, detail);
+	audit_decision(e, &kept, NULL, NULL, why, detail, out->hint);
 }

@@ -116,16 +116,18 @@ static json_t *audit_add(json_t *record, json_t *more)
 }
 
 void audit_decision(struct egress *e, const struct question *q, const char *rule,
-		    const struct sockaddr *sa, enum egress_reason why, const char *detail)
+		    const struct sockaddr *sa, enum egress_reason why, const char *detail,
+		    const char *hint)
 {
 	json_t *r = audit_record(e, "decision", q, rule, sa);
-	char text[512];
+	char text[512], more[512];
 
 	text_printable(text, sizeof(text), detail, strlen(detail));
-	audit_send(e, audit_add(r, json_pack("{s:s, s:s?, s:s}", "verdict",
+	text_printable(more, sizeof(more), hint, strlen(hint));
+	audit_send(e, audit_add(r, json_pack("{s:s, s:s?, s:s, s:s*}", "verdict",
 					     why == EGRESS_R_NONE ? "allow" : "deny", "reason",
 					     why == EGRESS_R_NONE ? NULL : egress_reason_text(why),
-					     "detail", text)));
+					     "detail", text, "hint", more[0] ? more : NULL)));
 }
 
 void audit_end(struct egress *e, const struct egress_grant *g, enum egress_reason why)

@@ -103,7 +103,8 @@ void grant_cut_all(struct egress *e, enum egress_reason why);
 
 /* A decision. rule, sa: or NULL. Ends the process when it cannot be told. */
 void audit_decision(struct egress *e, const struct question *q, const char *rule,
-		    const struct sockaddr *sa, enum egress_reason why, const char *detail);
+		    const struct sockaddr *sa, enum egress_reason why, const char *detail,
+		    const char *hint);
 void audit_end(struct egress *e, const struct egress_grant *g, enum egress_reason why);
 /* A message to the daemon; takes the reference. */
 void audit_send(struct egress *e, json_t *message);

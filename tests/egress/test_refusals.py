@@ -40,11 +40,11 @@ def test_denial_of_connect(granted: Any) -> None:
     record = granted.decision()
     assert record["verdict"] == "deny" and record["reason"] == "not_allowed"
     assert (record["exec"], record["host"], record["port"]) == ("exec_7", "other.test", 443)
-    assert record["detail"] == told["detail"]
+    assert (record["detail"], record["hint"]) == (told["detail"], told["hint"])
     assert record["address"] is None and record["rule"] is None
     assert set(record) == {
         "type", "time", "id", "stream", "exec", "proto", "host", "port", "method", "address",
-        "rule", "verdict", "reason", "detail",
+        "rule", "verdict", "reason", "detail", "hint",
     }  # fmt: skip
     assert granted.silent()  # a denial has no end of its own
 
