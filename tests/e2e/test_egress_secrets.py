@@ -146,10 +146,11 @@ def test_a_bad_header_is_refused_without_its_value(client: Client):
         assert CANARY not in str(e.value)
 
 
-# Reads whatever root can read of the machine's memory. The needles are put together here, so that this
-# script is none of the places where they are found. Each chunk overlaps the last one.
+# Reads whatever root can read of the machine's memory. It looks for the needles backwards in what it
+# has read backwards, so that this program is none of the places where they are found. Each chunk
+# overlaps the last one.
 SCAN = r"""
-needles = {name: bytes.fromhex(text)[::-1] for name, text in NEEDLES.items()}
+needles = {name: bytes.fromhex(text) for name, text in NEEDLES.items()}
 found = {name: [] for name in needles}
 read = {}
 def scan(name, f, start, end):
@@ -164,6 +165,7 @@ def scan(name, f, start, end):
         if not chunk:
             break
         read[name] = read.get(name, 0) + len(chunk)
+        chunk = chunk[::-1]
         for what, needle in needles.items():
             if needle in chunk:
                 found[what].append(name)
