@@ -10,8 +10,9 @@ A few failed tests of a pytest stage are run once more, by themselves. What pass
 passed, and is named at the end as unsteady: a defect, of the test or of what it tests, to be found.
 What fails twice has failed.
 
-Two lanes run beside each other, since both mostly wait: the stages with real guests, which on many
-machines share one emulated processor, and all others. What both need, the builds, comes first.
+Three lanes run beside each other, since all mostly wait: the stages with real guests, which on many
+machines share one emulated processor, those of the daemon, and all others. What they need, the
+builds, comes first.
 
     tests/run.py --build build [--only STAGE ...] [--list]
 """
@@ -66,7 +67,7 @@ class Stage:
     command: list[str]
     env: dict[str, str] = field(default_factory=dict)
     timeout: int = 900
-    lane: str = "native"  # or "first", before both lanes, or "guests"
+    lane: str = "native"  # or "first", before all lanes, "daemon", "guests"
 
 
 def c_files() -> list[str]:
@@ -133,8 +134,11 @@ def stages(build: Path) -> list[Stage]:
     ):
         if name == "daemon":  # with the sanitizers in it; what measures, without them
             env = {**SANITIZER_ENV, "PODFLARED": str(asan / "podflared")}
-            listed.append(Stage("daemon", "pytest", [directory], env=env, timeout=1800))
-            listed.append(Stage("daemon-bounds", "pytest", [directory, "-m", "bounds"]))
+            listed.append(
+                Stage("daemon", "pytest", [directory], env=env, timeout=3000, lane="daemon")
+            )
+            command = [directory, "-m", "bounds"]
+            listed.append(Stage("daemon-bounds", "pytest", command, lane="daemon"))
         elif name == "egress":  # the same; and in its jail, which sanitizers do not allow
             env = {**SANITIZER_ENV, "PODFLARE_EGRESS": str(asan / "podflare-egress")}
             command = [directory, "-m", "not plain"]
@@ -145,7 +149,7 @@ def stages(build: Path) -> list[Stage]:
             listed.append(Stage("vmm", "pytest", [directory]))
             listed.append(Stage("vmm-asan", "pytest", [directory], env=env))
         else:
-            timeout = 3600 if name == "e2e" else 1200
+            timeout = 4200 if name == "e2e" else 1800
             lane = "guests" if name in ("box", "guest", "e2e") else "native"
             listed.append(Stage(name, "pytest", [directory], timeout=timeout, lane=lane))
     return listed
@@ -326,7 +330,7 @@ def main() -> int:
     run.lane([s for s in chosen if s.lane == "first"])
     lanes = [
         threading.Thread(target=run.lane, args=([s for s in chosen if s.lane == lane],), daemon=True)
-        for lane in ("native", "guests")
+        for lane in ("native", "daemon", "guests")
     ]
     for thread in lanes:
         thread.start()
