@@ -6,6 +6,7 @@ test_egress_tls.py; the same natively, in more forms: tests/egress.)"""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from egress_guest import ask, reason
 from egress_world import METADATA, PUNYCODE, World
 from guest import sh
 
-from podflare import Client, Sandbox
+from podflare import Client, ExecResult, Sandbox
 
 NOWHERE = ("ENETUNREACH", "EHOSTUNREACH", "EADDRNOTAVAIL", "EAFNOSUPPORT", "ECONNREFUSED", "EINVAL")
 
@@ -197,8 +198,9 @@ say(seen)
 def test_sibling(granted: Sandbox, fresh, outside: World, nothing_arrives):
     """Another sandbox that listens: not by its name, not by an address, not by vsock."""
     sibling = fresh(egress_allow=outside.everything())
-    sh(sibling, "cd /tmp && (python3 -m http.server 8000 >/dev/null 2>&1 &) ; sleep 1")
-    assert "Directory listing" in sh(sibling, "curl -s http://127.0.0.1:8000/")
+    sibling.commands.run("python3 -m http.server 8000", background=True)
+    page = sh(sibling, "until curl -s http://127.0.0.1:8000/; do sleep 0.2; done")
+    assert "Directory listing" in page
     name = sh(sibling, "hostname").strip()
     for host in (name, f"{name}.local", sibling.id.replace("_", "-")):
         ways = by_all_ways(granted, host, 8000)
@@ -501,18 +503,22 @@ say([raw(head + b"Content-Length: %d\\r\\n\\r\\n" % len(inner) + inner),
 def test_redirects_lead_nowhere(granted: Sandbox, outside: World):
     """An allowed host may say where to go; whoever follows is judged again."""
     port = outside.http.port
-    for to in ("http://evil.test/", f"http://{METADATA}/latest/", f"http://127.0.0.1:{port}/json"):
-        got = granted.run_code(
-            f"curl -sS -L -o /tmp/out -w '%{{http_code}} %{{num_redirects}}\n' "
-            f"'http://api.test:{port}/redirect?to={to}' && grep -o egress_denied /tmp/out",
-            language="bash",
-        )
-        assert got.stdout.split() == ["403", "1", "egress_denied"] or (
-            # What is not to be spoken to through a proxy is asked for directly, and is not there.
-            "127.0.0.1" in to
-            and got.exit_code != 0
-            and got.stdout.split()[0] == "000"
-        ), (to, got)
+
+    def follow(to: str) -> ExecResult:
+        url = f"http://api.test:{port}/redirect?to={to}"
+        return granted.run_code(f"curl -sS -L -w '\n%{{num_redirects}}\n' '{url}'", "bash")
+
+    for to, why in (
+        ("http://evil.test/", "not_allowed"),
+        (f"http://{METADATA}/latest/", "bad_host"),
+    ):
+        r = follow(to)
+        denial, redirects = r.stdout.splitlines()
+        assert json.loads(denial)["reason"] == why and redirects == "1", r
+        assert [one.reason for one in r.denied] == [why]
+    # What is not to be spoken to through a proxy is asked for directly, and is not there.
+    r = follow(f"http://127.0.0.1:{port}/json")
+    assert r.exit_code == 7 and "Failed to connect to 127.0.0.1" in r.stderr, r
 
 
 def test_rebinding(granted: Sandbox, outside: World):
