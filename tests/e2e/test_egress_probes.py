@@ -513,7 +513,7 @@ def test_redirects_lead_nowhere(granted: Sandbox, outside: World):
         (f"http://{METADATA}/latest/", "bad_host"),
     ):
         r = follow(to)
-        denial, redirects = r.stdout.splitlines()
+        denial, redirects = filter(None, r.stdout.splitlines())
         assert json.loads(denial)["reason"] == why and redirects == "1", r
         assert [one.reason for one in r.denied] == [why]
     # What is not to be spoken to through a proxy is asked for directly, and is not there.
