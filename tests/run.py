@@ -120,6 +120,7 @@ def stages(build: Path) -> list[Stage]:
         Stage("unit", "cmocka", [str(asan / "tests/unit")], env=SANITIZER_ENV),
     ]
     for name, directory in (
+        ("docs", "tests/docs"),
         ("binaries", "tests/binaries"),
         ("image", "tests/image"),
         ("repl", "tests/repl"),
