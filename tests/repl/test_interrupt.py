@@ -182,8 +182,8 @@ def test_alarm_inside_a_cell(repl: Repl) -> None:
 
 
 def test_multiprocessing_spawn_can_be_cancelled(repl: Repl) -> None:
-    code = "import multiprocessing as mp\ndef f(x): return x\n"
-    code += "with mp.get_context('spawn').Pool(1) as p:\n    " + READY + "    p.map(f, [1])"
+    code = "import multiprocessing as mp, time\n"
+    code += "with mp.get_context('spawn').Pool(1) as p:\n    " + READY + "    p.map(time.sleep, [1000])"
     result = cancel(repl, code, 10)
     assert result.exit_code == 130  # type: ignore[attr-defined]
     repl.drain(0.3)
