@@ -117,7 +117,7 @@ static void command_kill(struct command *c)
 	/* Also the session, for the case without cgroups; its id cannot be reused before the reap.
 	 */
 	if (c->child.pid)
-		kill(-c->child.pid, SIGKILL);
+		spawn_signal(c->child.pid, SIGKILL);
 }
 
 /* The deadline, and the steps after it. */
@@ -136,11 +136,11 @@ static void command_on_alarm(void *arg)
 	c->end.stop = EXEC_TIMED_OUT;
 	switch (c->step++) {
 	case 0:
-		kill(-c->child.pid, SIGINT);
+		spawn_signal(c->child.pid, SIGINT);
 		break;
 	case 1:
-		kill(-c->child.pid, SIGTERM);
-		kill(-c->child.pid, SIGCONT); /* one that is stopped would not see it */
+		spawn_signal(c->child.pid, SIGTERM);
+		spawn_signal(c->child.pid, SIGCONT); /* one that is stopped would not see it */
 		break;
 	default:
 		command_kill(c);
@@ -156,7 +156,7 @@ void command_interrupt(struct command *c)
 	if (exec_must_end(c->end.stop) || !c->child.pid)
 		return;
 	c->end.stop = EXEC_INTERRUPTED;
-	kill(-c->child.pid, SIGINT);
+	spawn_signal(c->child.pid, SIGINT);
 }
 
 static void command_on_interrupt(struct stream *s, void *job)
@@ -453,7 +453,9 @@ int command_signal(const struct command *c, int sig, bool group)
 	/* A process that waits to be reaped has its number still. */
 	if (!c->child.pid)
 		return -ESRCH;
-	return kill(group ? -c->child.pid : c->child.pid, sig) < 0 ? -errno : 0;
+	if (group)
+		return spawn_signal(c->child.pid, sig);
+	return kill(c->child.pid, sig) < 0 ? -errno : 0;
 }
 
 void command_resize(const struct command *c, const struct terminal_size *size)

@@ -112,7 +112,7 @@ static void hooks_on_limit(struct loop_timer *t)
 	h->overtime = true;
 	cgroup_kill(h->cgroup);
 	if (h->child.pid)
-		kill(-h->child.pid, SIGKILL);
+		spawn_signal(h->child.pid, SIGKILL);
 }
 
 /* Fills err when the hook has failed. */

@@ -275,8 +275,10 @@ static void put_on_end(struct stream *s, void *job)
 	int rc;
 
 	if (p->resumable && p->size < p->total) {
-		stream_final(s, FRAME_OK, put_answer(p, false));
-		put_gone(p);
+		json_t *answer = put_answer(p, false);
+
+		put_gone(p); /* before the host knows: it may look at once */
+		stream_final(s, FRAME_OK, answer);
 		return;
 	}
 	rc = put_commit(p);

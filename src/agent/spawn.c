@@ -179,3 +179,12 @@ pid_t spawn_process(const struct spawn *s)
 		child_main(s, cwd);
 	return (pid_t)pid;
 }
+
+int spawn_signal(pid_t pid, int sig)
+{
+	if (kill(-pid, sig) == 0)
+		return 0;
+	if (errno == ESRCH && kill(pid, sig) == 0)
+		return 0;
+	return -errno;
+}

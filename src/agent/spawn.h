@@ -33,3 +33,9 @@ struct spawn {
  * the program is not there.
  */
 pid_t spawn_process(const struct spawn *s);
+
+/*
+ * A signal to the process group that such a process leads. One that has just been started leads
+ * none before its setsid(); then to the process alone. 0 or -errno (-ESRCH: it has been reaped).
+ */
+int spawn_signal(pid_t pid, int sig);

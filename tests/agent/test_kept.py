@@ -263,6 +263,16 @@ def test_exists(agent: Agent) -> None:
     assert refused(agent, {"language": "bash", "keep": keep}, EXEC) == "exists"
 
 
+def test_a_signal_at_once(agent: Agent) -> None:
+    """It may come before the command has a process group of its own."""
+    for _ in range(20):
+        keep, a = start(agent, "sleep 1000")
+        assert ask(agent, "signal", keep, signal=9) == {}
+        assert a.finish()["signal"] == 9
+        a.close()
+        forget(agent, keep)
+
+
 def test_too_many(own_agent: Agent) -> None:
     """The oldest that has ended makes room; when all run there is none."""
     agent = own_agent
