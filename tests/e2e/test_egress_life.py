@@ -27,6 +27,7 @@ def read():
     c.request("GET", "http://api.test:{port}/stream", headers={{"Host": "api.test:{port}"}})
     try:
         reply = c.getresponse()
+        assert reply.status == 200, reply.read()
         while reply.readline():
             lines += 1
         ended = "end"

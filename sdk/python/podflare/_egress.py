@@ -52,7 +52,7 @@ class EgressRecord:
 
     type        "decision", or "end" of what was allowed; both have the same `id`.
     time        RFC 3339, UTC, with milliseconds.
-    sandbox     id of the sandbox. Records of a merged sandbox are those of its new id.
+    sandbox     id of the sandbox, as it was then: a merge gives it another one.
     id          number of the decision within the sandbox.
     exec_id     the call that ran when the connection was opened, if it was one.
     proto       "connect" or "socks" (tunnels), "http", "gateway", or "intercept" (a request within an
