@@ -15,7 +15,7 @@ BOX = Path(__file__).parent / "box"
 SCRIPTS = sorted(BOX.glob("*.sh"))
 
 
-@pytest.mark.limit(600)
+@pytest.mark.limit(1500)
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_script(build: Path, tmp_path: Path, daemon, script: Path):
     if daemon.log() is None:
@@ -53,7 +53,7 @@ def test_script(build: Path, tmp_path: Path, daemon, script: Path):
             cwd=BOX,
         )
     try:
-        status = process.wait(580)
+        status = process.wait(1480)
         assert status == 0, process.output()
         assert process.output().count("ok - ") >= 3, process.output()
         assert not process.descendants()
