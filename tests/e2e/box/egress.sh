@@ -85,7 +85,7 @@ in_memory() {
 		start=$((0x${span%-*}))
 		dd if=/proc/"$1"/mem bs=1M iflag=skip_bytes,count_bytes skip=$start \
 			count=$((0x${span#*-} - start)) conv=noerror status=none 2>/dev/null |
-			tr '\000' '\n' | grep -c -F "$2"
+			tr -s '\000' '\n' | grep -c -F "$2"
 	done <"/proc/$1/maps" | awk '{n += $1} END {print n + 0}'
 }
 
