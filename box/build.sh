@@ -99,9 +99,8 @@ for library in "${libraries[@]}"; do
 	install -m 755 "$library" "$tree$library"
 done
 cp -L "$guest/vmlinux" "$guest/initramfs.cpio" "$tree/guest/"
-printf '%s\n' root:x:0:0:root:/root:/bin/sh podflare:x:1000:1000::/state:/bin/sh \
-	'nobody:x:65534:65534::/:/bin/false' >"$tree/etc/passwd"
-printf '%s\n' root:x:0: tty:x:5: podflare:x:1000: nogroup:x:65534: >"$tree/etc/group"
+printf '%s\n' root:x:0:0:root:/root:/bin/sh podflare:x:1000:1000::/state:/bin/sh >"$tree/etc/passwd"
+printf '%s\n' root:x:0: tty:x:5: podflare:x:1000: >"$tree/etc/group"
 printf '%s\n' '127.0.0.1 localhost podflare-box' >"$tree/etc/hosts"
 # QEMU's user network has a resolver there, which asks those of this host.
 printf '%s\n' 'nameserver 10.0.2.3' >"$tree/etc/resolv.conf"

@@ -29,7 +29,7 @@ static bool is_same(const json_t *entry, const struct record *r)
 {
 	return json_integer_value(json_object_get(entry, "port")) == r->port &&
 	       strcmp(json_string_value(json_object_get(entry, "reason")),
-		      record_reason_word(r->reason)) == 0 &&
+		      egress_reason_text(r->reason)) == 0 &&
 	       json_equal(json_object_get(entry, "host"), r->host);
 }
 
@@ -54,7 +54,7 @@ static void note(struct exec *e, const struct record *r)
 		return;
 	json_array_append_new(e->denied,
 			      json_pack("{s:O, s:I, s:s, s:s, s:i}", "host", r->host, "port",
-					r->port, "reason", record_reason_word(r->reason), "hint",
+					r->port, "reason", egress_reason_text(r->reason), "hint",
 					r->hint, "count", 1));
 }
 

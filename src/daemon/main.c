@@ -14,10 +14,10 @@
 #include "lib/io.h"
 #include "lib/layerfile.h"
 #include "lib/log.h"
+#include "lib/wipe.h"
 
 #include <errno.h>
 #include <jansson.h>
-#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -222,14 +222,6 @@ static int run(struct daemon *d, uint64_t start_ns)
 	return rc < 0 ? 1 : 0;
 }
 
-/* Requests and grants of egress have secrets in them: JSON that is freed is overwritten. */
-static void wiping_free(void *p)
-{
-	if (p)
-		explicit_bzero(p, malloc_usable_size(p));
-	free(p);
-}
-
 int main(int argc, char **argv)
 {
 	static struct daemon d; /* too large for the stack; reached through pointers only */
@@ -238,7 +230,8 @@ int main(int argc, char **argv)
 	int rc;
 
 	umask(077);
-	json_set_alloc_funcs(malloc, wiping_free);
+	/* Requests and grants of egress have secrets in them. */
+	json_set_alloc_funcs(malloc, wipe_free);
 	rc = config_load(&d.config, argc, argv, &err);
 	log_init(d.config.log_format, LOG_INFO);
 	if (rc < 0) {

@@ -100,6 +100,7 @@ static void sandbox_renew(struct turn *turn)
 	/* Its VMM is told first: user code may connect as soon as RENEW lets it run. */
 	_cleanup_free char *egress = egress_begin(sb);
 	struct err err = {0};
+	int rc;
 
 	sb->renew = agent_open(&sb->agent, sandbox_on_renew, sb, &err);
 	if (!sb->renew) {
@@ -108,12 +109,14 @@ static void sandbox_renew(struct turn *turn)
 			sandbox_end(sb, false, "%s", err.msg);
 		return;
 	}
-	if (renew_send(sb->renew, &(struct renew){.id = sb->id,
-						  .kind = sb->parent[0] ? "fork" : "create",
-						  .generation = sb->generation,
-						  .reseed = sb->reseed,
-						  .egress = egress}) < 0)
-		sandbox_end(sb, false, "no randomness for the guest");
+	rc = renew_send(sb->renew, &(struct renew){.id = sb->id,
+						   .kind = sb->parent[0] ? "fork" : "create",
+						   .generation = sb->generation,
+						   .reseed = sb->reseed,
+						   .egress = egress});
+	if (rc < 0)
+		sandbox_end(sb, false, "%s",
+			    rc == -ENOMEM ? "out of memory" : "no randomness for the guest");
 }
 
 /* All that RENEW has to tell is known. */

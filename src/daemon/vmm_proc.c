@@ -6,6 +6,7 @@
  * have the same.
  */
 #define _GNU_SOURCE
+#include "daemon/child.h"
 #include "daemon/vmm_impl.h"
 #include "lib/log.h"
 
@@ -13,7 +14,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -163,44 +163,16 @@ void vmm_kill(struct vmm *v, bool quiet)
 
 int vmm_spawn(struct vmm *v, const char *id, int ctl_peer)
 {
-	char *const argv[] = {(char *)(uintptr_t) "podflare-vmm", (char *)(uintptr_t)id, NULL};
-	char *const envp[] = {NULL};
-	posix_spawn_file_actions_t fa;
-	posix_spawnattr_t attr;
-	sigset_t none, all;
-	int rc;
+	int rc = child_spawn(&v->pid, v->host->vmm_path, "podflare-vmm", id, ctl_peer);
 
-	sigemptyset(&none);
-	sigfillset(&all);
-	posix_spawn_file_actions_init(&fa);
-	posix_spawnattr_init(&attr);
-	rc = posix_spawn_file_actions_adddup2(&fa, ctl_peer, CTL_FD);
-	if (rc == 0)
-		rc = posix_spawn_file_actions_addopen(&fa, 0, "/dev/null", O_RDWR, 0);
-	if (rc == 0)
-		rc = posix_spawn_file_actions_addopen(&fa, 1, "/dev/null", O_RDWR, 0);
-	if (rc == 0)
-		rc = posix_spawn_file_actions_addclosefrom_np(&fa, CTL_FD + 1);
-	posix_spawnattr_setsigmask(&attr, &none);
-	posix_spawnattr_setsigdefault(&attr, &all);
-	/* A group of its own: Ctrl-C is for the daemon, which then ends its VMMs. */
-	posix_spawnattr_setpgroup(&attr, 0);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
-						POSIX_SPAWN_SETPGROUP);
-	if (rc == 0)
-		rc = posix_spawn(&v->pid, v->host->vmm_path, &fa, &attr, argv, envp);
-	posix_spawnattr_destroy(&attr);
-	posix_spawn_file_actions_destroy(&fa);
-	if (rc)
+	if (rc < 0)
 		v->pid = 0;
-	return -rc;
+	return rc;
 }
 
 void vmm_abandon(struct vmm *v)
 {
-	kill(v->pid, SIGKILL);
-	while (waitpid(v->pid, NULL, 0) < 0 && errno == EINTR)
-		continue;
+	child_abandon(v->pid);
 	v->pid = 0;
 }
 

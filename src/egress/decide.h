@@ -129,6 +129,8 @@ void egress_denied(struct egress *e, const struct egress_question *q, enum egres
 		   const char *detail, struct egress_verdict *out);
 
 const char *egress_reason_text(enum egress_reason r);
+/* EGRESS_REASONS: no such word. */
+enum egress_reason egress_reason_parse(const char *word);
 const char *egress_proto_text(enum egress_proto p);
 
 /*

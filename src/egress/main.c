@@ -12,12 +12,12 @@
 #include "egress/jail.h"
 #include "lib/io.h"
 #include "lib/log.h"
+#include "lib/wipe.h"
 #include "proto/egress.h"
 
 #include <errno.h>
 #include <getopt.h>
 #include <jansson.h>
-#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -31,10 +31,9 @@ struct options {
 };
 
 static const char usage[] =
-	"usage: podflare-egress [--user NAME] [--ca-file FILE] [SANDBOX]\n"
+	"usage: podflare-egress [--user NAME] [--ca-file FILE]\n"
 	"\n"
 	"The egress proxy of one sandbox. podflared starts it, with a control socket.\n"
-	"SANDBOX is there for lists of processes only.\n"
 	"\n"
 	"  --user NAME     whom to become when started as root (default: nobody)\n"
 	"  --ca-file FILE  CAs of destinations (default: /etc/ssl/certs/ca-certificates.crt)\n";
@@ -70,7 +69,7 @@ static int parse_options(struct options *o, int argc, char **argv)
 			return -1;
 		}
 	}
-	return optind + 1 >= argc ? 0 : -1;
+	return optind == argc ? 0 : -1;
 }
 
 static int check_control_socket(void)
@@ -83,20 +82,12 @@ static int check_control_socket(void)
 	return 0;
 }
 
-/* Policies hold secrets: JSON that is freed is wiped. */
-static void wiping_free(void *p)
-{
-	if (p)
-		explicit_bzero(p, malloc_usable_size(p));
-	free(p);
-}
-
 /* What libraries would do with files when they are first used. */
 static void warm_up(void)
 {
-	json_set_alloc_funcs(malloc, wiping_free);
-	json_object_seed(0); /* reads the kernel's random numbers */
-	tzset();             /* reads the time zone, of which nothing here makes use */
+	json_set_alloc_funcs(malloc, wipe_free); /* policies hold secrets */
+	json_object_seed(0);                     /* reads the kernel's random numbers */
+	tzset(); /* reads the time zone, of which nothing here makes use */
 }
 
 static int run(const struct options *o, struct loop *loop, struct err *err)

@@ -134,7 +134,7 @@ size_t audit_metrics(const struct audit *a, char *out, size_t size)
 				"podflare_egress_decisions_total{verdict=\"%s\",reason=\"%s\"} "
 				"%" PRIu64 "\n",
 				allow ? "allow" : "deny",
-				allow ? "" : record_reason_word((enum egress_reason)r),
+				allow ? "" : egress_reason_text((enum egress_reason)r),
 				a->decisions[allow][r]);
 		}
 	}

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include "daemon/egress/proxy.h"
+#include "daemon/child.h"
 #include "daemon/egress/host.h"
 #include "daemon/egress/proxy_impl.h"
 #include "daemon/limits.h"
@@ -16,7 +17,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -240,38 +240,6 @@ int proxy_test(struct proxy *p, const char *host, uint16_t port, const char *met
 
 /* --- start ------------------------------------------------------------------------------- */
 
-static int spawn(const char *program, int peer, pid_t *pid)
-{
-	char *const argv[] = {(char *)(uintptr_t) "podflare-egress", NULL};
-	char *const envp[] = {NULL};
-	posix_spawn_file_actions_t fa;
-	posix_spawnattr_t attr;
-	sigset_t none, all;
-	int rc;
-
-	sigemptyset(&none);
-	sigfillset(&all);
-	posix_spawn_file_actions_init(&fa);
-	posix_spawnattr_init(&attr);
-	rc = posix_spawn_file_actions_adddup2(&fa, peer, EGRESS_FD);
-	if (rc == 0)
-		rc = posix_spawn_file_actions_addopen(&fa, 0, "/dev/null", O_RDWR, 0);
-	if (rc == 0)
-		rc = posix_spawn_file_actions_addopen(&fa, 1, "/dev/null", O_RDWR, 0);
-	if (rc == 0)
-		rc = posix_spawn_file_actions_addclosefrom_np(&fa, EGRESS_FD + 1);
-	posix_spawnattr_setsigmask(&attr, &none);
-	posix_spawnattr_setsigdefault(&attr, &all);
-	posix_spawnattr_setpgroup(&attr, 0);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
-						POSIX_SPAWN_SETPGROUP);
-	if (rc == 0)
-		rc = posix_spawn(pid, program, &fa, &attr, argv, envp);
-	posix_spawnattr_destroy(&attr);
-	posix_spawn_file_actions_destroy(&fa);
-	return -rc;
-}
-
 /* The process is there: from here on it is watched, or it is ended. */
 static int watch(struct proxy *p, int ctl)
 {
@@ -287,9 +255,7 @@ static int watch(struct proxy *p, int ctl)
 		take_fd(&pidfd);
 		return 0;
 	}
-	kill(p->pid, SIGKILL);
-	while (waitpid(p->pid, NULL, 0) < 0 && errno == EINTR)
-		continue;
+	child_abandon(p->pid);
 	return rc;
 }
 
@@ -313,7 +279,7 @@ struct proxy *proxy_start(struct egress_host *h, const char *sandbox, const stru
 	p->ctl = (struct loop_src){.fd = -1, .fn = on_ctl, .arg = p};
 	p->proc = (struct loop_src){.fd = -1, .fn = on_proc, .arg = p};
 	p->limit = (struct loop_timer){.fn = on_limit, .arg = p};
-	rc = spawn(h->program, peer, &p->pid);
+	rc = child_spawn(&p->pid, h->program, "podflare-egress", NULL, peer);
 	if (rc == 0)
 		rc = watch(p, sv[0]);
 	if (rc < 0) {

@@ -149,7 +149,8 @@ static bool put_verdict(json_t *out, const json_t *o)
 	const char *word = json_string_value(verdict);
 
 	if (!word || (strcmp(word, "allow") != 0 && strcmp(word, "deny") != 0) ||
-	    (json_is_string(reason) && record_reason(json_string_value(reason)) == EGRESS_REASONS))
+	    (json_is_string(reason) &&
+	     egress_reason_parse(json_string_value(reason)) == EGRESS_REASONS))
 		return false;
 	return json_object_set(out, "verdict", verdict) == 0 && put_text(out, o, "reason", 32);
 }

@@ -14,49 +14,6 @@
 /* Of one process. Sums of it over restarts stay numbers that every reader of JSON keeps exact. */
 #define RECORD_ID_MAX (1LL << 40)
 
-static const char *const reasons[] = {
-	[EGRESS_R_NONE] = "none",
-	[EGRESS_R_BAD_HOST] = "bad_host",
-	[EGRESS_R_NOT_ALLOWED] = "not_allowed",
-	[EGRESS_R_PORT] = "port",
-	[EGRESS_R_METHOD] = "method",
-	[EGRESS_R_PATH] = "path",
-	[EGRESS_R_TUNNEL] = "tunnel",
-	[EGRESS_R_CEILING] = "ceiling",
-	[EGRESS_R_ADDRESS] = "address",
-	[EGRESS_R_NO_NAME] = "no_name",
-	[EGRESS_R_RESOLVER] = "resolver",
-	[EGRESS_R_UPSTREAM] = "upstream",
-	[EGRESS_R_UPSTREAM_TLS] = "upstream_tls",
-	[EGRESS_R_SNI_MISSING] = "sni_missing",
-	[EGRESS_R_SNI_MISMATCH] = "sni_mismatch",
-	[EGRESS_R_ECH] = "ech",
-	[EGRESS_R_NOT_TLS] = "not_tls",
-	[EGRESS_R_BAD_REQUEST] = "bad_request",
-	[EGRESS_R_HOST_MISMATCH] = "host_mismatch",
-	[EGRESS_R_UPGRADE] = "upgrade",
-	[EGRESS_R_CONNECTIONS] = "connections",
-	[EGRESS_R_BYTES] = "bytes",
-	[EGRESS_R_IDLE] = "idle",
-	[EGRESS_R_TOTAL] = "total",
-	[EGRESS_R_POLICY] = "policy",
-	[EGRESS_R_POLICY_CHANGED] = "policy_changed",
-};
-_Static_assert(ARRAY_SIZE(reasons) == EGRESS_REASONS, "a reason has no word");
-
-const char *record_reason_word(enum egress_reason r)
-{
-	return reasons[r];
-}
-
-enum egress_reason record_reason(const char *word)
-{
-	for (size_t i = 0; word && i < ARRAY_SIZE(reasons); i++)
-		if (strcmp(word, reasons[i]) == 0)
-			return (enum egress_reason)i;
-	return EGRESS_REASONS;
-}
-
 json_t *record_text(const json_t *v, size_t max)
 {
 	const char *text = json_string_value(v);
@@ -106,15 +63,16 @@ static bool put_reason(struct record *r, const json_t *o, const char *name)
 {
 	const json_t *v = json_object_get(o, name);
 	enum egress_reason why =
-		json_is_string(v) ? record_reason(json_string_value(v)) : EGRESS_R_NONE;
+		json_is_string(v) ? egress_reason_parse(json_string_value(v)) : EGRESS_R_NONE;
 
 	if ((v && !json_is_null(v) && !json_is_string(v)) || why == EGRESS_REASONS)
 		return false;
 	if (why != EGRESS_R_NONE)
 		r->reason = why;
 	return json_object_set_new(r->json, name,
-				   why == EGRESS_R_NONE ? json_null()
-							: json_string(reasons[why])) == 0;
+				   why == EGRESS_R_NONE
+					   ? json_null()
+					   : json_string(egress_reason_text(why))) == 0;
 }
 
 static bool put_number(struct record *r, const json_t *o, const char *name, json_int_t min,

@@ -38,7 +38,3 @@ void record_free(struct record *r);
 
 /* A piece of text out of a message, cut to max bytes at the end of a character. New reference. */
 json_t *record_text(const json_t *v, size_t max);
-
-/* The word of a reason, and back: EGRESS_REASONS when it is none. */
-const char *record_reason_word(enum egress_reason r);
-enum egress_reason record_reason(const char *word);

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Starting the programs that the daemon speaks to over a control socket: VMMs and
+ * egress proxies. What they are given is this and nothing else: the socket, /dev/null
+ * as descriptors 0 and 1, stderr, an empty environment, default signals, and a process
+ * group of their own: Ctrl-C is for the daemon, which then ends them.
+ *
+ * Thread: any. fork: posix_spawn.
+ */
+#pragma once
+
+#include "lib/cleanup.h"
+
+#include <sys/types.h>
+
+#define CHILD_CTL_FD 3 /* where it finds its end of the control socket */
+
+/* name: its argv[0]; arg: argv[1], or NULL. peer stays the caller's. 0 and *pid, or -errno. */
+__must_check int child_spawn(pid_t *pid, const char *program, const char *name, const char *arg,
+			     int peer);
+
+/* Of one that was just started and that nobody watches yet: killed and waited for. */
+void child_abandon(pid_t pid);
