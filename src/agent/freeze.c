@@ -28,8 +28,11 @@
 #define FREEZE_TRIES   16
 #define FREEZE_TRY_US  20
 #define FREEZE_LAST_NS 10000000ull
-/* How long a session may need for an exec, and the moments that it gets for it. */
-#define FREEZE_EXEC_NS 1000000000ull
+/*
+ * How long a session may need for an exec, and the first of the moments that it gets for it: each
+ * is twice as long as the one before, for nobody knows how slow or busy the machine is.
+ */
+#define FREEZE_EXEC_NS 2000000000ull
 #define FREEZE_ON_NS   2000000ull
 
 static void freeze_on_timer(struct loop_timer *t);
@@ -159,7 +162,8 @@ static void freeze_let_on(struct freezer *f)
 		return;
 	}
 	f->lets_on = true;
-	loop_timer_set(&f->agent->loop, &f->timer, FREEZE_ON_NS);
+	loop_timer_set(&f->agent->loop, &f->timer, f->on_ns);
+	f->on_ns *= 2;
 }
 
 static void freeze_check(struct freezer *f, int tries)
@@ -221,6 +225,7 @@ static void freeze_all(struct freezer *f)
 {
 	f->state = FREEZE_WAITING;
 	f->since_ns = io_now_ns();
+	f->on_ns = FREEZE_ON_NS;
 	freeze_rest(f, f->stream);
 	freeze_groups(f);
 }

@@ -32,7 +32,7 @@ struct freezer {
 	bool lets_on;          /* WAITING: nothing is frozen for a moment (freeze.c) */
 	struct stream *stream; /* of the FREEZE that waits */
 	unsigned groups;
-	uint64_t since_ns, step_ns;
+	uint64_t since_ns, step_ns, on_ns;
 	struct loop_timer timer;
 };
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -85,6 +86,20 @@ def stands_still(path: Path) -> bool:
     before = ticks(path)
     time.sleep(0.15)
     return ticks(path) == before
+
+
+def children(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    out = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in out.stdout.split()]
+
+
+def state(pid: int) -> str:
+    """What a process does: the letter of proc(5), or nothing when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return ""
 
 
 # --- FREEZE and THAW
@@ -495,11 +510,18 @@ def test_a_session_between_vfork_and_exec(own: Agent) -> None:
         "python",
     )
     begun(python)
-    time.sleep(0.3)  # it waits for a writer by now
+    # vfork(2) sleeps uninterruptibly; the child, which open(2) holds, does not.
+    wait_for(
+        lambda: any(
+            state(pid) == "D" and [state(child) for child in children(pid)] == ["S"]
+            for pid in children(own.proc.pid)
+        ),
+        "the session to be held by its child",
+    )
 
     def write() -> None:
         time.sleep(0.4)
-        os.close(os.open(own.home / "exec", os.O_WRONLY))
+        os.close(os.open(own.home / "exec", os.O_RDWR | os.O_NONBLOCK))
 
     writer = threading.Thread(target=write)
     writer.start()
