@@ -44,17 +44,20 @@ SANITIZER_ENV = {
 
 @dataclass
 class Counts:
-    """Tests that passed, failed and were skipped; and names of those that passed the second time."""
+    """Tests that passed, failed and were skipped; names of those that failed, as far as they have
+    one, and of those that passed the second time."""
 
     passed: int = 0
     failed: int = 0
     skipped: int = 0
+    names: list[str] = field(default_factory=list)
     unsteady: list[str] = field(default_factory=list)
 
     def add(self, other: "Counts") -> None:
         self.passed += other.passed
         self.failed += other.failed
         self.skipped += other.skipped
+        self.names += other.names
         self.unsteady += other.unsteady
 
 
@@ -192,26 +195,27 @@ def run_pytest(stage: Stage, log, build: Path) -> Counts:
     """Runs pytest on a directory, and what failed there once more."""
     cache = build / "test-logs" / f"{stage.name}.cache"
     shutil.rmtree(cache, ignore_errors=True)
-    counts, failed = pytest_once(stage, log, build, cache, [])
+    counts = pytest_once(stage, log, build, cache, [])
+    failed = counts.names
     if not 0 < len(failed) <= AGAIN_MAX or len(failed) != counts.failed:
         return counts  # many failures, or one that is no test's, are no accident
     log.write("\nthe failed ones once more\n")
     log.flush()
-    again, still = pytest_once(stage, log, build, cache, ["--last-failed", "--lfnf=none"])
+    again = pytest_once(stage, log, build, cache, ["--last-failed", "--lfnf=none"])
     if again.passed + again.failed + again.skipped != len(failed):
         return counts  # something else than these was run
     counts.passed += again.passed
     counts.skipped += again.skipped
-    counts.failed = again.failed
+    counts.failed, counts.names = again.failed, again.names
     if again.passed:
-        counts.unsteady = [name for name in failed if name not in still]
+        counts.unsteady = [name for name in failed if name not in again.names]
     return counts
 
 
 def pytest_once(
     stage: Stage, log, build: Path, cache: Path, options: list[str]
-) -> tuple[Counts, list[str]]:
-    """One run of pytest: its counts, from its JUnit report, and the names of failed tests."""
+) -> Counts:
+    """One run of pytest: what its JUnit report counts."""
     with tempfile.NamedTemporaryFile(suffix=".xml") as report:
         env = {
             **os.environ,
@@ -226,7 +230,7 @@ def pytest_once(
             log,
             stage.timeout,
         )
-        counts, names = Counts(), []
+        counts = Counts()
         try:
             for suite in ElementTree.parse(report.name).getroot().iter("testsuite"):
                 total, failed = int(suite.get("tests", 0)), int(suite.get("failures", 0))
@@ -234,12 +238,12 @@ def pytest_once(
                 counts.add(Counts(total - failed - errors - skipped, failed + errors, skipped))
                 for case in suite.iter("testcase"):
                     if case.find("failure") is not None or case.find("error") is not None:
-                        names.append(f"{case.get('classname')}::{case.get('name')}")
+                        counts.names.append(f"{case.get('classname')}::{case.get('name')}")
         except ElementTree.ParseError:
             log.write("pytest left no report\n")
         if status != 0 and counts.failed == 0 or counts.passed + counts.failed == 0:
             counts.failed += 1
-        return counts, names
+        return counts
 
 
 def stream(command: list[str], env: dict[str, str], log, timeout: int) -> int:
@@ -312,6 +316,8 @@ class Run:
             print("---")
         sys.stdout.flush()
         self.total.add(counts)
+        if counts.failed > len(counts.names):
+            self.total.names.append(f"{counts.failed - len(counts.names)} in {stage.name}")
 
 
 def main() -> int:
@@ -340,6 +346,8 @@ def main() -> int:
     total = run.total
     for name in total.unsteady:
         print(f"unsteady: {name} failed, and passed when it was run once more")
+    for name in total.names:
+        print(f"failed: {name}")
     print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped")
     return 1 if total.failed or not total.passed else 0
 

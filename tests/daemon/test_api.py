@@ -315,16 +315,20 @@ def test_traceparent_in_the_log(daemon: Daemon) -> None:
     ), line
     for bad in ("00-zz-1-01", f"00-{'0' * 32}-{span}-01", f"ff-{trace}-{span}-01", "x" * 300):
         daemon.http.get("/v1/healthz", headers={"traceparent": bad})
+    wait_for(lambda: daemon.log_text().count("/v1/healthz") == 4)  # each is written after the answer
     lines = [x for x in daemon.log_text().splitlines() if "/v1/healthz" in x]
-    assert len(lines) == 4
     assert all(re.search(r'trace_id=[0-9a-f]{32} parent_span_id=""$', x) for x in lines)
 
 
 def test_log_as_json(start: Callable[..., Daemon]) -> None:
     d = start(env={"PODFLARE_LOG_FORMAT": "json"})
     d.http.get("/v1/sandboxes/x%22%0A", headers={"traceparent": "junk"})
-    lines = [json.loads(x) for x in d.log_text().splitlines()]
-    line = [x for x in lines if x["message"] == "http_request"][0]
+
+    def requests() -> list[dict[str, object]]:
+        lines = [json.loads(x) for x in d.log_text().splitlines()]
+        return [x for x in lines if x["message"] == "http_request"]
+
+    line = wait_for(requests)[0]  # it is written after the answer
     assert line["path"] == "/v1/sandboxes/:id" and line["status"] == 404
     assert line["sandbox_id"] == "x%22%0A" and line["level"] == "INFO"
 

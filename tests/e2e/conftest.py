@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,50 +38,6 @@ from podflare import Client, Sandbox  # noqa: E402
 for variable in ("http_proxy", "https_proxy", "all_proxy"):
     os.environ.pop(variable, None)
     os.environ.pop(variable.upper(), None)
-
-# Seconds that one phase (set-up, call, tear-down) of a test may take; @pytest.mark.limit(n) changes
-# it. The SDK waits for ever by design; a test must not.
-DEFAULT_LIMIT = 240
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "limit(seconds): how long a phase of the test may take")
-
-
-class OverTime(Exception):
-    """A test took longer than its limit."""
-
-
-def _limited(item: pytest.Item, phase: str) -> Iterator[None]:
-    marker = item.get_closest_marker("limit")
-    seconds = marker.args[0] if marker else DEFAULT_LIMIT
-
-    def over(signum: int, frame: Any) -> None:
-        raise OverTime(f"{phase} of {item.name} took longer than {seconds} s")
-
-    before = signal.signal(signal.SIGALRM, over)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
-    yield from _limited(item, "set-up")
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    yield from _limited(item, "the call")
-
-
-@pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    yield from _limited(item, "tear-down")
-
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[None]:

@@ -61,7 +61,12 @@ static const char log_dir[] = "/tmp/podflare-fuzz-logs";
 /* Files of egress. */
 static const char egress_dir[] = "/tmp/podflare-fuzz-run";
 
-/* In place of spawn.c: a process that is played. */
+/* In place of spawn.c: processes that are played. */
+int spawn_signal(pid_t pid, int sig)
+{
+	return kill(-pid, sig);
+}
+
 pid_t spawn_process(const struct spawn *s)
 {
 	struct session *p = &sessions[nsessions];
