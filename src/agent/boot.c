@@ -32,6 +32,7 @@
 #include <unistd.h>
 
 #define BOOT_RESERVE_BYTES (48ull << 20)
+#define BOOT_PIDS_MIN      64u
 #define BOOT_NOFILE        65536u
 #define BOOT_VSOCK_WAIT_MS 5000
 #define BOOT_VSOCK_STEP_MS 5
@@ -160,15 +161,16 @@ static int boot_user(struct boot *b, struct err *err)
 	return user_load(&b->user, GUEST_USER, err);
 }
 
-/* Half of the threads that the kernel can have: the other half stays for kernel and root. */
-static uint64_t boot_pids_max(void)
+/*
+ * One process or thread for each MiB. What the kernel itself would let be (threads-max, eight times
+ * as many) takes more than all memory with the smallest processes there are, 0.4 MiB each: a fork
+ * bomb would end in reclaim and OOM kills instead of at a limit.
+ */
+static uint64_t boot_pids_max(uint64_t total)
 {
-	_cleanup_free char *text = NULL;
-	uint64_t n = 0;
+	uint64_t n = total >> 20;
 
-	if (io_read_file("/proc/sys/kernel/threads-max", 64, &text, NULL) == 0)
-		n = strtoull(text, NULL, 10) / 2;
-	return n < 64 ? 64 : n;
+	return n < BOOT_PIDS_MIN ? BOOT_PIDS_MIN : n;
 }
 
 /*
@@ -211,7 +213,7 @@ static int boot_limits(struct boot *b, struct err *err)
 	rc = boot_min_free(total, err);
 	if (rc < 0)
 		return rc;
-	return cgroups_limit(BOOT_CGROUP, total - reserve, boot_pids_max(), err);
+	return cgroups_limit(BOOT_CGROUP, total - reserve, boot_pids_max(total), err);
 }
 
 static int boot_host_name(struct boot *b, struct err *err)

@@ -7,7 +7,9 @@
  */
 #define _GNU_SOURCE
 #include "agent/cgroup.h"
+#include "agent/spawn.h"
 #include "lib/io.h"
+#include "lib/log.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -167,11 +169,11 @@ int cgroups_limit(const char *path, uint64_t memory_max, uint64_t pids_max, stru
 	if (fd < 0)
 		return err_set(err, errno, "cannot open the cgroup %s", path);
 	file = "../cgroup.subtree_control";
-	rc = cgroup_write(fd, file, "+memory +pids");
+	rc = cgroup_write(fd, file, "+cpu +memory +pids");
 	if (rc < 0)
 		goto fail;
 	file = "cgroup.subtree_control";
-	rc = cgroup_write(fd, file, "+memory +pids");
+	rc = cgroup_write(fd, file, "+cpu +memory +pids");
 	if (rc < 0)
 		goto fail;
 	file = "memory.max";
@@ -272,6 +274,45 @@ void cgroup_stop_waiting(struct cgroup *c)
 	c->empty = NULL;
 }
 
+/* What user code has set for itself stays when it is more. */
+static void end_sooner(pid_t pid)
+{
+	char path[48], buf[16];
+	_cleanup_fd int fd = -1;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", (int)pid);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	n = fd < 0 ? -1 : io_read_some(fd, buf, sizeof(buf) - 1);
+	if (n <= 0)
+		return; /* it has ended */
+	buf[n] = '\0';
+	if (strtol(buf, NULL, 10) < strtol(SPAWN_SOONER, NULL, 10) &&
+	    pwrite(fd, SPAWN_SOONER, strlen(SPAWN_SOONER), 0) < 0)
+		return;
+}
+
+/*
+ * Nobody looks after these processes any more. When memory runs out they go before a session, and
+ * all of a group at once: of those that keep making others one by one would not be the end. What
+ * cannot be written (no such controller in tests, no such process any more) changes nothing else.
+ */
+static void cgroup_leave_behind(struct cgroup *c)
+{
+	char buf[4096], *save, *end;
+
+	if (cgroup_write(c->dirfd, "memory.oom.group", "1") < 0)
+		log_debug("the group %s is not ended as one", c->name);
+	/* More than fit in here are a bomb, and many of them are enough to be found by. */
+	if (cgroup_read(c, &c->procs, "cgroup.procs", buf, sizeof(buf)) <= 0)
+		return;
+	end = strrchr(buf, '\n'); /* the last may be cut, and be another's number then */
+	if (end)
+		*end = '\0';
+	for (char *p = strtok_r(buf, "\n", &save); p; p = strtok_r(NULL, "\n", &save))
+		end_sooner((pid_t)strtol(p, NULL, 10));
+}
+
 void cgroup_release(struct cgroups *cs, struct cgroup *c)
 {
 	if (!c)
@@ -282,6 +323,7 @@ void cgroup_release(struct cgroups *cs, struct cgroup *c)
 		cgroup_free(cs, c);
 		return;
 	}
+	cgroup_leave_behind(c);
 	cgroup_watch(cs, c);
 	close_fd(&c->dirfd);
 	/* It may have become empty before the watch was there. */

@@ -2,7 +2,8 @@
 /*
  * One cgroup (v2) for each command and for the REPL, below one parent that
  * carries the limits of all user processes. A cgroup can be killed whole,
- * whatever its processes did with sessions and process groups.
+ * whatever its processes did with sessions and process groups, and has the same
+ * share of the processors as any other, however many processes are in it.
  *
  * Without a parent directory (agent tests of an ordinary user) the groups are
  * empty shells: dirfd is -1 and killing falls to the caller's process group.
@@ -87,5 +88,8 @@ void cgroup_when_empty(struct cgroups *cs, struct cgroup *c, cgroup_empty_fn *fn
 void cgroup_stop_waiting(struct cgroup *c);
 /* Processes of this group that the kernel killed for memory so far. */
 uint64_t cgroup_oom_kills(struct cgroup *c);
-/* Gives the group up: the directory goes when the last process is gone. NULL is harmless. */
+/*
+ * Gives the group up: the directory goes when the last process is gone. What is left in it is ended
+ * before others, and as one, when memory runs out. NULL is harmless.
+ */
 void cgroup_release(struct cgroups *cs, struct cgroup *c);

@@ -281,6 +281,7 @@ static pid_t command_spawn(struct command *c, const struct request_exec *r, cons
 		.err_fd = fds[2],
 		.extra_fd = p->extra_fd,
 		.terminal = r->terminal.cols > 0,
+		.sooner = true,
 	};
 	pid_t pid = base && env ? spawn_process(&sp) : -ENOMEM;
 

@@ -46,15 +46,16 @@ static void child_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static void child_limits(void)
+static void child_limits(const struct spawn *s)
 {
 	struct rlimit none = {0, 0};
 	struct rlimit files = {SPAWN_NOFILE_SOFT, SPAWN_NOFILE_HARD};
+	const char *adj = s->sooner ? SPAWN_SOONER : "0";
 	int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
 
 	/* The agent cannot be chosen by the OOM killer; this must not be inherited. */
 	if (fd >= 0) {
-		if (io_write_full(fd, "0", 1) < 0)
+		if (io_write_full(fd, adj, strlen(adj)) < 0)
 			child_say("cannot reset", "oom_score_adj", errno);
 		close(fd);
 	}
@@ -136,7 +137,7 @@ static void __attribute__((noreturn)) child_main(const struct spawn *s, int cwd)
 	if (s->terminal)
 		ioctl(s->in_fd, TIOCSCTTY, 0);
 	child_signals();
-	child_limits();
+	child_limits(s);
 	umask(022);
 	rc = child_identity(s->user);
 	if (rc == 0 && cwd >= 0 && fchdir(cwd) < 0)

@@ -13,6 +13,13 @@
 
 #include <sys/types.h>
 
+/*
+ * oom_score_adj of commands, and of what calls leave behind. It counts as half of all memory, so
+ * that a Python session, which cannot be had back, is ended for them only when it has more than
+ * that by itself.
+ */
+#define SPAWN_SOONER "500"
+
 struct spawn {
 	const char *path;
 	const char *search; /* PATH in which to look for a path without a slash; NULL = nowhere */
@@ -25,6 +32,7 @@ struct spawn {
 	int out_fd, err_fd;
 	int extra_fd;  /* becomes descriptor 3; -1 = none */
 	bool terminal; /* in_fd is one, and becomes the controlling terminal */
+	bool sooner;   /* ended before others when memory runs out (SPAWN_SOONER) */
 };
 
 /*

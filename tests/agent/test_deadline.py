@@ -187,6 +187,30 @@ def test_fork_bomb(agent: Agent, stream: Stream, language: str) -> None:
 
 
 @needs_cgroups
+@needs_cgroups
+def test_who_is_ended_first_when_memory_runs_out(agent: Agent, stream: Stream) -> None:
+    """Commands, and what a call has left behind, before a session (oom_score_adj of proc(5))."""
+
+    def adj(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    assert stream.python("print(open('/proc/self/oom_score_adj').read())").stdout == b"0\n\n"
+    assert stream.bash("cat /proc/self/oom_score_adj").stdout == b"500\n"
+    started = stream.python(
+        "import subprocess\n"
+        "for score in ('', 'echo 900 >/proc/self/oom_score_adj; '):\n"
+        "    p = subprocess.Popen(['sh', '-c', score + 'echo on; exec sleep 5433'],\n"
+        "                         stdout=subprocess.PIPE)\n"
+        "    assert p.stdout.readline() == b'on\\n'\n"
+        "    print(p.pid)"
+    ).stdout.split()
+    first, second = (int(word) for word in started)
+    assert (adj(first), adj(second)) == (500, 900)
+    assert stream.python("print(open('/proc/self/oom_score_adj').read())").stdout == b"0\n\n"
+    for pid in (first, second):
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_what_earlier_calls_left_lives_on(stream: Stream) -> None:
     """Also when the session itself has to be killed."""
     first = int(stream.bash("sleep 4343 >/dev/null & echo $!").stdout)
