@@ -47,5 +47,10 @@ void doctor_check_processor(struct doctor *d);
 void doctor_check_system(struct doctor *d);
 /* Which templates are built, and whether their recipes have changed since. */
 void doctor_check_templates(struct doctor *d);
+/*
+ * What makes the walls thicker or thinner on this host. root: stands before /proc, /sys and /dev,
+ * "" but for tests. is_root: as which this process would run the daemon.
+ */
+void doctor_check_security(struct doctor *d, const char *root, bool is_root);
 /* QEMU and mkfs.ext4 (sets d->emulated), and the tools that `make` needs. */
 void doctor_check_tools(struct doctor *d);

@@ -160,6 +160,22 @@ def test_open_address_without_keys_is_pointed_out(call):
     assert found["port"]["advice"] == ""
 
 
+def test_security_names_what_could_be_better(call):
+    done = call("doctor", "--security", "--json")
+    report = json.loads(done.stdout)
+    assert set(report) == {"open", "findings"}
+    assert report["open"] == sum(f["level"] != "ok" for f in report["findings"])
+    assert done.returncode == (1 if report["open"] else 0)
+    text = call("doctor", "--security")
+    guide = (ROOT / "docs/hardening.md").read_text(encoding="utf-8")
+    for finding in report["findings"]:
+        assert finding["level"] != "fail" and bool(finding["advice"]) == (finding["level"] != "ok")
+        assert f" {finding['name']} " in text.stdout
+        assert f"**{finding['name']}**" in guide
+    found = findings(call("doctor", "--security", "--json", "--addr", "0.0.0.0:7070").stdout)
+    assert found["api"]["level"] == "note" and "TLS" in found["api"]["advice"]
+
+
 def test_wrong_options(call):
     for args in (["--wrong"], ["extra"], ["--addr"]):
         done = call("doctor", *args)

@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the host does beside podflare that makes its walls thicker or thinner:
+ * `podflare doctor --security`. docs/hardening.md explains each subject. Reads
+ * files below /proc and /sys (`root` stands before them, for the tests), and
+ * changes nothing.
+ */
+#include "cli/addr.h"
+#include "cli/doctor.h"
+#include "lib/io.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define FILE_MAX 4096 /* longer ones are read to here */
+
+struct place {
+	struct doctor *d;
+	const char *root;
+};
+
+/* The text of a file without its last newline, or NULL when it cannot be read. */
+static char *text_of(const struct place *p, const char *file)
+{
+	_cleanup_fd int fd = -1;
+	char path[PATH_MAX], *text;
+	ssize_t n;
+
+	if (snprintf(path, sizeof(path), "%s%s", p->root, file) >= (int)sizeof(path))
+		return NULL;
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	text = fd < 0 ? NULL : malloc(FILE_MAX + 1);
+	if (!text)
+		return NULL;
+	n = io_read_some(fd, text, FILE_MAX);
+	if (n < 0) {
+		free(text);
+		return NULL;
+	}
+	while (n > 0 && isspace((unsigned char)text[n - 1]))
+		n--;
+	text[n] = '\0';
+	return text;
+}
+
+/* A subject that one file decides. */
+struct one_file {
+	const char *name, *file;
+	const char
+		*bad; /* characters of which the first one of the file is none when all is well */
+	const char *good_text, *bad_text, *advice;
+	bool must_be; /* no such file is as bad */
+};
+
+static const struct one_file one_files[] = {
+	{"smt", "/sys/devices/system/cpu/smt/active", "1",
+	 "no two threads share a core (no SMT, or off)",
+	 "SMT is on: two sandboxes can share a core, with its caches and buffers",
+	 "boot with nosmt, or echo off > /sys/devices/system/cpu/smt/control, when sandboxes of "
+	 "tenants who must not learn of each other run on one host"},
+	{"ksm", "/sys/kernel/mm/ksm/run", "1", "the kernel does not merge equal pages",
+	 "the kernel merges equal pages of different processes (KSM), which can be timed",
+	 "echo 2 > /sys/kernel/mm/ksm/run, and stop what switches it on (ksmtuned)"},
+	{"nested", "/sys/module/kvm_intel/parameters/nested", "1Yy",
+	 "guests cannot start guests (kvm_intel)",
+	 "nested virtualization is on (kvm_intel): code of KVM that no sandbox needs",
+	 "options kvm_intel nested=0 in /etc/modprobe.d, unless something else here needs it"},
+	{"nested_amd", "/sys/module/kvm_amd/parameters/nested", "1Yy",
+	 "guests cannot start guests (kvm_amd)",
+	 "nested virtualization is on (kvm_amd): code of KVM that no sandbox needs",
+	 "options kvm_amd nested=0 in /etc/modprobe.d, unless something else here needs it"},
+	{"ptrace", "/proc/sys/kernel/yama/ptrace_scope", "0",
+	 "processes of one user cannot attach to each other as they like",
+	 "any process of the same user can read the memory of daemon, VMMs and proxies",
+	 "sysctl kernel.yama.ptrace_scope=1, and run podflare as a user of its own",
+	 .must_be = true},
+	{"bpf", "/proc/sys/kernel/unprivileged_bpf_disabled", "0",
+	 "programs of BPF are for root only",
+	 "every user may load programs of BPF, a way into many kernels",
+	 "sysctl kernel.unprivileged_bpf_disabled=1"},
+};
+
+static void check_one_file(const struct place *p, const struct one_file *o)
+{
+	_cleanup_free char *text = text_of(p, o->file);
+	struct finding *f;
+
+	/* Of the two modules for KVM a host has one; the other subject is none. */
+	if (!text && strncmp(o->name, "nested", 6) == 0)
+		return;
+	if (text ? !text[0] || !strchr(o->bad, text[0]) : !o->must_be) {
+		f = doctor_add(p->d, FINDING_OK, o->name);
+		doctor_found(f, "%s", o->good_text);
+		return;
+	}
+	f = doctor_add(p->d, FINDING_NOTE, o->name);
+	doctor_found(f, "%s", o->bad_text);
+	doctor_advise(f, "%s", o->advice);
+}
+
+/* What the kernel says of the known faults of this processor. */
+static void check_vulnerabilities(const struct place *p)
+{
+	static const char dir[] = "/sys/devices/system/cpu/vulnerabilities";
+	struct finding *f = doctor_add(p->d, FINDING_OK, "processor_faults");
+	char path[PATH_MAX], names[160] = "";
+	struct dirent *e;
+	size_t len = 0, n = 0;
+	DIR *d;
+
+	snprintf(path, sizeof(path), "%s%s", p->root, dir);
+	d = opendir(path);
+	if (!d) {
+		doctor_found(f, "the kernel does not say which faults of processors it mends");
+		f->level = FINDING_NOTE;
+		doctor_advise(f, "run a kernel that has %s", dir);
+		return;
+	}
+	while ((e = readdir(d))) {
+		_cleanup_free char *text = NULL;
+
+		if (e->d_name[0] == '.')
+			continue;
+		snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
+		text = text_of(p, path);
+		if (!text || strncmp(text, "Vulnerable", 10) != 0)
+			continue;
+		n++;
+		if (len < sizeof(names))
+			len += (size_t)snprintf(names + len, sizeof(names) - len, "%s%s",
+						len ? ", " : "", e->d_name);
+	}
+	closedir(d);
+	if (!n) {
+		doctor_found(f, "no known fault of this processor is left open");
+		return;
+	}
+	f->level = FINDING_NOTE;
+	doctor_found(f, "%zu known faults of this processor are left open: %s", n, names);
+	doctor_advise(f,
+		      "a newer microcode and kernel; without mitigations=off on the kernel's "
+		      "command line. %s/NAME says what is missing",
+		      dir);
+}
+
+static void check_swap(const struct place *p)
+{
+	_cleanup_free char *text = text_of(p, "/proc/swaps");
+	bool some = text && strchr(text, '\n'); /* the first line is a heading */
+	struct finding *f = doctor_add(p->d, some ? FINDING_NOTE : FINDING_OK, "swap");
+
+	doctor_found(f, some ? "there is swap: memory of guests and injected secrets can get onto "
+			       "a disk, and a sandbox can wait for one"
+			     : "no swap: what is in memory stays there");
+	if (some)
+		doctor_advise(f, "swapoff -a, or swap on an encrypted device with a random key");
+}
+
+static void check_seccomp(const struct place *p)
+{
+	_cleanup_free char *text = text_of(p, "/proc/sys/kernel/seccomp/actions_avail");
+	bool kills = text && strstr(text, "kill_process");
+	struct finding *f = doctor_add(p->d, kills ? FINDING_OK : FINDING_FAIL, "seccomp");
+
+	doctor_found(f, kills ? "system calls can be filtered"
+			      : "this kernel cannot end a process for a forbidden system call");
+	if (!kills)
+		doctor_advise(f, "run a kernel of 4.14 or later with CONFIG_SECCOMP_FILTER");
+}
+
+static void check_kvm_device(const struct place *p)
+{
+	char path[PATH_MAX];
+	struct finding *f;
+	struct stat st;
+
+	snprintf(path, sizeof(path), "%s/dev/kvm", p->root);
+	if (stat(path, &st) < 0)
+		return;
+	f = doctor_add(p->d, st.st_mode & 06 ? FINDING_NOTE : FINDING_OK, "kvm_device");
+	doctor_found(f, st.st_mode & 06 ? "every user of this host may use KVM"
+					: "KVM is for its owner and group only");
+	if (st.st_mode & 06)
+		doctor_advise(f, "chmod 660 /dev/kvm (a rule of udev), and have only the user that "
+				 "runs podflare in its group");
+}
+
+static void check_user(const struct place *p, bool root)
+{
+	struct finding *f = doctor_add(p->d, root ? FINDING_NOTE : FINDING_OK, "user");
+
+	doctor_found(f, root ? "this is root; as root the daemon has more than it needs"
+			     : "this is not root");
+	if (root)
+		doctor_advise(f, "run podflare as a user of its own that owns its state directory "
+				 "and is in the group kvm");
+}
+
+static void check_state(const struct place *p)
+{
+	char path[PATH_MAX];
+	struct finding *f;
+	struct stat st;
+	bool open;
+
+	if (!p->d->state || snprintf(path, sizeof(path), "%s", p->d->state) >= (int)sizeof(path))
+		if (paths_default_state(path, NULL) < 0)
+			return;
+	if (stat(path, &st) < 0)
+		return; /* made by the daemon, for its user only */
+	open = st.st_mode & 077;
+	f = doctor_add(p->d, open ? FINDING_NOTE : FINDING_OK, "state");
+	doctor_found(f,
+		     open ? "others can look into the state directory (%.150s)"
+			  : "nobody else can look into the state directory (%.150s)",
+		     path);
+	if (open)
+		doctor_advise(f, "chmod 700 %.200s", path);
+}
+
+static void check_api(const struct place *p)
+{
+	struct finding *f = doctor_add(p->d, FINDING_NOTE, "api");
+	struct err err = {0};
+	struct addr addr;
+
+	if (addr_parse(&addr, p->d->addr && *p->d->addr ? p->d->addr : ADDR_DEFAULT, &err) < 0) {
+		doctor_found(f, "%.200s", err.msg);
+		doctor_advise(f, "name one with --addr, as the daemon's");
+		return;
+	}
+	if (addr.loopback) {
+		f->level = FINDING_OK;
+		doctor_found(f, "%s: the API is for this machine only", addr.text);
+		return;
+	}
+	doctor_found(f, "%s: the API can be reached from other machines, and speaks plain HTTP",
+		     addr.text);
+	doctor_advise(f, "let it listen on 127.0.0.1 and put a server with TLS before it; keys "
+			 "(PODFLARE_API_KEYS) in any case");
+}
+
+void doctor_check_security(struct doctor *d, const char *root, bool is_root)
+{
+	struct place p = {.d = d, .root = root};
+
+	check_seccomp(&p);
+	check_vulnerabilities(&p);
+	for (size_t i = 0; i < ARRAY_SIZE(one_files); i++)
+		check_one_file(&p, &one_files[i]);
+	check_swap(&p);
+	check_kvm_device(&p);
+	check_user(&p, is_root);
+	check_state(&p);
+	check_api(&p);
+}
