@@ -51,6 +51,7 @@ soak: deps-test all templates
 bench: deps-demo all templates
 	@$(PYTHON) bench/run.py --build $(BUILD)
 	@$(PYTHON) bench/egress.py --build $(BUILD)
+	@$(PYTHON) bench/transfer.py --build $(BUILD)
 
 format:
 	@clang-format -i $$(git ls-files '*.c' '*.h')
