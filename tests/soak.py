@@ -3,7 +3,7 @@
 """The long test: many creates, forks and copies, and whether all that was taken is given back.
 
     tests/soak.py [--build DIR] [--quick] [--only PART ...] [--cycles N] [--forks N] [--children N]
-                  [--depth N] [--idle N] [--kills N]
+                  [--depth N] [--idle N] [--kills N] [--crashes N]
 
 Parts, in order:
   unique   CHILDREN copies at once, and every source of random numbers in each of them
@@ -11,6 +11,8 @@ Parts, in order:
   host     beside the daemon (tests/soak.sh): CYCLES times create and close, FORKS times fork and
            close, IDLE children alive at once with their memory, KILLS times kill -9 during a fork;
            processes, descriptors, memory and disk come back to where they were
+  crash    beside the daemon (tests/crash.sh): CRASHES times kill -9 of the daemon, a template, a
+           sandbox or an egress proxy while clients work
 
 Progress appears as it is made; a line for each check; at the end `N passed, N failed`. In the
 emulated host all of it takes long; --quick does a tenth of everything.
@@ -173,28 +175,33 @@ def from_outside(args: argparse.Namespace, checks: Checks, state: Path) -> None:
         checks.run("the daemon ends, and all it started", lambda: ended(served))
 
 
-def beside_the_daemon(args: argparse.Namespace, checks: Checks, scratch: Path) -> None:
-    """tests/soak.sh, where the VMMs are."""
-    script, box = ROOT / "tests" / "soak.sh", ROOT / "tests" / "e2e" / "box"
-    numbers = [str(n) for n in (args.cycles, args.forks, args.idle, args.kills)]
+def beside_the_daemon(
+    args: argparse.Namespace, checks: Checks, scratch: Path, name: str, numbers: list[int]
+) -> None:
+    """A script of tests/ with its arguments, where the VMMs are."""
+    script, box = ROOT / "tests" / name, ROOT / "tests" / "e2e" / "box"
+    arguments = [str(n) for n in numbers]
     if args.emulated:
-        argv = [str(args.build / "podflare"), "box", "run", f"--add={box / 'common'}"]
-        process = Process([*argv, str(script), *numbers])
+        added = [f"--add={box / file}" for file in ("common", "egress.json")]
+        argv = [str(args.build / "podflare"), "box", "run", *added]
+        process = Process([*argv, str(script), *arguments])
     else:
         port = free_port()
         applets = scratch / "applets"
-        applets.mkdir()
-        for name in ("wget", "nc"):
-            (applets / name).symlink_to("/bin/busybox")
+        applets.mkdir(exist_ok=True)
+        for applet in ("wget", "nc"):
+            (applets / applet).unlink(missing_ok=True)
+            (applets / applet).symlink_to("/bin/busybox")
         daemon = [
             str(args.build / "podflared"),
             f"--addr=127.0.0.1:{port}",
             f"--state={scratch / 'host'}",
             f"--guest={args.build / 'guest'}",
             f"--vmm={args.build / 'podflare-vmm'}",
+            f"--egress-config={box / 'egress.json'}",
         ]
         process = Process(
-            ["sh", str(script), *numbers],
+            ["sh", str(script), *arguments],
             {
                 "DAEMON": shlex.join(daemon),
                 "URL": f"http://127.0.0.1:{port}",
@@ -236,7 +243,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = ("unique", "depth", "host")
+    parts = ("unique", "depth", "host", "crash")
     defaults = {
         "cycles": 1000,
         "forks": 200,
@@ -244,6 +251,7 @@ def main() -> int:
         "depth": 32,
         "idle": 200,
         "kills": 200,
+        "crashes": 200,
     }
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="build directory")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
@@ -263,7 +271,10 @@ def main() -> int:
         if "unique" in args.only or "depth" in args.only:
             from_outside(args, checks, Path(scratch, "state"))
         if "host" in args.only:
-            beside_the_daemon(args, checks, Path(scratch))
+            numbers = [args.cycles, args.forks, args.idle, args.kills]
+            beside_the_daemon(args, checks, Path(scratch), "soak.sh", numbers)
+        if "crash" in args.only:
+            beside_the_daemon(args, checks, Path(scratch), "crash.sh", [args.crashes])
     say(f"{checks.passed} passed, {checks.failed} failed")
     return 1 if checks.failed or not checks.passed else 0
 
