@@ -4,7 +4,7 @@
 BUILD  := build
 PYTHON := /usr/bin/python3
 
-.PHONY: all help deps-build deps-demo deps-test programs images templates demo test soak bench format lint clean
+.PHONY: all help deps-build deps-demo deps-test deps-proof programs images templates demo test soak proof bench format lint clean
 
 all: deps-build programs images
 
@@ -15,11 +15,12 @@ help:
 	@echo "make demo   the same, then run the example in a real microVM and stop again"
 	@echo "make test   all tests, with all templates; ends with one line of counts"
 	@echo "make soak   the long test: a thousand creates, forks, kills (SOAK=--quick: a tenth)"
+	@echo "make proof  proofs about code that reads guest memory (installs Frama-C; a minute)"
 	@echo "make bench  figures with machine, mode, n and percentiles"
 	@echo "make format clang-format of all C files;  make lint  clang-tidy"
 	@echo "make clean  remove $(BUILD)/ (the image cache stays: ~/.cache/podflare)"
 
-deps-build deps-demo deps-test:
+deps-build deps-demo deps-test deps-proof:
 	@tools/install-deps.sh $(@:deps-%=%)
 
 $(BUILD)/build.ninja: | deps-build
@@ -49,6 +50,9 @@ soak: deps-test all templates
 	@HOSTILE_OPS=100000 HOSTILE_SEEDS=8 PODFLARE_BUILD=$(BUILD) \
 		$(PYTHON) -m pytest -q tests/guest/test_hostile.py
 	@$(PYTHON) tests/soak.py --build $(BUILD) $(SOAK)
+
+proof: deps-proof
+	@tests/proof/run.py
 
 bench: deps-demo all templates
 	@$(PYTHON) bench/run.py --build $(BUILD)
