@@ -13,6 +13,7 @@ wait for ever for a thread that is not there) and make no objects worth speaking
 """
 
 import array
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -137,13 +138,17 @@ class Vmm:
         self.state["frozen"] = True
         self.thawed.clear()
         by.fresh = True
+        self.signal_commands(signal.SIGSTOP)
+
+    def signal_commands(self, sig: int) -> None:
+        """To all that run; one may end just now."""
         for pid in list(self.commands):
-            os.killpg(pid, signal.SIGSTOP)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, sig)
 
     def thaw(self) -> None:
         """Everything goes on."""
-        for pid in list(self.commands):
-            os.killpg(pid, signal.SIGCONT)
+        self.signal_commands(signal.SIGCONT)
         self.state["frozen"] = False
         for s in list(self.streams):
             s.fresh = False

@@ -243,7 +243,7 @@ def test_beside_execs_and_a_fork(daemon: Daemon) -> None:
         assert next(seen)["type"] == "started"
         assert daemon.exec(sid, "echo x")[0]["data"] == "x"
         r = daemon.http.post(f"/v1/sandboxes/{sid}/fork")
-        assert r.status_code == 200
+        assert r.status_code == 200, r.text
         assert write(daemon, sid, cid, b"after\n", "?close=1").status_code == 204
         assert next(seen)["data"] == "after\n"
         assert next(seen)["type"] == "exit"
