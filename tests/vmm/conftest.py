@@ -55,6 +55,7 @@ class Plan(ctypes.Structure):
         ("fired", ctypes.c_uint32),
         ("write", ctypes.c_uint32),
         ("wrong", ctypes.c_uint32),
+        ("guest", ctypes.c_uint32),
         ("name", ctypes.c_char * 64),
     ]
 

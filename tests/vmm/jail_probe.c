@@ -4,7 +4,8 @@
  *
  *   vmm-jail-probe WHERE NAME       WHERE: process, vcpu (a thread in that jail, too), or
  *                                   unfiltered: all of the jail but its seccomp filter
- *   vmm-jail-probe                  the names, one a line, behind "any", "vcpu" or "unfiltered"
+ *   vmm-jail-probe                  the names, one a line, behind "any", "vcpu" or "unfiltered";
+ *                                   the rules, behind "process-rule" or "vcpu-rule"
  *
  * Exit status: 0: it could be done; 255: the jail could not be entered; else the errno. A death by
  * SIGSYS is the filter's.
@@ -14,6 +15,7 @@
 
 #include "lib/landlock.h"
 #include "vmm/jail/jail.h"
+#include "vmm/jail/jail_rules.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -178,6 +180,23 @@ static const struct {
 	{"unfiltered", "core", try_core},
 };
 
+/* Number, system call and what its arguments are compared with. */
+static void list_rules(const char *word, const struct jail_rules *rules)
+{
+	for (size_t i = 0; i < rules->n; i++) {
+		const struct jail_rule *r = &rules->rule[i];
+		char *name = seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, r->nr);
+
+		printf("%s %zu-%s", word, i, name);
+		free(name);
+		for (unsigned int k = 0; k < r->nargs; k++)
+			printf("-%llx", (unsigned long long)(r->args[k].op == SCMP_CMP_EQ
+								     ? r->args[k].datum_a
+								     : r->args[k].datum_b));
+		putchar('\n');
+	}
+}
+
 static void list_names(void)
 {
 	for (size_t t = 0; t < PROBE_TABLES; t++)
@@ -186,6 +205,8 @@ static void list_names(void)
 	for (size_t i = 0; i < ARRAY_SIZE(more); i++)
 		printf("%s %s\n", more[i].where, more[i].name);
 	printf("landlock %d\n", landlock_abi());
+	list_rules("process-rule", &jail_process_rules);
+	list_rules("vcpu-rule", &jail_vcpu_rules);
 }
 
 /* -1: there is no probe of that name. */

@@ -26,7 +26,8 @@ LINES = [
     if line
 ] if os.path.exists(PROBE) else []  # fmt: skip
 NAMES: dict[str, list[str]] = {
-    where: [n for w, n in LINES if w == where] for where in ("any", "vcpu", "unfiltered", "landlock")
+    where: [n for w, n in LINES if w == where]
+    for where in ("any", "vcpu", "unfiltered", "landlock", "process-rule", "vcpu-rule")
 }
 LANDLOCK = int(NAMES["landlock"][0]) if NAMES["landlock"] else 0
 

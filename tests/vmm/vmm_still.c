@@ -5,10 +5,12 @@
  * with the test (struct plan), which says
  *
  * - which of the calls below is to fail, counted in one process from now on;
+ * - that the first vCPU does what a guest would do to the devices (guest.h);
  * - that something is to be written to the disk before the next fork, so that its top
  *   is in use. Every child compares what its disk holds with what its ancestors wrote.
  */
 #define _GNU_SOURCE
+#include "guest.h"
 #include "still.h"
 #include "vmm/ctl.h"
 #include "vmm/jail/jail.h"
@@ -43,7 +45,8 @@ struct plan {
 	_Atomic uint32_t count; /* calls so far */
 	_Atomic uint32_t fired; /* one has failed */
 	_Atomic uint32_t write; /* write to the disk before a fork */
-	_Atomic uint32_t wrong; /* clusters that a child found changed */
+	_Atomic uint32_t wrong; /* clusters that a child found changed; what guest.c found wrong */
+	_Atomic uint32_t guest; /* the first vCPU does a guest's work (guest.h) */
 	char name[64];          /* of the call that failed */
 };
 
@@ -169,6 +172,19 @@ int __wrap_machine_disk_fork_child(struct machine *m, struct layer_fds top, stru
 	return rc;
 }
 
+static int run(struct vcpu *v)
+{
+	static struct guest guest; /* of the first vCPU's thread */
+	unsigned int wrong = guest.wrong;
+	int rc;
+
+	if (v->id != 0 || !plan->guest)
+		return still_run(v);
+	rc = guest_run(&guest, v);
+	plan->wrong += guest.wrong - wrong;
+	return rc;
+}
+
 int main(int argc, char **argv)
 {
 	bool without_namespaces = argc == 2 && strcmp(argv[1], "--without-namespaces") == 0;
@@ -194,7 +210,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	ctl_init(&ctl, &loop, CTL_FD);
-	ctl.machine.run = still_run;
+	ctl.machine.run = run;
 	ctl.machine.jail = jailed ? &jail : NULL;
 	_exit(ctl_run(&ctl) < 0 ? 1 : 0);
 }
