@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host that allows no namespaces: the daemon refuses to start, unless told otherwise, and says so;
-`podflare doctor` says what to do; a VMM that is not told that it may do without refuses, too."""
+"""A host that allows no namespaces: the daemon refuses to start, unless told otherwise, and says
+so; `podflare doctor` says what to do; a VMM that is not told that it may do without refuses as
+well."""
 
 from __future__ import annotations
 
