@@ -66,14 +66,16 @@ static int vmm(void)
 {
 	static struct ctl ctl;
 	static struct loop loop;
+	static struct jail jail;
 	struct err err = {0};
 
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	signal(SIGPIPE, SIG_IGN);
-	if (loop_init(&loop) < 0 || jail_enter(&err) < 0)
+	if (loop_init(&loop) < 0 || jail_enter(&jail, true, &err) < 0)
 		return 1;
 	ctl_init(&ctl, &loop, CTL_FD);
 	ctl.machine.run = run;
+	ctl.machine.jail = &jail;
 	_exit(ctl_run(&ctl) < 0);
 }
 

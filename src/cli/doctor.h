@@ -43,7 +43,7 @@ void doctor_advise(struct finding *f, const char *fmt, ...) __attribute__((forma
 
 /* The processor, KVM and whether a guest runs: sets d->hardware. */
 void doctor_check_processor(struct doctor *d);
-/* Memory, huge pages, user namespaces, kernel version, disk space, port. */
+/* Kernel version, memory, huge pages, namespaces, Landlock, disk space, port. */
 void doctor_check_system(struct doctor *d);
 /* Which templates are built, and whether their recipes have changed since. */
 void doctor_check_templates(struct doctor *d);

@@ -1,23 +1,23 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the doctor looks at on the machine itself: processor and KVM, memory,
- * huge pages, user namespaces, disk space, the port. Reads only; the one
- * thing it makes is a child in a new user namespace that ends at once.
+ * huge pages, namespaces, Landlock, disk space, the port. Reads only; the one
+ * thing it makes is a child in new namespaces that ends at once.
  */
 #define _GNU_SOURCE
 #include "cli/addr.h"
 #include "cli/boxhost.h"
 #include "cli/doctor.h"
 #include "lib/io.h"
+#include "lib/landlock.h"
+#include "lib/spaces.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/statvfs.h>
 #include <sys/utsname.h>
-#include <sys/wait.h>
 
 #define DISK_WANTED_MIB  8192
 #define CACHE_WANTED_MIB 4096
@@ -178,34 +178,51 @@ static void check_huge_pages(struct doctor *d)
 	}
 }
 
-/* A child in a user namespace of its own: what the VMM's jail starts with. */
-static int try_user_namespace(void)
+/*
+ * What the daemon tries at its start, which is in vain here. In emulated mode it is the kernel of
+ * the emulated host that counts.
+ */
+static void check_namespaces(struct doctor *d)
 {
-	pid_t pid = fork();
-	int status;
+	const char *text = getenv("PODFLARE_WITHOUT_NAMESPACES");
+	int rc = spaces_try();
+	struct finding *f = doctor_add(d, rc < 0 ? FINDING_NOTE : FINDING_OK, "namespaces");
 
-	if (pid < 0)
-		return errno;
-	if (pid == 0)
-		_exit(unshare(CLONE_NEWUSER) < 0 ? errno : 0);
-	if (waitpid(pid, &status, 0) != pid || !WIFEXITED(status))
-		return EIO;
-	return WEXITSTATUS(status);
-}
-
-static void check_user_namespaces(struct doctor *d)
-{
-	int e = try_user_namespace();
-	struct finding *f = doctor_add(d, e ? FINDING_NOTE : FINDING_OK, "user_namespaces");
-
-	if (e == 0) {
-		doctor_found(f, "this user may make user namespaces");
+	if (rc == 0) {
+		doctor_found(f, "a VMM gets namespaces of its own");
 		return;
 	}
-	doctor_found(f, "this user may not make user namespaces: %s", strerror(e));
-	doctor_advise(f, "in hardware mode VMMs get them as an extra wall: sysctl "
-			 "user.max_user_namespaces, kernel.unprivileged_userns_clone, "
-			 "kernel.apparmor_restrict_unprivileged_userns");
+	doctor_found(f, "this user may not make the namespaces of a VMM: %s", strerror(-rc));
+	if (!d->hardware) {
+		doctor_advise(f, "does not matter in emulated mode, which has its own kernel");
+		return;
+	}
+	doctor_advise(f, "%s; or use --mode emulated", SPACES_ADVICE);
+	if (text && strcmp(text, "1") == 0)
+		return;
+	f->level = FINDING_FAIL;
+	d->hardware = false;
+}
+
+static void check_landlock(struct doctor *d)
+{
+	int abi = landlock_abi();
+	struct finding *f = doctor_add(d, abi ? FINDING_OK : FINDING_NOTE, "landlock");
+
+	if (abi) {
+		doctor_found(f,
+			     "VMMs and proxies are kept from files by Landlock, too (version "
+			     "%d)",
+			     abi);
+		return;
+	}
+	doctor_found(f, "this kernel has no Landlock, or it is not turned on");
+	if (d->hardware)
+		doctor_advise(f, "a second wall behind the system call filter: the word landlock "
+				 "in the kernel's option lsm=, or in CONFIG_LSM");
+	else
+		doctor_advise(f, "does not matter to VMMs in emulated mode, which has its own "
+				 "kernel");
 }
 
 /* Shortens the path to the nearest directory that exists: the state may still have to be made. */
@@ -298,7 +315,8 @@ void doctor_check_system(struct doctor *d)
 	check_kernel(d);
 	check_memory(d);
 	check_huge_pages(d);
-	check_user_namespaces(d);
+	check_namespaces(d);
+	check_landlock(d);
 	check_disk(d);
 	check_port(d);
 }

@@ -17,9 +17,11 @@
 
 static_assert(CTL_FD == CHILD_CTL_FD && EGRESS_FD == CHILD_CTL_FD, "one place for all programs");
 
-int child_spawn(pid_t *pid, const char *program, const char *name, const char *arg, int peer)
+int child_spawn(pid_t *pid, const char *program, const char *name, const char *arg,
+		const char *option, int peer)
 {
-	char *const argv[] = {(char *)(uintptr_t)name, (char *)(uintptr_t)arg, NULL};
+	char *const argv[] = {(char *)(uintptr_t)name, (char *)(uintptr_t)arg,
+			      (char *)(uintptr_t)option, NULL};
 	char *const envp[] = {NULL};
 	posix_spawn_file_actions_t fa;
 	posix_spawnattr_t attr;

@@ -15,9 +15,12 @@
 
 #define CHILD_CTL_FD 3 /* where it finds its end of the control socket */
 
-/* name: its argv[0]; arg: argv[1], or NULL. peer stays the caller's. 0 and *pid, or -errno. */
+/*
+ * name: its argv[0]; arg, option: what follows, as far as the first that is NULL. peer stays the
+ * caller's. 0 and *pid, or -errno.
+ */
 __must_check int child_spawn(pid_t *pid, const char *program, const char *name, const char *arg,
-			     int peer);
+			     const char *option, int peer);
 
 /* Of one that was just started and that nobody watches yet: killed and waited for. */
 void child_abandon(pid_t pid);

@@ -48,6 +48,8 @@ static const char usage_text[] =
 	"environment:\n"
 	"  PODFLARE_API_KEYS        accepted keys, separated by commas\n"
 	"  PODFLARE_AUTH_DISABLED   1: ask nobody for a key\n"
+	"  PODFLARE_WITHOUT_NAMESPACES  1: start where the host allows a VMM no namespaces of its\n"
+	"                           own; the other walls around it hold\n"
 	"  PODFLARE_HOSTD_ADDR      default of --addr\n"
 	"  PODFLARE_LOG_FORMAT      text (default) or json\n"
 	"  PODFLARE_CREATE_TIMEOUT  seconds a sandbox may take to start (default: 120)\n"
@@ -197,6 +199,12 @@ static int load_env(struct config *c, struct err *err)
 		c->auth_disabled = true;
 	else if (s && *s && strcmp(s, "0") != 0)
 		return err_text(err, EINVAL, "PODFLARE_AUTH_DISABLED is \"%s\", not 1 or 0", s);
+	s = getenv("PODFLARE_WITHOUT_NAMESPACES");
+	if (s && strcmp(s, "1") == 0)
+		c->without_namespaces = true;
+	else if (s && *s && strcmp(s, "0") != 0)
+		return err_text(err, EINVAL, "PODFLARE_WITHOUT_NAMESPACES is \"%s\", not 1 or 0",
+				s);
 	rc = env_number("PODFLARE_CREATE_TIMEOUT", 1, 3600, &c->create_timeout_s, err);
 	if (rc == 0)
 		rc = env_number("PODFLARE_TEMPLATE_TIMEOUT", 1, 86400, &c->template_timeout_s, err);

@@ -43,7 +43,8 @@ struct config {
 
 	char *keys[CONFIG_KEYS_MAX]; /* owned */
 	unsigned int nkeys;
-	bool auth; /* a key is asked for */
+	bool without_namespaces; /* VMMs may be without any where the host allows none */
+	bool auth;               /* a key is asked for */
 	bool auth_disabled;
 	bool trust_forward;
 	const char *public_addr; /* HOST:PORT by which clients know us, or NULL */

@@ -12,8 +12,10 @@
 #include "daemon/limits.h"
 #include "daemon/sandbox.h"
 #include "lib/io.h"
+#include "lib/landlock.h"
 #include "lib/layerfile.h"
 #include "lib/log.h"
+#include "lib/spaces.h"
 #include "lib/wipe.h"
 
 #include <errno.h>
@@ -114,6 +116,29 @@ static int watch_signals(struct daemon *d, struct loop_src *src, struct err *err
 	return rc < 0 ? err_set(err, -rc, "cannot watch signals") : 0;
 }
 
+/*
+ * What this host does not give to a VMM is said at the start. Namespaces are refused without,
+ * unless the operator wants it so; Landlock is a second wall behind the filter.
+ */
+static int check_jail(struct daemon *d, struct err *err)
+{
+	int rc = spaces_try();
+
+	if (landlock_abi() == 0)
+		log_warn("this kernel has no Landlock, or it is not turned on: of the walls around "
+			 "a VMM, that one is missing");
+	if (rc == 0)
+		return 0;
+	if (!d->config.without_namespaces)
+		return err_text(err, -rc,
+				"this host allows a VMM no namespaces of its own (%s): %s",
+				strerror(-rc), SPACES_ADVICE);
+	log_warn("PODFLARE_WITHOUT_NAMESPACES=1: VMMs are without namespaces of their own (%s)",
+		 strerror(-rc));
+	d->vmms.without_namespaces = true;
+	return 0;
+}
+
 static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 {
 	struct config *c = &d->config;
@@ -126,13 +151,16 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	if (rc < 0)
 		return rc;
 	share_descriptors(c, &connections);
+	vmm_host_init(&d->vmms, &d->loop, c->vmm_path, c->kvm_path, c->disk_dir);
+	rc = check_jail(d, err);
+	if (rc < 0)
+		return rc;
 	registry_init(&d->registry, c->max_sandboxes);
 	turns_init(&d->renewals, &d->loop, 0);
 	rc = store_open(&d->store, &d->loop, c->state_dir, err);
 	if (rc == 0)
 		rc = prepare_disks(c, err);
 	pool_init(&d->pool, d);
-	vmm_host_init(&d->vmms, &d->loop, c->vmm_path, c->kvm_path, c->disk_dir);
 	d->vmms.others = &d->egress;
 	d->vmms.others_own = egress_host_owns;
 	d->vmms.others_reap = egress_host_reap;

@@ -56,7 +56,8 @@ struct vmm_ops {
 struct vmm_host {
 	struct loop *loop;
 	const char *vmm_path, *kvm_path, *disk_dir;
-	struct list vmms; /* those that have a process */
+	bool without_namespaces; /* what a VMM is told: it may do without where it gets none */
+	struct list vmms;        /* those that have a process */
 	/*
 	 * Children of the daemon that are not VMMs: whether one is, and to reap it. A VMM must not
 	 * be able to call one its own child. NULL: there are none.

@@ -163,7 +163,8 @@ void vmm_kill(struct vmm *v, bool quiet)
 
 int vmm_spawn(struct vmm *v, const char *id, int ctl_peer)
 {
-	int rc = child_spawn(&v->pid, v->host->vmm_path, "podflare-vmm", id, ctl_peer);
+	const char *option = v->host->without_namespaces ? "--without-namespaces" : NULL;
+	int rc = child_spawn(&v->pid, v->host->vmm_path, "podflare-vmm", id, option, ctl_peer);
 
 	if (rc < 0)
 		v->pid = 0;

@@ -7,6 +7,7 @@
 #include "egress/jail.h"
 
 #include "egress/jail_filter.h"
+#include "lib/landlock.h"
 
 #include <errno.h>
 #include <grp.h>
@@ -104,39 +105,6 @@ static int jail_drop_capabilities(struct err *err)
 		       : 0;
 }
 
-/* linux/landlock.h, up to version 6; older kernels take the beginning of it. */
-struct landlock_ruleset {
-	uint64_t fs, net, scoped;
-};
-#define LANDLOCK_FS_V1     0x1fffull
-#define LANDLOCK_FS_V2     (LANDLOCK_FS_V1 | 1ull << 13)
-#define LANDLOCK_FS_V3     (LANDLOCK_FS_V2 | 1ull << 14)
-#define LANDLOCK_FS_V5     (LANDLOCK_FS_V3 | 1ull << 15)
-#define LANDLOCK_NET_BIND  1ull
-#define LANDLOCK_SCOPE_ALL 3ull /* abstract sockets and signals of others */
-
-/* Without a rule, nothing that the ruleset handles is allowed. */
-static void jail_landlock(void)
-{
-	long version = syscall(SYS_landlock_create_ruleset, NULL, 0, 1);
-	struct landlock_ruleset r = {.fs = version >= 5   ? LANDLOCK_FS_V5
-					   : version >= 3 ? LANDLOCK_FS_V3
-					   : version == 2 ? LANDLOCK_FS_V2
-							  : LANDLOCK_FS_V1};
-	size_t size = version >= 6 ? 24 : version >= 4 ? 16 : 8;
-	_cleanup_fd int fd = -1;
-
-	if (version < 1)
-		return; /* not there, or not turned on */
-	if (version >= 4)
-		r.net = LANDLOCK_NET_BIND;
-	if (version >= 6)
-		r.scoped = LANDLOCK_SCOPE_ALL;
-	fd = (int)syscall(SYS_landlock_create_ruleset, &r, size, 0);
-	if (fd >= 0)
-		syscall(SYS_landlock_restrict_self, fd, 0);
-}
-
 int jail_enter(const struct jail_user *user, struct err *err)
 {
 	if (JAIL_SANITIZED)
@@ -153,6 +121,7 @@ int jail_enter(const struct jail_user *user, struct err *err)
 	/* Changing the user forgets this one. */
 	if (prctl(PR_SET_PDEATHSIG, SIGKILL) < 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
 		return err_set(err, errno, "prctl");
-	jail_landlock();
+	/* What the kernel does not have, or refuses, is the filter's alone. */
+	(void)!landlock_deny(true);
 	return jail_filter(err);
 }

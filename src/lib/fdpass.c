@@ -16,26 +16,37 @@ union fdpass_ctl {
 	char buf[CMSG_SPACE(FDPASS_MAX * sizeof(int))];
 };
 
+static int fdpass_send_plain(int sock, const void *buf, size_t len)
+{
+	ssize_t n;
+
+	do
+		n = send(sock, buf, len, MSG_NOSIGNAL);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	return (size_t)n == len ? 0 : -EMSGSIZE;
+}
+
 int fdpass_send(int sock, const void *buf, size_t len, const int *fds, size_t nfds)
 {
 	union fdpass_ctl ctl = {0};
 	struct iovec iov = {.iov_base = (void *)(size_t)buf, .iov_len = len};
-	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+	struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = ctl.buf};
+	struct cmsghdr *c;
 	ssize_t n;
 
 	if (nfds > FDPASS_MAX)
 		return -EINVAL;
-	if (nfds) {
-		struct cmsghdr *c;
-
-		m.msg_control = ctl.buf;
-		m.msg_controllen = CMSG_SPACE(nfds * sizeof(int));
-		c = CMSG_FIRSTHDR(&m);
-		c->cmsg_level = SOL_SOCKET;
-		c->cmsg_type = SCM_RIGHTS;
-		c->cmsg_len = CMSG_LEN(nfds * sizeof(int));
-		memcpy(CMSG_DATA(c), fds, nfds * sizeof(int));
-	}
+	/* Without descriptors by another system call: the jail of a VMM knows only that one. */
+	if (nfds == 0)
+		return fdpass_send_plain(sock, buf, len);
+	m.msg_controllen = CMSG_SPACE(nfds * sizeof(int));
+	c = CMSG_FIRSTHDR(&m);
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(nfds * sizeof(int));
+	memcpy(CMSG_DATA(c), fds, nfds * sizeof(int));
 	do
 		n = sendmsg(sock, &m, MSG_NOSIGNAL);
 	while (n < 0 && errno == EINTR);

@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 
 #define RETRY(expr)                                      \
@@ -37,14 +38,9 @@ ssize_t io_send_some(int fd, const void *buf, size_t len)
 	return RETRY(send(fd, buf, len, MSG_NOSIGNAL | MSG_DONTWAIT));
 }
 
-ssize_t io_sendv_some(int fd, const struct iovec *iov, int n)
+ssize_t io_recv_some(int fd, void *buf, size_t len)
 {
-	struct msghdr m = {
-		.msg_iov = (struct iovec *)(uintptr_t)iov,
-		.msg_iovlen = (size_t)n,
-	};
-
-	return RETRY(sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT));
+	return RETRY(recv(fd, buf, len, MSG_DONTWAIT));
 }
 
 int io_read_full(int fd, void *buf, size_t len)
@@ -113,13 +109,19 @@ int io_pwrite_full(int fd, const void *buf, size_t len, off_t off)
 	return 0;
 }
 
+int io_fstat(int fd, struct stat *st)
+{
+	return syscall(SYS_fstat, fd, st) < 0 ? -errno : 0;
+}
+
 int64_t io_size(int fd)
 {
 	struct stat st;
 	uint64_t bytes;
+	int rc = io_fstat(fd, &st);
 
-	if (fstat(fd, &st) < 0)
-		return -errno;
+	if (rc < 0)
+		return rc;
 	if (S_ISREG(st.st_mode))
 		return st.st_size;
 	if (!S_ISBLK(st.st_mode))

@@ -9,6 +9,7 @@
 #include "lib/cleanup.h"
 
 #include <stdint.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <sys/uio.h>
 
@@ -21,9 +22,15 @@ __must_check int io_pwrite_full(int fd, const void *buf, size_t len, off_t off);
 /* One read/write on a non-blocking descriptor: count, 0 at EOF (read), -EAGAIN, or -errno. */
 ssize_t io_read_some(int fd, void *buf, size_t len);
 ssize_t io_write_some(int fd, const void *buf, size_t len);
-/* send(MSG_NOSIGNAL | MSG_DONTWAIT) and its vector form. */
+/* The same of a socket, blocking or not: send(MSG_NOSIGNAL | MSG_DONTWAIT), recv(MSG_DONTWAIT). */
 ssize_t io_send_some(int fd, const void *buf, size_t len);
-ssize_t io_sendv_some(int fd, const struct iovec *iov, int n);
+ssize_t io_recv_some(int fd, void *buf, size_t len);
+
+/*
+ * 0 or -errno. fstat(2) itself: glibc's function makes newfstatat(2), which can look up paths, and
+ * VMMs may not make it.
+ */
+__must_check int io_fstat(int fd, struct stat *st);
 
 /* Size in bytes of a regular file or block device, or -errno. */
 int64_t io_size(int fd);

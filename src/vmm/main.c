@@ -2,7 +2,8 @@
 /*
  * podflare-vmm: one process, one virtual machine. Started by podflared with
  * the control socket as descriptor CTL_FD and nothing else; everything it needs
- * comes through that socket. It takes no options and reads no file.
+ * comes through that socket. It reads no file, and takes one option: that a host
+ * which allows it no namespaces is put up with.
  */
 #define _GNU_SOURCE
 #include "lib/log.h"
@@ -27,9 +28,16 @@ static int check_control_socket(void)
 	return 0;
 }
 
-int main(void)
+/* Written behind its id by the daemon, when its operator has allowed it. */
+static bool may_do_without_namespaces(int argc, char **argv)
+{
+	return argc == 3 && strcmp(argv[2], "--without-namespaces") == 0;
+}
+
+int main(int argc, char **argv)
 {
 	static struct ctl ctl; /* too large for the stack; reached through pointers only */
+	static struct jail jail;
 	static struct loop loop;
 	struct err err = {0};
 	int rc;
@@ -52,11 +60,12 @@ int main(void)
 		log_error("event loop: %s", strerror(-rc));
 		return 1;
 	}
-	if (jail_enter(&err) < 0) {
+	if (jail_enter(&jail, may_do_without_namespaces(argc, argv), &err) < 0) {
 		log_error("%s", err.msg);
 		return 1;
 	}
 	ctl_init(&ctl, &loop, CTL_FD);
+	ctl.machine.jail = &jail;
 	rc = ctl_run(&ctl);
 	/* No teardown: vCPU threads still run, and the kernel collects everything at exit. */
 	_exit(rc < 0 ? 1 : 0);

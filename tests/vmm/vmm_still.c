@@ -5,10 +5,12 @@
  * with the test (struct plan), which says
  *
  * - which of the calls below is to fail, counted in one process from now on;
+ * - that the first vCPU does what a guest would do to the devices (guest.h);
  * - that something is to be written to the disk before the next fork, so that its top
  *   is in use. Every child compares what its disk holds with what its ancestors wrote.
  */
 #define _GNU_SOURCE
+#include "guest.h"
 #include "still.h"
 #include "vmm/ctl.h"
 #include "vmm/jail/jail.h"
@@ -43,23 +45,27 @@ struct plan {
 	_Atomic uint32_t count; /* calls so far */
 	_Atomic uint32_t fired; /* one has failed */
 	_Atomic uint32_t write; /* write to the disk before a fork */
-	_Atomic uint32_t wrong; /* clusters that a child found changed */
+	_Atomic uint32_t wrong; /* clusters that a child found changed; what guest.c found wrong */
+	_Atomic uint32_t guest; /* the first vCPU does a guest's work (guest.h) */
 	char name[64];          /* of the call that failed */
 };
 
 static struct plan *plan;
 
+/* What a VMM may not ask the kernel for in its jail; a fork's child has 0 for its own. */
+static pid_t self;
+static __thread bool main_thread;
+
 /* Only the main thread's calls count: those of vCPU threads come when they like. */
 static bool fails(const char *name)
 {
-	pid_t pid = getpid();
 	uint32_t side;
 
-	if (!plan)
+	if (!plan || !main_thread)
 		return false; /* main() has yet to find it */
-	side = pid == (pid_t)plan->pid ? PARENT : CHILD;
+	side = self == (pid_t)plan->pid ? PARENT : CHILD;
 
-	if (plan->side != side || gettid() != pid || ++plan->count != plan->nth)
+	if (plan->side != side || ++plan->count != plan->nth)
 		return false;
 	plan->fired = 1;
 	snprintf(plan->name, sizeof(plan->name), "%s", name);
@@ -80,7 +86,6 @@ FAULTY(int, -1, eventfd, (unsigned int n, int flags), n, flags)
 FAULTY(int, -1, epoll_create1, (int flags), flags)
 FAULTY(int, -1, epoll_ctl, (int ep, int op, int fd, struct epoll_event *e), ep, op, fd, e)
 FAULTY(int, -1, close_range, (unsigned int first, unsigned int last, int flags), first, last, flags)
-FAULTY(int, -1, fstat64, (int fd, struct stat64 *st), fd, st)
 FAULTY(int, EAGAIN, pthread_create,
        (pthread_t * t, const pthread_attr_t *a, void *(*fn)(void *), void *arg), t, a, fn, arg)
 FAULTY(void *, MAP_FAILED, mmap64, (void *at, size_t n, int prot, int flags, int fd, off64_t off),
@@ -101,11 +106,12 @@ int __wrap_ioctl(int fd, unsigned long req, ...)
 	return fails(name) ? -1 : __real_ioctl(fd, req, arg);
 }
 
-/* The VMM's code makes one raw call: the fork. */
+/* The VMM's raw calls: the fork, fstat(), a vCPU's filter. */
 long __real_syscall(long n, ...);
 long __wrap_syscall(long n, ...);
 long __wrap_syscall(long n, ...)
 {
+	const long call = n;
 	long a[5];
 	va_list ap;
 
@@ -113,9 +119,12 @@ long __wrap_syscall(long n, ...)
 	for (int i = 0; i < 5; i++)
 		a[i] = va_arg(ap, long);
 	va_end(ap);
-	if (n == SYS_clone && fails("clone"))
+	if ((n == SYS_clone && fails("clone")) || (n == SYS_fstat && fails("fstat")))
 		return -1;
-	return __real_syscall(n, a[0], a[1], a[2], a[3], a[4], 0L);
+	n = __real_syscall(call, a[0], a[1], a[2], a[3], a[4], 0L);
+	if (call == SYS_clone && n == 0)
+		self = 0;
+	return n;
 }
 
 /* Cluster i of the disk holds bytes of value i; the next free one is filled. */
@@ -163,12 +172,30 @@ int __wrap_machine_disk_fork_child(struct machine *m, struct layer_fds top, stru
 	return rc;
 }
 
-int main(void)
+static int run(struct vcpu *v)
 {
+	static struct guest guest; /* of the first vCPU's thread */
+	unsigned int wrong = guest.wrong;
+	int rc;
+
+	if (v->id != 0 || !plan->guest)
+		return still_run(v);
+	rc = guest_run(&guest, v);
+	plan->wrong += guest.wrong - wrong;
+	return rc;
+}
+
+int main(int argc, char **argv)
+{
+	bool without_namespaces = argc == 2 && strcmp(argv[1], "--without-namespaces") == 0;
 	static struct ctl ctl;
 	static struct loop loop;
+	static struct jail jail;
 	struct err err = {0};
+	bool jailed;
 
+	self = getpid();
+	main_thread = true;
 	plan = mmap(NULL, sizeof(*plan), PROT_READ | PROT_WRITE, MAP_SHARED, PLAN_FD, 0);
 	if (plan == MAP_FAILED)
 		return 2;
@@ -177,11 +204,13 @@ int main(void)
 	if (close_range(CTL_FD + 1, ~0u, 0) < 0 || loop_init(&loop) < 0)
 		return 1;
 	/* A build with sanitizers makes calls that the filter does not know. */
-	if (!getenv("VMM_STILL_UNJAILED") && jail_enter(&err) < 0) {
+	jailed = !getenv("VMM_STILL_UNJAILED");
+	if (jailed && jail_enter(&jail, without_namespaces, &err) < 0) {
 		fprintf(stderr, "%s\n", err.msg);
 		return 1;
 	}
 	ctl_init(&ctl, &loop, CTL_FD);
-	ctl.machine.run = still_run;
+	ctl.machine.run = run;
+	ctl.machine.jail = jailed ? &jail : NULL;
 	_exit(ctl_run(&ctl) < 0 ? 1 : 0);
 }

@@ -56,6 +56,8 @@ struct machine_events {
 	void *arg;
 };
 
+struct jail;
+
 struct machine_config {
 	uint32_t mem_mib;
 	uint32_t vcpus;
@@ -108,6 +110,7 @@ struct machine {
 
 	/* vcpu_run(); tests and benches of the machine without a guest put something else here. */
 	int (*run)(struct vcpu *v);
+	const struct jail *jail; /* of vCPU threads; NULL: none, in tests and benches */
 	struct vcpu_park park;
 	struct vcpu *vcpus;
 	unsigned int nvcpus;

@@ -11,6 +11,7 @@
 #include "lib/io.h"
 #include "vmm/core/exit.h"
 #include "vmm/core/machine.h"
+#include "vmm/jail/jail.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -161,10 +162,16 @@ static void *vcpu_thread(void *arg)
 	struct vcpu *v = arg;
 	struct exit_reason why = {0};
 	char name[16];
+	int jailed;
 
 	snprintf(name, sizeof(name), "vcpu%u", v->id);
 	prctl(PR_SET_NAME, name);
-	for (;;) {
+	jailed = v->machine->jail ? jail_enter_vcpu(v->machine->jail) : 0;
+	if (jailed < 0)
+		exit_reason_set(&why, CTL_EXIT_ERROR,
+				"the thread of vCPU %u cannot enter its jail: errno %d", v->id,
+				-jailed);
+	while (jailed == 0) {
 		bool parking;
 		int rc = vcpu_enter(v, &parking);
 

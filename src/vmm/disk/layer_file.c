@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "vmm/disk/layer_file.h"
+#include "lib/io.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -133,9 +134,12 @@ int layer_file_sync(int fd)
 int layer_file_check(struct layer_fds fds)
 {
 	struct stat rw, ro;
+	int rc = io_fstat(fds.rw, &rw);
 
-	if (fstat(fds.rw, &rw) < 0 || fstat(fds.ro, &ro) < 0)
-		return -errno;
+	if (rc == 0)
+		rc = io_fstat(fds.ro, &ro);
+	if (rc < 0)
+		return rc;
 	if ((fcntl(fds.rw, F_GETFL) & (O_ACCMODE | O_APPEND)) != O_RDWR ||
 	    (fcntl(fds.ro, F_GETFL) & O_ACCMODE) != O_RDONLY || !S_ISREG(rw.st_mode) ||
 	    rw.st_dev != ro.st_dev || rw.st_ino != ro.st_ino || rw.st_size != 0)
@@ -146,6 +150,7 @@ int layer_file_check(struct layer_fds fds)
 int64_t layer_file_bytes(int fd)
 {
 	struct stat st;
+	int rc = io_fstat(fd, &st);
 
-	return fstat(fd, &st) < 0 ? -errno : (int64_t)st.st_blocks * 512;
+	return rc < 0 ? rc : (int64_t)st.st_blocks * 512;
 }

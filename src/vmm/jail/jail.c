@@ -1,126 +1,179 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Jail of a VMM: namespaces as far as the host allows them, then a seccomp
- * allow-list. The filter alone already makes a socket impossible; the network
- * namespace makes it pointless as well.
+ * The order of the steps, as each takes away what the one before it needed:
+ * limits, namespaces, capabilities, privileges; then the filter of vCPU threads
+ * is made, which takes a memfd; then Landlock; then the process's own filter.
+ *
+ * What is not limited: RLIMIT_AS and RLIMIT_DATA, as guests are of any size;
+ * RLIMIT_MEMLOCK, as no rule allows to lock; RLIMIT_NPROC, which counts all
+ * processes of the user, and he has other VMMs.
  */
 #define _GNU_SOURCE
 #include "vmm/jail/jail.h"
 
+#include "lib/io.h"
+#include "lib/landlock.h"
+#include "lib/spaces.h"
+#include "vmm/core/machine_disk.h"
+#include "vmm/jail/jail_rules.h"
+
 #include <errno.h>
-#include <linux/sched.h>
-#include <sched.h>
-#include <seccomp.h>
+#include <linux/capability.h>
+#include <linux/seccomp.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 
-/*
- * Calls allowed with any argument. Each line: who needs it.
- * ioctl is wide here because a VMM only holds descriptors of KVM, sockets,
- * eventfds and memfds; per-thread filters with request numbers narrow it.
- */
-static const int allowed[] = {
-	SCMP_SYS(read),              /* eventfds */
-	SCMP_SYS(write),             /* eventfds */
-	SCMP_SYS(pread64),           /* kernel and ramdisk */
-	SCMP_SYS(preadv),            /* disk: reads */
-	SCMP_SYS(pwritev),           /* disk: writes */
-	SCMP_SYS(fallocate),         /* disk: space of what is discarded or zeroed */
-	SCMP_SYS(fdatasync),         /* disk: flush */
-	SCMP_SYS(recvmsg),           /* control socket */
-	SCMP_SYS(sendmsg),           /* control socket, streams */
-	SCMP_SYS(recvfrom),          /* streams */
-	SCMP_SYS(sendto),            /* streams */
-	SCMP_SYS(readv),             /* streams */
-	SCMP_SYS(writev),            /* streams */
-	SCMP_SYS(shutdown),          /* half-closed streams */
-	SCMP_SYS(close),             /* streams, boot descriptors */
-	SCMP_SYS(close_range),       /* what a forked child must not have */
-	SCMP_SYS(fcntl),             /* seals of the root image, rights of layers, O_NONBLOCK */
-	SCMP_SYS(fstat),             /* sizes of what was handed over, space of the disk's top */
-	SCMP_SYS(newfstatat),        /* the same, as glibc spells it */
-	SCMP_SYS(epoll_create1),     /* vsock's set of sockets */
-	SCMP_SYS(epoll_wait),        /* loop */
-	SCMP_SYS(epoll_pwait),       /* loop */
-	SCMP_SYS(epoll_ctl),         /* loop */
-	SCMP_SYS(eventfd2),          /* hand-over */
-	SCMP_SYS(ioctl),             /* KVM */
-	SCMP_SYS(munmap),            /* guest RAM ends, thread stacks */
-	SCMP_SYS(madvise),           /* huge pages, thread stacks */
-	SCMP_SYS(mremap),            /* realloc */
-	SCMP_SYS(brk),               /* malloc */
-	SCMP_SYS(futex),             /* locks, threads */
-	SCMP_SYS(set_robust_list),   /* thread start */
-	SCMP_SYS(rseq),              /* thread start */
-	SCMP_SYS(rt_sigprocmask),    /* thread start */
-	SCMP_SYS(rt_sigreturn),      /* return from a handler */
-	SCMP_SYS(rt_sigaction),      /* abort() */
-	SCMP_SYS(prctl),             /* thread names */
-	SCMP_SYS(sched_getaffinity), /* thread attributes */
-	SCMP_SYS(sched_yield),       /* locks */
-	SCMP_SYS(gettid),            /* abort() */
-	SCMP_SYS(getpid),            /* abort() */
-	SCMP_SYS(clock_gettime),     /* when the vDSO cannot */
-	SCMP_SYS(clock_nanosleep),   /* back-off */
-	SCMP_SYS(getrandom),         /* malloc's tags */
-	SCMP_SYS(restart_syscall),   /* after a stop */
-	SCMP_SYS(exit),
-	SCMP_SYS(exit_group),
-};
+/* 320 streams, 32 layers, 32 vCPUs, and what is ours, are less than 400. */
+#define JAIL_FILES 1024u
 
-static int jail_filter(struct err *err)
+static int jail_limit(int what, rlim_t value, struct err *err)
+{
+	struct rlimit r;
+
+	/* One that is lower already stays. */
+	if (getrlimit(what, &r) < 0)
+		return err_set(err, errno, "getrlimit");
+	r.rlim_max = r.rlim_max < value ? r.rlim_max : value;
+	r.rlim_cur = r.rlim_cur < r.rlim_max ? r.rlim_cur : r.rlim_max;
+	return setrlimit(what, &r) < 0 ? err_set(err, errno, "setrlimit") : 0;
+}
+
+static int jail_limits(struct err *err)
+{
+	int rc = jail_limit(RLIMIT_CORE, 0, err);
+
+	if (rc == 0)
+		rc = jail_limit(RLIMIT_NOFILE, JAIL_FILES, err);
+	/* No layer is larger than the largest disk, whatever is written where. */
+	if (rc == 0)
+		rc = jail_limit(RLIMIT_FSIZE, (rlim_t)MACHINE_DISK_MAX_MIB << 20, err);
+	return rc;
+}
+
+static int jail_namespaces(bool without, struct err *err)
+{
+	int rc = spaces_enter();
+
+	if (rc == 0 || without)
+		return 0;
+	return err_set(err, -rc, "this host allows a VMM no namespaces of its own; %s",
+		       SPACES_ADVICE);
+}
+
+/* Root's, or those that the user namespace has brought. */
+static int jail_drop_capabilities(struct err *err)
+{
+	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+	struct __user_cap_data_struct none[2] = {0};
+
+	return syscall(SYS_capset, &head, none) < 0
+		       ? err_set(err, errno, "cannot give up capabilities")
+		       : 0;
+}
+
+static int jail_privileges(struct err *err)
+{
+	int rc = jail_drop_capabilities(err);
+
+	if (rc < 0)
+		return rc;
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
+		return err_set(err, errno, "PR_SET_NO_NEW_PRIVS");
+	/* So /proc/PID is root's. The daemon reads nothing there; what measures VMMs is root. */
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+		return err_set(err, errno, "PR_SET_DUMPABLE");
+	/* A change of credentials may have made it forgotten. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) < 0)
+		return err_set(err, errno, "PR_SET_PDEATHSIG");
+	return 0;
+}
+
+/* To be freed with seccomp_release(); NULL: *rc is -errno. */
+static scmp_filter_ctx jail_filter(const struct jail_rules *rules, int *rc)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
-	int rc = ctx ? 0 : -ENOMEM;
 
-	for (size_t i = 0; rc == 0 && i < ARRAY_SIZE(allowed); i++)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
-	/* No memory of a VMM is ever made executable. */
+	*rc = ctx ? 0 : -ENOMEM;
+	for (size_t i = 0; *rc == 0 && i < rules->n; i++) {
+		const struct jail_rule *r = &rules->rule[i];
+
+		*rc = seccomp_rule_add_array(ctx, r->action, r->nr, r->nargs, r->args);
+	}
+	/* KVM_RUN is called more often than all the others together: it is looked for first. */
+	if (*rc == 0)
+		*rc = seccomp_syscall_priority(ctx, SCMP_SYS(ioctl), UINT8_MAX);
+	if (*rc == 0)
+		return ctx;
+	seccomp_release(ctx);
+	return NULL;
+}
+
+static int jail_make_vcpu_filter(struct jail *j, struct err *err)
+{
+	_cleanup_fd int fd = memfd_create("filter", MFD_CLOEXEC);
+	scmp_filter_ctx ctx = NULL;
+	int64_t size;
+	int rc = fd < 0 ? -errno : 0;
+
+	*j = (struct jail){0};
 	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 1,
-				      SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+		ctx = jail_filter(&jail_vcpu_rules, &rc);
 	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1,
-				      SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
-	/*
-	 * Threads, and the fork of a VM with exactly its flags; no namespaces. The flags of clone
-	 * can be looked at, those of clone3 cannot.
-	 */
-	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
-				      SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD));
-	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
-				      SCMP_A0(SCMP_CMP_EQ, CLONE_PARENT | SIGCHLD));
-	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0);
-	/* Kicks of vCPU threads. Another VMM that is sent one only looks around. */
-	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
-				      SCMP_A2(SCMP_CMP_EQ, SIGUSR1));
+		rc = seccomp_export_bpf(ctx, fd);
+	seccomp_release(ctx);
+	size = rc == 0 ? io_size(fd) : rc;
+	if (size > (int64_t)sizeof(j->vcpu))
+		size = -E2BIG;
+	rc = size < 0 ? (int)size : io_pread_full(fd, j->vcpu, (size_t)size, 0);
+	if (rc < 0)
+		return err_set(err, -rc, "cannot make the seccomp filter of vCPU threads");
+	j->vcpu_len = (unsigned short)((size_t)size / sizeof(j->vcpu[0]));
+	return 0;
+}
+
+static int jail_landlock(struct err *err)
+{
+	int abi = landlock_deny(false);
+
+	return abi < 0 ? err_set(err, -abi, "cannot enter Landlock") : 0;
+}
+
+static int jail_close(struct err *err)
+{
+	int rc;
+	scmp_filter_ctx ctx = jail_filter(&jail_process_rules, &rc);
+
 	if (rc == 0)
 		rc = seccomp_load(ctx);
 	seccomp_release(ctx);
 	return rc < 0 ? err_set(err, -rc, "cannot install the seccomp filter") : 0;
 }
 
-int jail_enter(struct err *err)
+int jail_enter(struct jail *j, bool without_namespaces, struct err *err)
 {
-	const struct rlimit no_core = {0, 0};
+	int rc = jail_limits(err);
 
-	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
-		return err_set(err, errno, "PR_SET_NO_NEW_PRIVS");
-	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
-		return err_set(err, errno, "PR_SET_DUMPABLE");
-	setrlimit(RLIMIT_CORE, &no_core);
-	/*
-	 * As an ordinary user the namespaces need a user namespace around them, as root they do
-	 * not. A host may forbid either; the filter below holds in any case.
-	 */
-	if (unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS) < 0 &&
-	    unshare(CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWNS) < 0)
-		errno = 0;
-	return jail_filter(err);
+	if (rc == 0)
+		rc = jail_namespaces(without_namespaces, err);
+	if (rc == 0)
+		rc = jail_privileges(err);
+	if (rc == 0)
+		rc = jail_make_vcpu_filter(j, err);
+	if (rc == 0)
+		rc = jail_landlock(err);
+	if (rc == 0)
+		rc = jail_close(err);
+	return rc;
+}
+
+int jail_enter_vcpu(const struct jail *j)
+{
+	const struct sock_fprog prog = {.len = j->vcpu_len,
+					.filter = (struct sock_filter *)(uintptr_t)j->vcpu};
+
+	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog) < 0 ? -errno : 0;
 }

@@ -22,15 +22,30 @@
  */
 #define CREDIT_STEP (VSOCK_BUF_ALLOC / 4)
 
-static ssize_t recv_some(int fd, const struct iovec *iov, int n)
+/*
+ * One call a piece, and never sendmsg(2) or recvmsg(2): these can pass descriptors on, and the jail
+ * of vCPU threads has neither. Count of bytes, which may be fewer, or -errno if there are none.
+ */
+static ssize_t transfer(ssize_t (*call)(int fd, void *p, size_t len), int fd,
+			const struct iovec *iov, int n)
 {
-	struct msghdr m = {.msg_iov = (struct iovec *)(uintptr_t)iov, .msg_iovlen = (size_t)n};
-	ssize_t r;
+	ssize_t sum = 0;
 
-	do
-		r = recvmsg(fd, &m, MSG_DONTWAIT);
-	while (r < 0 && errno == EINTR);
-	return r < 0 ? -errno : r;
+	for (int i = 0; i < n; i++) {
+		ssize_t r = call(fd, iov[i].iov_base, iov[i].iov_len);
+
+		if (r < 0)
+			return sum ? sum : r;
+		sum += r;
+		if ((size_t)r < iov[i].iov_len)
+			break;
+	}
+	return sum;
+}
+
+static ssize_t send_piece(int fd, void *p, size_t len)
+{
+	return io_send_some(fd, p, len);
 }
 
 void vsock_conn_open(struct vsock_conn *c, int fd, uint32_t cookie, uint32_t host_port,
@@ -136,7 +151,7 @@ static void flush(struct vsock_conn *c)
 	while ((len = vsock_conn_pending(c)) > 0) {
 		int n = ring_pieces(c, c->fwd_cnt, len, piece);
 
-		if (!forwarded(c, io_sendv_some(c->fd, piece, n)))
+		if (!forwarded(c, transfer(send_piece, c->fd, piece, n)))
 			break;
 	}
 }
@@ -151,7 +166,7 @@ int vsock_conn_receive(struct vsock_conn *c, const struct iovec *iov, int n, uin
 	if (c->out_dead)
 		return 0;
 	if (!waiting && len)
-		forwarded(c, io_sendv_some(c->fd, iov, n));
+		forwarded(c, transfer(send_piece, c->fd, iov, n));
 	if (c->out_dead)
 		return 0;
 	/* The ring takes what the socket did not; it fits, as the credit was checked. */
@@ -213,7 +228,7 @@ bool vsock_conn_wants(const struct vsock_conn *c)
 
 static uint32_t read_socket(struct vsock_conn *c, const struct iovec *iov, int n)
 {
-	ssize_t r = recv_some(c->fd, iov, n);
+	ssize_t r = transfer(io_recv_some, c->fd, iov, n);
 
 	if (r > 0) {
 		c->tx_cnt += (uint32_t)r;

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host that allows no namespaces: the daemon refuses to start, unless told otherwise, and says
+so; `podflare doctor` says what to do; a VMM that is not told that it may do without refuses as
+well."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import BUILD, DAEMON, SANITIZED, Daemon, make_guest
+
+# A user namespace in which no further one, and no network namespace, can be made.
+LIMITED = [
+    *("unshare", "-Ur", "sh", "-c"),
+    "for kind in user net; do echo 0 >/proc/sys/user/max_${kind}_namespaces; done && exec \"$@\"",
+    "sh",
+]
+SETTING = "PODFLARE_WITHOUT_NAMESPACES"
+VMM = str(BUILD / "podflare-vmm")
+
+pytestmark = pytest.mark.skipif(
+    subprocess.run(["unshare", "-Ur", "true"], capture_output=True, check=False).returncode != 0,
+    reason="this user may not make user namespaces at all",
+)
+
+
+def start(tmp_path: Path, prefix: list[str], **env: str) -> tuple[int, str]:
+    """A daemon that does not start: status and what it said."""
+    argv = [*prefix, DAEMON, "--addr", "127.0.0.1:0", "--state", str(tmp_path / "state")]
+    done = subprocess.run(
+        [*argv, "--guest", str(make_guest(tmp_path / "guest")), "--vmm", VMM],
+        env={"PATH": os.environ["PATH"], **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_daemon_refuses(tmp_path: Path) -> None:
+    code, text = start(tmp_path, LIMITED)
+    assert code == 1
+    assert "allows a VMM no namespaces of its own (No space left on device)" in text
+    assert "user.max_user_namespaces" in text and f"{SETTING}=1" in text
+    assert "ready" not in text
+
+
+@pytest.mark.parametrize("value", ["yes", "2", "true"])
+def test_a_setting_that_is_none(tmp_path: Path, value: str) -> None:
+    code, text = start(tmp_path, [], **{SETTING: value})
+    assert code == 2 and f'{SETTING} is "{value}"' in text
+
+
+def arguments(daemon: Daemon) -> list[str]:
+    daemon.templates_ready()
+    (pid,) = daemon.children()
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+
+
+def test_the_daemon_is_told_otherwise(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, prefix=LIMITED, env={SETTING: "1"})
+    try:
+        assert f"{SETTING}=1: VMMs are without namespaces" in daemon.log_text()
+        assert "--without-namespaces" in arguments(daemon)
+        assert daemon.exec(daemon.create(), "echo x")[0]["data"] == "x"
+    finally:
+        daemon.stop()
+
+
+@pytest.mark.parametrize("value", ["", "0", "1"])
+def test_where_they_are_allowed_they_are_there(tmp_path: Path, value: str) -> None:
+    daemon = Daemon(tmp_path, env={SETTING: value} if value else {})
+    try:
+        assert "namespaces" not in daemon.log_text()
+        assert "--without-namespaces" not in arguments(daemon)
+    finally:
+        daemon.stop()
+
+
+def vmm(prefix: list[str], *args: str) -> tuple[int, str]:
+    """A VMM whose daemon goes at once: 0 is that it was in its jail, and served, till then."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = subprocess.Popen(
+            [*prefix, VMM, "an-id", *args],
+            preexec_fn=lambda: os.dup2(theirs.fileno(), 3),
+            pass_fds=(3,),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    ours.close()
+    _, text = process.communicate(timeout=60)
+    return process.returncode, text
+
+
+@pytest.mark.skipif(SANITIZED, reason="sanitizers make calls that the jail does not know")
+def test_a_vmm_refuses_by_itself() -> None:
+    code, text = vmm(LIMITED)
+    assert code == 1 and "namespaces" in text
+    assert vmm(LIMITED, "--without-namespace")[0] == 1
+    assert vmm(LIMITED, "--without-namespaces") == (0, "")
+    assert vmm([]) == (0, "")
+
+
+def doctor(prefix: list[str], **env: str) -> dict[str, dict[str, str]]:
+    done = subprocess.run(
+        [*prefix, str(BUILD / "podflare"), "doctor", "--json"],
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    report = json.loads(done.stdout)
+    return {"": report, **{f["name"]: f for f in report["findings"]}}
+
+
+def test_doctor_says_it() -> None:
+    here = doctor([])
+    assert here["namespaces"]["level"] == "ok"
+    assert here["landlock"]["level"] in ("ok", "note")
+    limited = doctor(LIMITED)
+    hardware = here[""]["mode"] == "hardware"  # type: ignore[call-overload]
+    assert limited["namespaces"]["level"] == ("fail" if hardware else "note")
+    assert "No space left on device" in limited["namespaces"]["found"]
+    advice = limited["namespaces"]["advice"]
+    assert f"{SETTING}=1" in advice if hardware else "emulated mode" in advice
+    told = doctor(LIMITED, **{SETTING: "1"})
+    assert told["namespaces"]["level"] == "note"

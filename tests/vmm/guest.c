@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Rings of eight descriptors in guest memory, one request at a time; one receive
+ * buffer, so that what a stream has more is fetched by the notification that offers
+ * the buffer again.
+ */
+#include "guest.h"
+
+#include "lib/cleanup.h"
+#include "still.h"
+#include "vmm/core/exit.h"
+#include "vmm/core/machine.h"
+#include "vmm/virtio/vsock_packet.h"
+
+#include <string.h>
+#include <time.h>
+
+#define RING    8u
+#define RINGS   (32u << 20) /* four queues, 64 KiB each */
+#define BUFFERS (33u << 20)
+#define RX_BUF  4096u
+#define TX_BUF  (BUFFERS + 0x10000)
+#define DISK_AT (BUFFERS + 0x40000) /* header, status, data behind each other */
+#define DATA_AT (DISK_AT + 0x1000)
+#define BLOB    (32u << 10)
+#define CREDIT  (1u << 20)
+#define VECTOR  0x40u
+
+static void mmio(struct vcpu *v, uint64_t at, uint32_t val)
+{
+	struct exit_reason why = {0};
+
+	v->run->exit_reason = KVM_EXIT_MMIO;
+	v->run->mmio.phys_addr = at;
+	v->run->mmio.is_write = 1;
+	v->run->mmio.len = sizeof(val);
+	memcpy(v->run->mmio.data, &val, sizeof(val));
+	(void)!exit_handle(v->machine, v, &why);
+}
+
+static void reg(struct vcpu *v, unsigned int dev, uint32_t off, uint32_t val)
+{
+	mmio(v, VM_MMIO_BASE + dev * VM_MMIO_STRIDE + off, val);
+}
+
+static uint8_t *mem(struct vcpu *v, uint64_t gpa, uint64_t len)
+{
+	return gmem_slice(&v->machine->ram, gpa, len);
+}
+
+/* The line of a device, edge-triggered, to the first processor. */
+static void route_irq(struct vcpu *v, unsigned int dev)
+{
+	unsigned int index = 0x10 + 2 * (VM_MMIO_GSI + dev);
+
+	mmio(v, VM_IOAPIC_BASE, index);
+	mmio(v, VM_IOAPIC_BASE + 0x10, VECTOR + dev);
+}
+
+static void start_device(struct vcpu *v, unsigned int dev, uint32_t features)
+{
+	route_irq(v, dev);
+	reg(v, dev, VIRTIO_MMIO_STATUS, 0);
+	reg(v, dev, VIRTIO_MMIO_STATUS, VIRTIO_STATUS_ACKNOWLEDGE);
+	reg(v, dev, VIRTIO_MMIO_STATUS, VIRTIO_STATUS_ACKNOWLEDGE | VIRTIO_STATUS_DRIVER);
+	reg(v, dev, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
+	reg(v, dev, VIRTIO_MMIO_DRIVER_FEATURES, VIRTIO_F_VERSION_1 >> 32);
+	reg(v, dev, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
+	reg(v, dev, VIRTIO_MMIO_DRIVER_FEATURES, features);
+	reg(v, dev, VIRTIO_MMIO_STATUS, 0xb);
+}
+
+static void start_queue(struct vcpu *v, unsigned int dev, unsigned int q, struct guest_queue *gq,
+			unsigned int place)
+{
+	uint64_t at = RINGS + place * 0x10000ull;
+
+	*gq = (struct guest_queue){.desc = at, .avail = at + 0x1000, .used = at + 0x2000};
+	reg(v, dev, VIRTIO_MMIO_QUEUE_SEL, q);
+	reg(v, dev, VIRTIO_MMIO_QUEUE_NUM, RING);
+	reg(v, dev, VIRTIO_MMIO_QUEUE_DESC_LOW, (uint32_t)gq->desc);
+	reg(v, dev, VIRTIO_MMIO_QUEUE_DESC_HIGH, 0);
+	reg(v, dev, VIRTIO_MMIO_QUEUE_DRIVER_LOW, (uint32_t)gq->avail);
+	reg(v, dev, VIRTIO_MMIO_QUEUE_DRIVER_HIGH, 0);
+	reg(v, dev, VIRTIO_MMIO_QUEUE_DEVICE_LOW, (uint32_t)gq->used);
+	reg(v, dev, VIRTIO_MMIO_QUEUE_DEVICE_HIGH, 0);
+	reg(v, dev, VIRTIO_MMIO_QUEUE_READY, 1);
+}
+
+struct seg {
+	uint64_t at;
+	uint32_t len;
+	uint16_t flags;
+};
+
+/* A chain from descriptor 0 on; n is small. Then the notification. */
+static void offer(struct vcpu *v, unsigned int dev, unsigned int q, struct guest_queue *gq,
+		  const struct seg *seg, uint16_t n)
+{
+	uint16_t head = 0, idx = ++gq->avail_idx;
+
+	for (uint16_t i = 0; i < n; i++) {
+		struct {
+			uint64_t at;
+			uint32_t len;
+			uint16_t flags, next;
+		} d = {seg[i].at, seg[i].len, seg[i].flags, (uint16_t)(i + 1)};
+
+		if (i + 1 < n)
+			d.flags |= VIRTQ_DESC_F_NEXT;
+		memcpy(mem(v, gq->desc + 16ull * i, sizeof(d)), &d, sizeof(d));
+	}
+	memcpy(mem(v, gq->avail + 4 + 2ull * ((idx - 1) % RING), 2), &head, 2);
+	memcpy(mem(v, gq->avail + 2, 2), &idx, 2);
+	reg(v, dev, VIRTIO_MMIO_QUEUE_NOTIFY, q);
+}
+
+/* Whether the device has given something back. */
+static bool used(struct vcpu *v, struct guest_queue *gq)
+{
+	uint16_t idx;
+
+	memcpy(&idx, mem(v, gq->used + 2, 2), 2);
+	if (idx == gq->used_seen)
+		return false;
+	gq->used_seen++;
+	return true;
+}
+
+/* A request of one segment of data, which is carried out at once. */
+static void disk(struct guest *g, struct vcpu *v, uint32_t type, uint32_t len)
+{
+	uint16_t to_guest = type == VIRTIO_BLK_T_IN ? VIRTQ_DESC_F_WRITE : 0;
+	struct seg seg[3] = {{.at = DISK_AT, .len = VIRTIO_BLK_HDR_BYTES}};
+	uint8_t *head = mem(v, DISK_AT, 0x1000);
+	uint16_t n = 1;
+
+	memset(head, 0, 0x1000);
+	memcpy(head, &type, sizeof(type));
+	head[0x800] = 0xff;
+	if (len)
+		seg[n++] = (struct seg){DATA_AT, len, to_guest};
+	seg[n++] = (struct seg){DISK_AT + 0x800, 1, VIRTQ_DESC_F_WRITE};
+	offer(v, MACHINE_DEV_BLK, VIRTIO_BLK_QUEUE, &g->disk, seg, n);
+	if (!used(v, &g->disk) || head[0x800] != VIRTIO_BLK_S_OK)
+		g->wrong++;
+}
+
+static void use_disk(struct guest *g, struct vcpu *v)
+{
+	const uint32_t range[4] = {0, 0, LAYERS_CLUSTER / VIRTIO_BLK_SECTOR, 0};
+	uint8_t *data = mem(v, DATA_AT, LAYERS_CLUSTER);
+
+	memset(data, 'd', LAYERS_CLUSTER);
+	disk(g, v, VIRTIO_BLK_T_OUT, LAYERS_CLUSTER);
+	memset(data, 0, LAYERS_CLUSTER);
+	disk(g, v, VIRTIO_BLK_T_IN, LAYERS_CLUSTER);
+	g->wrong += data[0] != 'd' || data[LAYERS_CLUSTER - 1] != 'd';
+	disk(g, v, VIRTIO_BLK_T_FLUSH, 0);
+	memcpy(data, range, sizeof(range));
+	disk(g, v, VIRTIO_BLK_T_DISCARD, sizeof(range));
+}
+
+static void offer_rx(struct guest *g, struct vcpu *v)
+{
+	const struct seg seg = {BUFFERS, VSOCK_HDR_BYTES + RX_BUF, VIRTQ_DESC_F_WRITE};
+
+	offer(v, MACHINE_DEV_VSOCK, VSOCK_QUEUE_RX, &g->rx, &seg, 1);
+}
+
+/* Answers a packet: the header's addresses are turned round. */
+static void answer(struct guest *g, struct vcpu *v, const struct vsock_hdr *to, uint16_t op,
+		   uint32_t flags, uint32_t len)
+{
+	const struct vsock_hdr h = {.src_cid = to->dst_cid,
+				    .dst_cid = to->src_cid,
+				    .src_port = to->dst_port,
+				    .dst_port = to->src_port,
+				    .len = len,
+				    .type = VSOCK_TYPE_STREAM,
+				    .op = op,
+				    .flags = flags,
+				    .buf_alloc = CREDIT};
+	const struct seg seg = {TX_BUF, VSOCK_HDR_BYTES + len, 0};
+
+	vsock_hdr_pack(mem(v, TX_BUF, VSOCK_HDR_BYTES), &h);
+	offer(v, MACHINE_DEV_VSOCK, VSOCK_QUEUE_TX, &g->tx, &seg, 1);
+	/* A packet that came meanwhile can only be in the one buffer, which is ours. */
+	if (!used(v, &g->tx))
+		g->wrong++;
+}
+
+static void take_data(struct guest *g, struct vcpu *v, const struct vsock_hdr *h)
+{
+	const uint8_t *data = mem(v, BUFFERS + VSOCK_HDR_BYTES, RX_BUF);
+	uint8_t *out = mem(v, TX_BUF + VSOCK_HDR_BYTES, BLOB);
+
+	switch (data[0]) {
+	case 'S':
+		answer(g, v, h, VSOCK_OP_SHUTDOWN, VSOCK_SHUT_RCV, 0);
+		break;
+	case 'R':
+		answer(g, v, h, VSOCK_OP_RST, 0, 0);
+		break;
+	case 'B':
+		memset(out, 'B', BLOB);
+		answer(g, v, h, VSOCK_OP_RW, 0, BLOB);
+		break;
+	default:
+		memcpy(out, data, h->len);
+		answer(g, v, h, VSOCK_OP_RW, 0, h->len);
+		break;
+	}
+}
+
+static void take_packets(struct guest *g, struct vcpu *v)
+{
+	while (used(v, &g->rx)) {
+		struct vsock_hdr h;
+
+		vsock_hdr_unpack(mem(v, BUFFERS, VSOCK_HDR_BYTES), &h);
+		if (h.op == VSOCK_OP_REQUEST)
+			answer(g, v, &h, VSOCK_OP_RESPONSE, 0, 0);
+		else if (h.op == VSOCK_OP_RW && h.len)
+			take_data(g, v, &h);
+		else if (h.op == VSOCK_OP_SHUTDOWN)
+			answer(g, v, &h, VSOCK_OP_RST, 0, 0);
+		offer_rx(g, v);
+	}
+}
+
+int guest_run(struct guest *g, struct vcpu *v)
+{
+	const struct timespec moment = {.tv_nsec = 500000};
+
+	if (v->run->immediate_exit)
+		return vcpu_run(v);
+	if (!g->started) {
+		g->started = true;
+		start_device(v, MACHINE_DEV_BLK, VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_DISCARD);
+		start_queue(v, MACHINE_DEV_BLK, VIRTIO_BLK_QUEUE, &g->disk, 0);
+		reg(v, MACHINE_DEV_BLK, VIRTIO_MMIO_STATUS, 0xf);
+		use_disk(g, v);
+		start_device(v, MACHINE_DEV_VSOCK, 0);
+		start_queue(v, MACHINE_DEV_VSOCK, VSOCK_QUEUE_RX, &g->rx, 1);
+		start_queue(v, MACHINE_DEV_VSOCK, VSOCK_QUEUE_TX, &g->tx, 2);
+		start_queue(v, MACHINE_DEV_VSOCK, VSOCK_QUEUE_EVENT, &g->event, 3);
+		reg(v, MACHINE_DEV_VSOCK, VIRTIO_MMIO_STATUS, 0xf);
+		offer_rx(g, v);
+	}
+	take_packets(g, v);
+	syscall(SYS_futex, v->run, FUTEX_WAIT_PRIVATE, 0, &moment, NULL, 0);
+	return -EINTR;
+}

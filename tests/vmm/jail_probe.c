@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Enters the jail of podflare-vmm as the program does, and tries one thing.
+ *
+ *   vmm-jail-probe WHERE NAME       WHERE: process, vcpu (a thread in that jail, too), or
+ *                                   unfiltered: all of the jail but its seccomp filter
+ *   vmm-jail-probe                  the names, one a line, behind "any", "vcpu" or "unfiltered";
+ *                                   the rules, behind "process-rule" or "vcpu-rule"
+ *
+ * Exit status: 0: it could be done; 255: the jail could not be entered; else the errno. A death by
+ * SIGSYS is the filter's.
+ */
+#define _GNU_SOURCE
+#include "jail_probe.h"
+
+#include "lib/landlock.h"
+#include "vmm/jail/jail.h"
+#include "vmm/jail/jail_rules.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <seccomp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#define FAILED_JAIL 255
+static int pair[2];
+static pid_t parent;
+
+static int errno_or_0(long r)
+{
+	return r < 0 ? errno : 0;
+}
+
+static int try_raw(const struct probe *p)
+{
+	return errno_or_0(syscall(p->nr, p->a[0], p->a[1], p->a[2], p->a[3], p->a[4], p->a[5]));
+}
+
+/* A descriptor in a message, which is the one thing that leaves a process for good. */
+static int try_pass_descriptor(void)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} c = {.align = {.cmsg_len = CMSG_LEN(sizeof(int)),
+			 .cmsg_level = SOL_SOCKET,
+			 .cmsg_type = SCM_RIGHTS}};
+	struct iovec iov = {page, 1};
+	struct msghdr m = {.msg_iov = &iov,
+			   .msg_iovlen = 1,
+			   .msg_control = c.buf,
+			   .msg_controllen = sizeof(c.buf)};
+
+	return errno_or_0(sendmsg(pair[0], &m, MSG_NOSIGNAL | MSG_DONTWAIT));
+}
+
+static int try_nothing(void)
+{
+	return 0;
+}
+
+static void *thread_of_nothing(void *arg)
+{
+	return arg;
+}
+
+static int try_thread(void)
+{
+	pthread_t t;
+	int rc = pthread_create(&t, NULL, thread_of_nothing, NULL);
+
+	return rc ? rc : pthread_join(t, NULL);
+}
+
+static int try_stream(void)
+{
+	int rc = errno_or_0(send(pair[0], "x", 1, MSG_NOSIGNAL | MSG_DONTWAIT));
+
+	return rc ? rc : errno_or_0(recv(pair[1], page, 1, MSG_DONTWAIT));
+}
+
+/* The rest is for a jail without its filter: what the other walls refuse. */
+
+static int try_read_file(void)
+{
+	return errno_or_0(open("/etc/passwd", O_RDONLY | O_CLOEXEC));
+}
+
+static int try_read_directory(void)
+{
+	return errno_or_0(open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+}
+
+static int try_make_file(void)
+{
+	return errno_or_0(open("/tmp/podflare-jail-probe", O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+}
+
+static int try_run(void)
+{
+	char *const none[] = {NULL};
+
+	return errno_or_0(execve("/bin/true", none, none));
+}
+
+static int tcp(int (*call)(int fd, const struct sockaddr *a, socklen_t len))
+{
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	a.sin_port = htons(9);
+	return fd < 0 ? errno : errno_or_0(call(fd, (struct sockaddr *)&a, sizeof(a)));
+}
+
+static int try_tcp_bind(void)
+{
+	return tcp(bind);
+}
+
+static int try_tcp_connect(void)
+{
+	return tcp(connect);
+}
+
+static int try_signal_others(void)
+{
+	return errno_or_0(kill(parent, 0));
+}
+
+static int try_trace_others(void)
+{
+	return errno_or_0(ptrace(PTRACE_ATTACH, parent, NULL, NULL));
+}
+
+static int try_host_name(void)
+{
+	return errno_or_0(sethostname("x", 1));
+}
+
+static int try_mount(void)
+{
+	return errno_or_0(mount("x", "/tmp", "tmpfs", 0, NULL));
+}
+
+static int try_core(void)
+{
+	const struct rlimit r = {1, 1};
+
+	return errno_or_0(setrlimit(RLIMIT_CORE, &r));
+}
+
+static const struct {
+	const char *where, *name;
+	int (*fn)(void);
+} more[] = {
+	{"any", "pass-descriptor", try_pass_descriptor},
+	{"any", "nothing", try_nothing},
+	{"any", "stream", try_stream},
+	{"vcpu", "thread", try_thread},
+	{"unfiltered", "read-file", try_read_file},
+	{"unfiltered", "read-directory", try_read_directory},
+	{"unfiltered", "make-file", try_make_file},
+	{"unfiltered", "run", try_run},
+	{"unfiltered", "tcp-bind", try_tcp_bind},
+	{"unfiltered", "tcp-connect", try_tcp_connect},
+	{"unfiltered", "signal-others", try_signal_others},
+	{"unfiltered", "trace-others", try_trace_others},
+	{"unfiltered", "host-name", try_host_name},
+	{"unfiltered", "mount", try_mount},
+	{"unfiltered", "core", try_core},
+};
+
+/* Number, system call and what its arguments are compared with. */
+static void list_rules(const char *word, const struct jail_rules *rules)
+{
+	for (size_t i = 0; i < rules->n; i++) {
+		const struct jail_rule *r = &rules->rule[i];
+		char *name = seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, r->nr);
+
+		printf("%s %zu-%s", word, i, name);
+		free(name);
+		for (unsigned int k = 0; k < r->nargs; k++)
+			printf("-%llx", (unsigned long long)(r->args[k].op == SCMP_CMP_EQ
+								     ? r->args[k].datum_a
+								     : r->args[k].datum_b));
+		putchar('\n');
+	}
+}
+
+static void list_names(void)
+{
+	for (size_t t = 0; t < PROBE_TABLES; t++)
+		for (size_t i = 0; i < probe_tables[t].n; i++)
+			printf("%s %s\n", probe_tables[t].where, probe_tables[t].probe[i].name);
+	for (size_t i = 0; i < ARRAY_SIZE(more); i++)
+		printf("%s %s\n", more[i].where, more[i].name);
+	printf("landlock %d\n", landlock_abi());
+	list_rules("process-rule", &jail_process_rules);
+	list_rules("vcpu-rule", &jail_vcpu_rules);
+}
+
+/* -1: there is no probe of that name. */
+static int try(const char *name)
+{
+	for (size_t t = 0; t < PROBE_TABLES; t++)
+		for (size_t i = 0; i < probe_tables[t].n; i++)
+			if (strcmp(probe_tables[t].probe[i].name, name) == 0)
+				return try_raw(&probe_tables[t].probe[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(more); i++)
+		if (strcmp(more[i].name, name) == 0)
+			return more[i].fn();
+	return -1;
+}
+
+struct attempt {
+	const struct jail *jail;
+	const char *name;
+	int result;
+};
+
+static void *vcpu_thread(void *arg)
+{
+	struct attempt *a = arg;
+
+	a->result = jail_enter_vcpu(a->jail) < 0 ? FAILED_JAIL : try(a->name);
+	return NULL;
+}
+
+static bool filtered;
+
+int __real_seccomp_load(scmp_filter_ctx ctx);
+int __wrap_seccomp_load(scmp_filter_ctx ctx);
+int __wrap_seccomp_load(scmp_filter_ctx ctx)
+{
+	return filtered ? __real_seccomp_load(ctx) : 0;
+}
+
+int main(int argc, char **argv)
+{
+	static struct jail jail;
+	struct attempt a = {.jail = &jail};
+	struct err err = {0};
+	pthread_t t;
+
+	if (argc != 3) {
+		list_names();
+		return 0;
+	}
+	parent = getppid();
+	a.name = argv[2];
+	filtered = strcmp(argv[1], "unfiltered") != 0;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
+		return FAILED_JAIL;
+	if (jail_enter(&jail, false, &err) < 0) {
+		fprintf(stderr, "%s\n", err.msg);
+		return FAILED_JAIL;
+	}
+	if (strcmp(argv[1], "vcpu") != 0)
+		a.result = try(a.name);
+	else if (pthread_create(&t, NULL, vcpu_thread, &a) != 0 || pthread_join(t, NULL) != 0)
+		return FAILED_JAIL;
+	_exit(a.result);
+}

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The jail of a VMM: what the kernel says of its processes and threads, and what happens to one
+that tries what is not allowed (jail_probe.c), on the loop's thread and on a vCPU's."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import BUILD, Host, Vmm
+
+PROBE = str(BUILD / "tests/vmm/vmm-jail-probe")
+LISTING = (
+    subprocess.run([PROBE], capture_output=True, text=True, check=False).stdout
+    if os.path.exists(PROBE)
+    else ""
+)
+LINES = [line.split() for line in LISTING.splitlines()]
+NAMES: dict[str, list[str]] = {
+    where: [n for w, n in LINES if w == where]
+    for where in ("any", "vcpu", "unfiltered", "landlock", "process-rule", "vcpu-rule")
+}
+LANDLOCK = int(NAMES["landlock"][0]) if NAMES["landlock"] else 0
+
+# What both may do, with the errno that it gives for descriptor 0, which is /dev/null.
+ALLOWED = {
+    "nothing": 0,
+    "stream": 0,
+    "ioctl-run": errno.ENOTTY,
+    "ioctl-signal-msi": errno.ENOTTY,
+    "send": errno.ENOTSOCK,
+    "recv": errno.ENOTSOCK,
+    "write": 0,
+    "preadv": 0,
+    "fdatasync": errno.EINVAL,
+    "fallocate-punch": errno.ENODEV,
+    "madvise-dontneed": 0,
+    "futex-wake": 0,
+}
+# What only the process may do. The last two are refused in the way that libc expects.
+PROCESS = {
+    "ioctl-create-vm": errno.ENOTTY,
+    "ioctl-create-vcpu": errno.ENOTTY,
+    "ioctl-memory-region": errno.ENOTTY,
+    "ioctl-set-msrs": errno.ENOTTY,
+    "ioctl-set-cpuid2": errno.ENOTTY,
+    "ioctl-enable-cap": errno.ENOTTY,
+    "thread": 0,
+    "prctl-name": 0,
+    "prctl-death": 0,
+    "recvmsg": errno.ENOTSOCK,
+    "send-waiting": errno.ENOTSOCK,
+    "eventfd": 0,
+    "epoll_create": 0,
+    "epoll_wait": errno.EINVAL,
+    "read": 0,
+    "pread": 0,
+    "fcntl-getfl": 0,
+    "fcntl-get-seals": errno.EINVAL,
+    "fstat": 0,
+    "close_range": 0,
+    "mmap": 0,
+    "mprotect": 0,
+    "munmap": 0,
+    "brk": 0,
+    "madvise-dontfork": 0,
+    "sigaction": 0,
+    "getpid": 0,
+    "tgkill": errno.EPERM if LANDLOCK >= 6 and os.geteuid() == 0 else None,
+    "rseq": errno.EINVAL,
+    "set_robust_list": 0,
+    "exit_group": 0,
+    "seccomp": errno.EINVAL,
+    "clone3": errno.ENOSYS,
+    "madvise-guard": errno.EINVAL,
+}
+# What would be done in the name of the test itself, or break the probe: see tests of forks.
+NOT_IN_THE_PROCESS = {"clone-sibling", "clone-thread"}
+KILLED = [n for n in NAMES["any"] if n not in ALLOWED]
+
+
+def probe(where: str, name: str) -> int:
+    done = subprocess.run(
+        [PROBE, where, name], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
+    )
+    assert done.returncode != 255, done.stderr
+    return done.returncode
+
+
+def test_the_lists_are_whole() -> None:
+    assert len(KILLED) > 170
+    assert set(NAMES["vcpu"]) == PROCESS.keys() | NOT_IN_THE_PROCESS
+    assert ALLOWED.keys() <= set(NAMES["any"])
+
+
+@pytest.mark.parametrize("name", KILLED)
+@pytest.mark.parametrize("where", ["process", "vcpu"])
+def test_what_is_forbidden_kills(where: str, name: str) -> None:
+    assert probe(where, name) == -signal.SIGSYS
+
+
+@pytest.mark.parametrize("name", NAMES["vcpu"])
+def test_what_is_forbidden_to_a_vcpu_kills(name: str) -> None:
+    assert probe("vcpu", name) == -signal.SIGSYS
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+@pytest.mark.parametrize("where", ["process", "vcpu"])
+def test_what_is_needed_works(where: str, name: str) -> None:
+    """So that a probe that is killed was killed for what it did."""
+    assert probe(where, name) == ALLOWED[name]
+
+
+@pytest.mark.parametrize("name", PROCESS)
+def test_what_the_process_needs_works(name: str) -> None:
+    expected = PROCESS[name]
+    result = probe("process", name)
+    assert result == expected or (expected is None and result >= 0)
+
+
+@pytest.mark.skipif(LANDLOCK < 4, reason="this kernel's Landlock is too old, or there is none")
+@pytest.mark.parametrize("name", NAMES["unfiltered"])
+def test_the_other_walls_hold_without_the_filter(name: str) -> None:
+    """Landlock, no capabilities, limits: what a hole in the filter would still not give."""
+    refusal = {
+        "signal-others": errno.EPERM if LANDLOCK >= 6 else 0,
+        "trace-others": errno.EPERM,
+        "host-name": errno.EPERM,
+        "mount": errno.EPERM,
+        "core": errno.EPERM,
+    }
+    assert probe("unfiltered", name) == refusal.get(name, errno.EACCES)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("name,result", [("nothing", 0), ("stream", 0), ("openat", -signal.SIGSYS)])
+@pytest.mark.parametrize("where", ["process", "vcpu"])
+def test_jail_of_an_ordinary_user(where: str, name: str, result: int) -> None:
+    done = subprocess.run(
+        [PROBE, where, name],
+        user=12345,
+        group=12345,
+        extra_groups=[],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == result, done.stderr
+
+
+def status(path: Path) -> dict[str, str]:
+    lines = (path / "status").read_text().splitlines()
+    return {k: v.strip() for k, v in (line.split(":", 1) for line in lines)}
+
+
+def filters(proc: Path) -> list[tuple[str, int]]:
+    """Name and number of seccomp filters of each thread."""
+    tasks = [status(task) for task in (proc / "task").iterdir()]
+    return sorted((t["Name"], int(t["Seccomp_filters"])) for t in tasks)
+
+
+def check_process(vmm: Vmm, vcpus: int) -> None:
+    vmm.stats()
+    proc = Path(f"/proc/{vmm.pid}")
+    s = status(proc)
+    assert s["NoNewPrivs"] == "1"
+    for capabilities in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert int(s[capabilities], 16) == 0
+    for space in ("net", "ipc", "uts", "mnt"):
+        assert os.readlink(proc / "ns" / space) != os.readlink(f"/proc/self/ns/{space}")
+    limits = {
+        line[:25].strip(): line[25:].split()[:2]
+        for line in (proc / "limits").read_text().splitlines()[1:]
+    }
+    assert limits["Max core file size"] == ["0", "0"]
+    assert limits["Max open files"][1] == "1024"
+    assert limits["Max file size"][1] == str(64 << 30)
+    assert all(status(t)["NoNewPrivs"] == "1" for t in (proc / "task").iterdir())
+    # One of the process, one more in each vCPU's thread once it has begun.
+    wanted = [("vmm-still", 1), *((f"vcpu{i}", 2) for i in range(vcpus))]
+    deadline = time.monotonic() + 20
+    while filters(proc) != sorted(wanted):
+        assert time.monotonic() < deadline, filters(proc)
+        time.sleep(0.005)
+
+
+def test_of_a_machine_and_of_its_copies(host: Host) -> None:
+    vmm = host.booted(vcpus=2)
+    check_process(vmm, 2)
+    child = vmm.fork()
+    check_process(child, 2)
+    vmm.pause()
+    grandchild = child.fork()
+    check_process(grandchild, 2)
+
+
+def test_limits_that_are_lower_stay(host: Host) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
+    try:
+        vmm = host.booted()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert resource.prlimit(vmm.pid, resource.RLIMIT_NOFILE) == (200, 1024)

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each rule of the jail is needed: a whole life of a VMM (test_life.py) passes with all of them, and
+something dies of the lack of any one. Those that this life does not use are named here, each with
+who does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from signal import SIGSYS
+
+import pytest
+
+from conftest import Host
+from test_jail import NAMES, PROBE
+from test_life import ends, life
+
+RULES = [f"{table} {name}" for table in ("process", "vcpu") for name in NAMES[f"{table}-rule"]]
+
+# Who needs a rule that this life does without.
+ELSEWHERE = {
+    "process clock_gettime": "hosts whose clock the vDSO cannot read",
+    "process restart_syscall": "a wait with a deadline that SIGSTOP has interrupted",
+    "process madvise-17": "a rehearsal whose guest has run: KVM logs what that writes",
+    "process madvise-66": "glibc from 2.42 on; vmm-jail-probe says what it gets",
+}
+# What only the end of a thread does, while the process goes on: a probe on such a thread.
+ENDS = {"process exit", "vcpu exit", "vcpu rt_sigprocmask"}
+
+
+def plain(rule: str) -> str:
+    """Without its number."""
+    table, _, name = rule.partition(" ")
+    return f"{table} {name.partition('-')[2]}"
+
+
+def test_those_named_are_rules() -> None:
+    assert ELSEWHERE.keys() | ENDS <= {plain(rule) for rule in RULES}
+    assert len(RULES) > 100
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if plain(rule) not in ELSEWHERE])
+def test_it_dies_without(host: Host, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VMM_STILL_WITHOUT", rule.partition("-")[0])
+    if plain(rule) in ENDS:
+        done = subprocess.run([PROBE, "vcpu", "nothing"], timeout=60, check=False)
+        assert done.returncode == -SIGSYS
+        return
+    try:
+        life(host)
+    except (AssertionError, OSError):
+        pass  # of what died: which is seen below
+    assert SIGSYS in [os.WTERMSIG(s) for s in ends(host) if os.WIFSIGNALED(s)]
