@@ -170,11 +170,13 @@ class Vmm:
         own = {"control": theirs.fileno(), "console": console()}
         own["parent_rw"], own["parent_ro"] = self.host.layer()
         own["child_rw"], own["child_ro"] = self.host.layer()
-        self.send(Message(FORK, id=5, code=code), tuple({**own, **(fds or {})}.values()))
-        for name, fd in own.items():
-            if name != "control":
-                os.close(fd)
-        theirs.close()
+        try:
+            self.send(Message(FORK, id=5, code=code), tuple({**own, **(fds or {})}.values()))
+        finally:  # it may have died
+            for name, fd in own.items():
+                if name != "control":
+                    os.close(fd)
+            theirs.close()
         child = Vmm(self.host, ours)
         self.host.vmms.append(child)
         return child
@@ -265,9 +267,11 @@ class Host:
         }
         own["disk_rw"], own["disk_ro"] = self.layer()
         message = Message(BOOT, mem_mib=mem_mib, vcpus=vcpus, disk_mib=disk_mib)
-        vmm.send(message, tuple({**own, **(fds or {})}.values()))
-        for fd in own.values():
-            os.close(fd)
+        try:
+            vmm.send(message, tuple({**own, **(fds or {})}.values()))
+        finally:  # it may have died
+            for fd in own.values():
+                os.close(fd)
         return vmm
 
     def booted(self, vcpus: int = 1, disk_mib: int = 64) -> Vmm:
