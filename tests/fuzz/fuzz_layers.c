@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The contents of forked disks. The input is a script: transfers, zeroing and discarding of any
+ * range of a few disks that are forked from each other, thinning out, and a host whose storage
+ * fails at a moment that the script says. Beside each disk is plain memory that says what it must
+ * contain; where something has failed, the old bytes or the new ones, and nothing else.
+ */
+#define _GNU_SOURCE
+#include "input.h"
+
+#include "vmm/disk/layers.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define CLUSTERS 6u
+#define DISK     ((size_t)CLUSTERS * LAYERS_CLUSTER)
+#define DISKS    3u
+#define STEPS    200u
+
+struct disk {
+	struct layers l;
+	bool there;
+	uint8_t *want;        /* DISK bytes */
+	bool any[DISK / 512]; /* what this sector contains is not known */
+};
+
+/* Of the calls to the host's storage: how many go well, and how many behind them fail. */
+static unsigned good_calls, bad_calls, failures;
+
+/* The linker puts these in place of the calls (meson.build). */
+ssize_t __real_pwritev(int fd, const struct iovec *iov, int n, off_t off);
+ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int n, off_t off);
+ssize_t __real_preadv(int fd, const struct iovec *iov, int n, off_t off);
+ssize_t __wrap_preadv(int fd, const struct iovec *iov, int n, off_t off);
+int __real_fallocate(int fd, int mode, off_t off, off_t len);
+int __wrap_fallocate(int fd, int mode, off_t off, off_t len);
+int __real_fdatasync(int fd);
+int __wrap_fdatasync(int fd);
+
+static bool fails(int errnum)
+{
+	if (!bad_calls)
+		return false;
+	if (good_calls) {
+		good_calls--;
+		return false;
+	}
+	bad_calls--;
+	failures++;
+	errno = errnum;
+	return true;
+}
+
+ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int n, off_t off)
+{
+	struct iovec half = {iov->iov_base, iov->iov_len / 2};
+
+	if (!fails(ENOSPC))
+		return __real_pwritev(fd, iov, n, off);
+	/* Some of it arrives, and then no more. */
+	return bad_calls && half.iov_len ? __real_pwritev(fd, &half, 1, off) : -1;
+}
+
+ssize_t __wrap_preadv(int fd, const struct iovec *iov, int n, off_t off)
+{
+	return fails(EIO) ? -1 : __real_preadv(fd, iov, n, off);
+}
+
+int __wrap_fallocate(int fd, int mode, off_t off, off_t len)
+{
+	return fails(EOPNOTSUPP) ? -1 : __real_fallocate(fd, mode, off, len);
+}
+
+int __wrap_fdatasync(int fd)
+{
+	return fails(EIO) ? -1 : __real_fdatasync(fd);
+}
+
+static struct layer_fds new_layer(void)
+{
+	struct layer_fds f = {.rw = memfd_create("layer", MFD_CLOEXEC)};
+	char path[64];
+
+	MUST(f.rw >= 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", f.rw);
+	f.ro = open(path, O_RDONLY | O_CLOEXEC);
+	MUST(f.ro >= 0);
+	return f;
+}
+
+static void drop_layer(struct layer_fds *f)
+{
+	close_fd(&f->rw);
+	close_fd(&f->ro);
+}
+
+/* Whether what a disk gave for a range is what it must. */
+static void compare(const struct disk *d, uint64_t off, const uint8_t *got, size_t len)
+{
+	for (size_t i = 0; i < len;) {
+		size_t part = 512 - (off + i) % 512;
+
+		part = part < len - i ? part : len - i;
+		if (!d->any[(off + i) / 512])
+			MUST(memcmp(got + i, d->want + off + i, part) == 0);
+		i += part;
+	}
+}
+
+/* What was not known is from now on: it must not change by itself. */
+static void look(struct disk *d)
+{
+	static uint8_t got[DISK];
+	unsigned bad = bad_calls;
+	struct iovec v = {got, DISK};
+
+	bad_calls = 0;
+	MUST(layers_read(&d->l, 0, &v, 1) == 0);
+	bad_calls = bad;
+	compare(d, 0, got, DISK);
+	memcpy(d->want, got, DISK);
+	memset(d->any, 0, sizeof(d->any));
+}
+
+/* The range is new, or, after a failure, nobody knows. Only whole sectors are written. */
+static void changed(struct disk *d, uint64_t off, size_t len, const uint8_t *data, bool known)
+{
+	if (known && data)
+		memcpy(d->want + off, data, len);
+	if (known && !data)
+		memset(d->want + off, 0, len);
+	memset(d->any + off / 512, !known, len / 512);
+}
+
+/* A buffer in up to four pieces. */
+static int cut(struct iovec v[4], uint8_t *p, size_t len, uint8_t how)
+{
+	int n = 0;
+
+	for (; n < 3 && how & 1u << n; n++) {
+		size_t part = len / 3 + (size_t)n;
+
+		v[n] = (struct iovec){p, part};
+		p += part;
+		len -= part;
+	}
+	v[n++] = (struct iovec){p, len};
+	return n;
+}
+
+static void transfer(struct disk *d, struct input *in)
+{
+	static uint8_t buf[DISK], copy[DISK];
+	uint8_t op = input_u8(in), how = input_u8(in);
+	uint64_t off = input_int(in, 2) % (DISK / 512) * 512;
+	size_t len = (size_t)(1 + input_int(in, 2) % (DISK / 512)) * 512;
+	struct iovec v[4];
+	int rc;
+
+	len = len < DISK - off ? len : DISK - off;
+	if (how & 0x80) { /* whole clusters have rules of their own */
+		off -= off % LAYERS_CLUSTER;
+		len = len < LAYERS_CLUSTER ? LAYERS_CLUSTER : len - len % LAYERS_CLUSTER;
+	}
+	switch (op % 5) {
+	case 0:
+		rc = layers_read(&d->l, off, v, cut(v, buf, len, how));
+		MUST(rc == 0 || failures);
+		if (rc == 0)
+			compare(d, off, buf, len);
+		break;
+	case 1:
+	case 2:
+		for (size_t i = 0; i < len; i++)
+			buf[i] = copy[i] = (uint8_t)(how + i / 512 * 7);
+		rc = layers_write(&d->l, off, v, cut(v, buf, len, how));
+		MUST(rc == 0 || failures);
+		changed(d, off, len, copy, rc == 0);
+		break;
+	case 3:
+		rc = layers_zero(&d->l, off, len);
+		MUST(rc == 0 || failures);
+		changed(d, off, len, NULL, rc == 0);
+		break;
+	default:
+		layers_discard(&d->l, off, len);
+		changed(d, off, len, NULL, false);
+		break;
+	}
+}
+
+/* Both get new tops, as by fork(2) of the process that has the parent. */
+static void fork_disk(struct disk *parent, struct disk *child)
+{
+	struct layer_fds a = new_layer(), b = new_layer();
+	uint8_t *mem;
+
+	if (layers_make_room(&parent->l, false) < 0 || layers_push(&parent->l, a) < 0) {
+		MUST(failures);
+		drop_layer(&a);
+		drop_layer(&b);
+		return;
+	}
+	child->l = parent->l;
+	mem = mmap(NULL, 2 * (size_t)LAYERS_CLUSTER + CLUSTERS, PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	MUST(mem != MAP_FAILED);
+	child->l.bounce = mem;
+	child->l.zeros = mem + LAYERS_CLUSTER;
+	child->l.map = mem + 2 * (size_t)LAYERS_CLUSTER;
+	memcpy(child->l.map, parent->l.map, parent->l.clusters);
+	for (unsigned i = 0; i < LAYERS_MAX; i++)
+		if (parent->l.layer[i].fd >= 0)
+			child->l.layer[i].fd = fcntl(parent->l.layer[i].fd, F_DUPFD_CLOEXEC, 0);
+	child->l.top_rw = fcntl(parent->l.top_rw, F_DUPFD_CLOEXEC, 0);
+	MUST(layers_replace_top(&child->l, b) == 0);
+	memcpy(child->want, parent->want, DISK);
+	memcpy(child->any, parent->any, sizeof(child->any));
+	child->there = true;
+}
+
+static void drop_disk(struct disk *d)
+{
+	if (d->there)
+		layers_free(&d->l);
+	d->there = false;
+}
+
+static void check(const struct layers *l)
+{
+	uint32_t held[LAYERS_MAX] = {0}, used = 0;
+	unsigned count = 0;
+
+	for (uint32_t c = 0; c < l->clusters; c++)
+		if (l->map[c]) {
+			MUST(l->map[c] <= LAYERS_MAX);
+			held[l->map[c] - 1]++;
+			used++;
+		}
+	for (unsigned i = 0; i < LAYERS_MAX; i++) {
+		MUST(l->layer[i].held == held[i]);
+		MUST(l->layer[i].fd >= 0 ? held[i] || i == l->top : !held[i]);
+		count += l->layer[i].fd >= 0;
+	}
+	MUST(used == l->used && count == l->count && l->top_rw >= 0);
+}
+
+static void step(struct disk *all, struct input *in)
+{
+	uint8_t op = input_u8(in);
+	struct disk *d = &all[op >> 6 & 1], *other = &all[1 + op / 8 % 2];
+	int rc;
+
+	failures = 0;
+	if (!d->there)
+		d = &all[0];
+	switch (op % 8) {
+	case 0:
+	case 1:
+	case 2:
+		transfer(d, in);
+		break;
+	case 3:
+		if (other == d)
+			other = &all[2];
+		drop_disk(other);
+		fork_disk(d, other);
+		break;
+	case 4:
+		rc = layers_flatten(&d->l, op / 8);
+		MUST(rc < 0 ? failures : (rc == 1) == layers_wants_flatten(&d->l));
+		break;
+	case 5:
+		rc = layers_flush(&d->l);
+		MUST(rc == 0 || failures);
+		break;
+	case 6: /* tops that pile up */
+		for (unsigned i = 0; i < op / 8u; i++) {
+			struct layer_fds f = new_layer();
+
+			if (layers_make_room(&d->l, op & 0x80) < 0 || layers_push(&d->l, f) < 0) {
+				drop_layer(&f);
+				break;
+			}
+			if (i % 2) {
+				uint8_t b[512] = {op};
+				struct iovec v = {b, sizeof(b)};
+				uint64_t off = i % CLUSTERS * (uint64_t)LAYERS_CLUSTER;
+
+				rc = layers_write(&d->l, off, &v, 1);
+				memset(b, 0, sizeof(b));
+				b[0] = op;
+				changed(d, off, 512, b, rc == 0);
+			}
+		}
+		break;
+	case 7:
+		good_calls = op / 16u;
+		bad_calls = 1 + input_u8(in) % 4;
+		MUST(layers_top_bytes(&d->l) >= 0);
+		break;
+	}
+	check(&d->l);
+	look(d);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static struct disk all[DISKS];
+	struct layer_fds wrong = new_layer();
+	struct input in = {data, size};
+
+	bad_calls = failures = 0;
+	for (unsigned i = 0; i < DISKS; i++) {
+		all[i].there = false;
+		if (!all[i].want)
+			all[i].want = malloc(DISK);
+	}
+	memset(all[0].want, 0, DISK);
+	memset(all[0].any, 0, sizeof(all[0].any));
+	/* Writable twice is not what a layer is. */
+	MUST(layers_init(&all[0].l, DISK, (struct layer_fds){wrong.rw, wrong.rw}) == -EINVAL);
+	drop_layer(&wrong);
+	MUST(layers_init(&all[0].l, DISK, new_layer()) == 0);
+	all[0].there = true;
+	for (unsigned i = 0; in.left && i < STEPS; i++)
+		step(all, &in);
+	bad_calls = 0;
+	for (unsigned i = 0; i < DISKS; i++)
+		if (all[i].there)
+			look(&all[i]);
+	for (unsigned i = 0; i < DISKS; i++)
+		drop_disk(&all[i]);
+	return 0;
+}
