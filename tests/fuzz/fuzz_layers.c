@@ -15,10 +15,10 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define CLUSTERS 6u
+#define CLUSTERS 4u
 #define DISK     ((size_t)CLUSTERS * LAYERS_CLUSTER)
 #define DISKS    3u
-#define STEPS    200u
+#define STEPS    100u
 
 struct disk {
 	struct layers l;
@@ -100,6 +100,8 @@ static void drop_layer(struct layer_fds *f)
 /* Whether what a disk gave for a range is what it must. */
 static void compare(const struct disk *d, uint64_t off, const uint8_t *got, size_t len)
 {
+	if (memcmp(got, d->want + off, len) == 0)
+		return;
 	for (size_t i = 0; i < len;) {
 		size_t part = 512 - (off + i) % 512;
 
