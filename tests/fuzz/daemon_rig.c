@@ -241,7 +241,6 @@ void http_reply(struct request *r, unsigned int status, const char *type, const 
 	check_headers(headers);
 	if (!answer(r, status))
 		return;
-	MUST(status != 500);
 	if (type && strcmp(type, "application/json") == 0)
 		check_json(status, data, len);
 	else

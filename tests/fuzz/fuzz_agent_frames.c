@@ -26,7 +26,7 @@ static const struct {
 	{"POST", "/files/mkdir", NULL, "{\"path\":\"/a\"}"},
 	{"GET", "/contexts", NULL, NULL},
 	{"POST", "/contexts", NULL, "{\"context_id\":\"c\"}"},
-	{"POST", "/commands", NULL, "{\"code\":\"1\",\"terminal\":{\"cols\":80,\"rows\":24}}"},
+	{"POST", "/commands", NULL, "{\"code\":\"1\",\"pty\":{\"cols\":80,\"rows\":24}}"},
 	{"GET", "/commands", NULL, NULL},
 	{"GET", "/commands/a", NULL, NULL},
 	{"GET", "/commands/a/stream", "stdout=0&stderr=0", NULL},
@@ -53,18 +53,27 @@ static void begin(struct rig *g, uint8_t which)
 static const char *const texts[] = {
 	"",
 	"{}",
-	"{\"exit_code\":0,\"duration_ms\":1,\"bytes_dropped\":0,\"session\":\"preserved\"}",
-	"{\"exit_code\":130,\"duration_ms\":1,\"reason\":\"interrupted\"}",
-	"{\"error\":\"exists\",\"message\":\"it is there\"}",
+	("{\"exit_code\":0,\"duration_ms\":1,\"bytes_dropped\":0,\"truncated\""
+	 ":false,\"reason\":\"exited\",\"state\":\"preserved\",\"log\":{\"stdout\""
+	 ":\"/tmp/l\"}}"),
+	("{\"exit_code\":130,\"duration_ms\":1,\"bytes_dropped\":9,\"truncate"
+	 "d\":true,\"reason\":\"cancelled\",\"state\":\"lost\",\"signal\":9}"),
+	"{\"code\":\"exists\",\"message\":\"it is there\"}",
 	"{\"type\":\"result\",\"data\":{\"text/plain\":\"1\"}}",
-	"{\"type\":\"error\",\"name\":\"E\",\"value\":\"v\",\"traceback\":\"t\"}",
-	("{\"contexts\":[{\"id\":\"c\",\"state\":\"ready\",\"cwd\":\"/\",\"user\":\"user\","
-	 "\"language\":\"python\"}]}"),
-	"{\"commands\":[{\"id\":\"a\",\"pid\":1,\"state\":\"running\"}]}",
-	"{\"path\":\"/a\",\"type\":\"file\",\"size\":5,\"mode\":420,\"mtime_ns\":1}\n",
-	"{\"stdout\":0,\"stderr\":0,\"pid\":7}",
-	"{\"size\":10}",
-	"\5\0\0\0",
+	"{\"type\":\"error\",\"name\":\"E\",\"value\":\"v\",\"traceback\":[\"t\"]}",
+	("{\"contexts\":[{\"id\":\"c\",\"state\":\"ready\",\"cwd\":\"/\",\"user\":\"use"
+	 "r\",\"language\":\"python\"}]}"),
+	("{\"commands\":[{\"id\":\"a\",\"pid\":1,\"state\":\"ended\",\"pty\":false,\""
+	 "started_ms\":1,\"code\":\"x\",\"language\":\"bash\",\"exit_code\":0,\"re"
+	 "ason\":\"exited\",\"stdout\":{\"start\":0,\"end\":1},\"stderr\":{\"start"
+	 "\":0,\"end\":0}}]}"),
+	("{\"path\":\"/a\",\"type\":\"file\",\"size\":5,\"mode\":420,\"mtime_ms\":1,"
+	 "\"uid\":0,\"gid\":0}\n"),
+	"{\"type\":\"position\",\"stdout\":0,\"stderr\":0,\"pid\":7}",
+	"{\"path\":\"/a\",\"size\":10,\"complete\":true}",
+	("{\"path\":\"/t/a\",\"type\":\"file\",\"size\":5,\"mode\":420,\"ino\":2,\"ct"
+	 "ime_ns\":2,\"mtime_ns\":2,\"below\":null}\n"),
+	"\5\1\1\1",
 };
 
 static void frame(struct rig *g, struct input *in)
@@ -75,7 +84,7 @@ static void frame(struct rig *g, struct input *in)
 					FRAME_EVENT_PART, FRAME_STDIN_ACK};
 	uint8_t where = input_u8(in), type = input_u8(in), what = input_u8(in);
 	const char *text = texts[what % ARRAY_SIZE(texts)];
-	size_t fixed = what % ARRAY_SIZE(texts) == 12 ? 4 : strlen(text), more = input_u8(in);
+	size_t fixed = strlen(text), more = input_u8(in);
 	uint8_t payload[1024];
 
 	if (where & 0x40) /* more than one read's worth */
