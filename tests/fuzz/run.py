@@ -9,8 +9,8 @@
 The build directory is one of `CC=clang meson setup DIR -Dfuzz=true`. What is committed of a target
 is in tests/fuzz/corpus/TARGET (seeds) and tests/fuzz/found/TARGET (inputs that once broke something,
 each fixed since); what a run learns goes to DIR/fuzz/TARGET/corpus, from which the next run goes on.
---seeds takes the smallest inputs from there that cover everything, N of a target at most, into the
-committed corpus.
+--seeds takes from there, into the committed corpus, the few inputs that together cover the most, until
+it has N of the target.
 
 One line for each target, then one of counts. The exit status is 0 when no target has failed.
 """
@@ -139,19 +139,20 @@ class Target:
         return Result(self.name, True, text)
 
     def take_seeds(self, most: int) -> Result:
-        """Minimises all that is there into the committed corpus."""
+        """Adds to the committed corpus the inputs that cover the most."""
         chosen = self.work / "seeds"
         shutil.rmtree(chosen, ignore_errors=True)
         chosen.mkdir(parents=True)
         dirs = [str(d) for d in (self.seeds, self.corpus) if d.is_dir()]
-        status, output = self.call(["-merge=1", f"-max_len={MAX_LEN}", str(chosen), *dirs], None)
+        options = ["-set_cover_merge=1", f"-max_len={MAX_LEN}"]
+        status, output = self.call([*options, str(chosen), *dirs], None)
         if status != 0:
             return self.failed(status, output)
         known = {p.read_bytes() for p in self.kept()}
-        # Those with a name of their own were written by hand, and stay.
         names = {p.name for p in self.seeds.glob("*")} if self.seeds.is_dir() else set()
         room = max(0, most - len(names))
-        new = [p for p in sorted(chosen.iterdir(), key=lambda p: -p.stat().st_size)]
+        # They are written in the order in which they were chosen: the one that adds most first.
+        new = sorted(chosen.iterdir(), key=lambda p: p.stat().st_mtime_ns)
         new = [p for p in new if p.read_bytes() not in known][:room]
         self.seeds.mkdir(parents=True, exist_ok=True)
         for path in new:
@@ -200,7 +201,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=1800, help="time of each target")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time")
     parser.add_argument("--replay", action="store_true", help="committed inputs, each once")
-    parser.add_argument("--seeds", type=int, metavar="N", help="minimise into the corpus")
+    parser.add_argument("--seeds", type=int, metavar="N", help="add to the committed corpus")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="only these")
     args = parser.parse_args()
     chosen = targets(Path(args.build).resolve(), args.targets)
