@@ -22,8 +22,9 @@
 #include "proto/frame.h"
 
 #define RIG_SANDBOXES 2u
-#define RIG_VMMS      24u /* control sockets; 0: the template's, then the sandboxes', then children's \
-			   */
+#define RIG_VMMS                                                                        \
+	24u /* control sockets; 0: the template's, then the sandboxes', then children's \
+	     */
 #define RIG_AGENTS 24u
 #define RIG_CALLS  12u
 

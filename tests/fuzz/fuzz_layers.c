@@ -6,14 +6,12 @@
  * contain; where something has failed, the old bytes or the new ones, and nothing else.
  */
 #define _GNU_SOURCE
+#include "fake_storage.h"
 #include "input.h"
-
-#include "vmm/disk/layers.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #define CLUSTERS 4u
 #define DISK     ((size_t)CLUSTERS * LAYERS_CLUSTER)
@@ -26,76 +24,6 @@ struct disk {
 	uint8_t *want;        /* DISK bytes */
 	bool any[DISK / 512]; /* what this sector contains is not known */
 };
-
-/* Of the calls to the host's storage: how many go well, and how many behind them fail. */
-static unsigned good_calls, bad_calls, failures;
-
-/* The linker puts these in place of the calls (meson.build). */
-ssize_t __real_pwritev(int fd, const struct iovec *iov, int n, off_t off);
-ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int n, off_t off);
-ssize_t __real_preadv(int fd, const struct iovec *iov, int n, off_t off);
-ssize_t __wrap_preadv(int fd, const struct iovec *iov, int n, off_t off);
-int __real_fallocate(int fd, int mode, off_t off, off_t len);
-int __wrap_fallocate(int fd, int mode, off_t off, off_t len);
-int __real_fdatasync(int fd);
-int __wrap_fdatasync(int fd);
-
-static bool fails(int errnum)
-{
-	if (!bad_calls)
-		return false;
-	if (good_calls) {
-		good_calls--;
-		return false;
-	}
-	bad_calls--;
-	failures++;
-	errno = errnum;
-	return true;
-}
-
-ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int n, off_t off)
-{
-	struct iovec half = {iov->iov_base, iov->iov_len / 2};
-
-	if (!fails(ENOSPC))
-		return __real_pwritev(fd, iov, n, off);
-	/* Some of it arrives, and then no more. */
-	return bad_calls && half.iov_len ? __real_pwritev(fd, &half, 1, off) : -1;
-}
-
-ssize_t __wrap_preadv(int fd, const struct iovec *iov, int n, off_t off)
-{
-	return fails(EIO) ? -1 : __real_preadv(fd, iov, n, off);
-}
-
-int __wrap_fallocate(int fd, int mode, off_t off, off_t len)
-{
-	return fails(EOPNOTSUPP) ? -1 : __real_fallocate(fd, mode, off, len);
-}
-
-int __wrap_fdatasync(int fd)
-{
-	return fails(EIO) ? -1 : __real_fdatasync(fd);
-}
-
-static struct layer_fds new_layer(void)
-{
-	struct layer_fds f = {.rw = memfd_create("layer", MFD_CLOEXEC)};
-	char path[64];
-
-	MUST(f.rw >= 0);
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", f.rw);
-	f.ro = open(path, O_RDONLY | O_CLOEXEC);
-	MUST(f.ro >= 0);
-	return f;
-}
-
-static void drop_layer(struct layer_fds *f)
-{
-	close_fd(&f->rw);
-	close_fd(&f->ro);
-}
 
 /* Whether what a disk gave for a range is what it must. */
 static void compare(const struct disk *d, uint64_t off, const uint8_t *got, size_t len)
@@ -116,12 +44,12 @@ static void compare(const struct disk *d, uint64_t off, const uint8_t *got, size
 static void look(struct disk *d)
 {
 	static uint8_t got[DISK];
-	unsigned bad = bad_calls;
+	unsigned bad = fake_storage.bad;
 	struct iovec v = {got, DISK};
 
-	bad_calls = 0;
+	fake_storage.bad = 0;
 	MUST(layers_read(&d->l, 0, &v, 1) == 0);
-	bad_calls = bad;
+	fake_storage.bad = bad;
 	compare(d, 0, got, DISK);
 	memcpy(d->want, got, DISK);
 	memset(d->any, 0, sizeof(d->any));
@@ -170,7 +98,7 @@ static void transfer(struct disk *d, struct input *in)
 	switch (op % 5) {
 	case 0:
 		rc = layers_read(&d->l, off, v, cut(v, buf, len, how));
-		MUST(rc == 0 || failures);
+		MUST(rc == 0 || fake_storage.failures);
 		if (rc == 0)
 			compare(d, off, buf, len);
 		break;
@@ -179,12 +107,12 @@ static void transfer(struct disk *d, struct input *in)
 		for (size_t i = 0; i < len; i++)
 			buf[i] = copy[i] = (uint8_t)(how + i / 512 * 7);
 		rc = layers_write(&d->l, off, v, cut(v, buf, len, how));
-		MUST(rc == 0 || failures);
+		MUST(rc == 0 || fake_storage.failures);
 		changed(d, off, len, copy, rc == 0);
 		break;
 	case 3:
 		rc = layers_zero(&d->l, off, len);
-		MUST(rc == 0 || failures);
+		MUST(rc == 0 || fake_storage.failures);
 		changed(d, off, len, NULL, rc == 0);
 		break;
 	default:
@@ -197,13 +125,13 @@ static void transfer(struct disk *d, struct input *in)
 /* Both get new tops, as by fork(2) of the process that has the parent. */
 static void fork_disk(struct disk *parent, struct disk *child)
 {
-	struct layer_fds a = new_layer(), b = new_layer();
+	struct layer_fds a = fake_storage_layer(), b = fake_storage_layer();
 	uint8_t *mem;
 
 	if (layers_make_room(&parent->l, false) < 0 || layers_push(&parent->l, a) < 0) {
-		MUST(failures);
-		drop_layer(&a);
-		drop_layer(&b);
+		MUST(fake_storage.failures);
+		fake_storage_drop(&a);
+		fake_storage_drop(&b);
 		return;
 	}
 	child->l = parent->l;
@@ -256,7 +184,7 @@ static void step(struct disk *all, struct input *in)
 	struct disk *d = &all[op >> 6 & 1], *other = &all[1 + op / 8 % 2];
 	int rc;
 
-	failures = 0;
+	fake_storage.failures = 0;
 	if (!d->there)
 		d = &all[0];
 	switch (op % 8) {
@@ -273,18 +201,18 @@ static void step(struct disk *all, struct input *in)
 		break;
 	case 4:
 		rc = layers_flatten(&d->l, op / 8);
-		MUST(rc < 0 ? failures : (rc == 1) == layers_wants_flatten(&d->l));
+		MUST(rc < 0 ? fake_storage.failures : (rc == 1) == layers_wants_flatten(&d->l));
 		break;
 	case 5:
 		rc = layers_flush(&d->l);
-		MUST(rc == 0 || failures);
+		MUST(rc == 0 || fake_storage.failures);
 		break;
 	case 6: /* tops that pile up */
 		for (unsigned i = 0; i < op / 8u; i++) {
-			struct layer_fds f = new_layer();
+			struct layer_fds f = fake_storage_layer();
 
 			if (layers_make_room(&d->l, op & 0x80) < 0 || layers_push(&d->l, f) < 0) {
-				drop_layer(&f);
+				fake_storage_drop(&f);
 				break;
 			}
 			if (i % 2) {
@@ -300,8 +228,8 @@ static void step(struct disk *all, struct input *in)
 		}
 		break;
 	case 7:
-		good_calls = op / 16u;
-		bad_calls = 1 + input_u8(in) % 4;
+		fake_storage.good = op / 16u;
+		fake_storage.bad = 1 + input_u8(in) % 4;
 		MUST(layers_top_bytes(&d->l) >= 0);
 		break;
 	}
@@ -312,10 +240,10 @@ static void step(struct disk *all, struct input *in)
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct disk all[DISKS];
-	struct layer_fds wrong = new_layer();
+	struct layer_fds wrong = fake_storage_layer();
 	struct input in = {data, size};
 
-	bad_calls = failures = 0;
+	fake_storage = (struct fake_storage){0};
 	for (unsigned i = 0; i < DISKS; i++) {
 		all[i].there = false;
 		if (!all[i].want)
@@ -325,12 +253,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memset(all[0].any, 0, sizeof(all[0].any));
 	/* Writable twice is not what a layer is. */
 	MUST(layers_init(&all[0].l, DISK, (struct layer_fds){wrong.rw, wrong.rw}) == -EINVAL);
-	drop_layer(&wrong);
-	MUST(layers_init(&all[0].l, DISK, new_layer()) == 0);
+	fake_storage_drop(&wrong);
+	MUST(layers_init(&all[0].l, DISK, fake_storage_layer()) == 0);
 	all[0].there = true;
 	for (unsigned i = 0; in.left && i < STEPS; i++)
 		step(all, &in);
-	bad_calls = 0;
+	fake_storage.bad = 0;
 	for (unsigned i = 0; i < DISKS; i++)
 		if (all[i].there)
 			look(&all[i]);

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The calls that the linker puts in place of those of the disk.
+ */
+#define _GNU_SOURCE
+#include "fake_storage.h"
+#include "input.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+struct fake_storage fake_storage;
+
+ssize_t __real_pwritev(int fd, const struct iovec *iov, int n, off_t off);
+ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int n, off_t off);
+ssize_t __real_preadv(int fd, const struct iovec *iov, int n, off_t off);
+ssize_t __wrap_preadv(int fd, const struct iovec *iov, int n, off_t off);
+int __real_fallocate(int fd, int mode, off_t off, off_t len);
+int __wrap_fallocate(int fd, int mode, off_t off, off_t len);
+int __real_fdatasync(int fd);
+int __wrap_fdatasync(int fd);
+
+static bool fails(int errnum)
+{
+	if (!fake_storage.bad)
+		return false;
+	if (fake_storage.good) {
+		fake_storage.good--;
+		return false;
+	}
+	fake_storage.bad--;
+	fake_storage.failures++;
+	errno = errnum;
+	return true;
+}
+
+ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int n, off_t off)
+{
+	struct iovec half = {iov->iov_base, iov->iov_len / 2};
+
+	if (!fails(ENOSPC))
+		return __real_pwritev(fd, iov, n, off);
+	/* Some of it arrives, and then no more. */
+	return fake_storage.bad && half.iov_len ? __real_pwritev(fd, &half, 1, off) : -1;
+}
+
+ssize_t __wrap_preadv(int fd, const struct iovec *iov, int n, off_t off)
+{
+	return fails(EIO) ? -1 : __real_preadv(fd, iov, n, off);
+}
+
+int __wrap_fallocate(int fd, int mode, off_t off, off_t len)
+{
+	return fails(EOPNOTSUPP) ? -1 : __real_fallocate(fd, mode, off, len);
+}
+
+int __wrap_fdatasync(int fd)
+{
+	return fails(EIO) ? -1 : __real_fdatasync(fd);
+}
+
+struct layer_fds fake_storage_layer(void)
+{
+	struct layer_fds f = {.rw = memfd_create("layer", MFD_CLOEXEC)};
+	char path[64];
+
+	MUST(f.rw >= 0);
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", f.rw);
+	f.ro = open(path, O_RDONLY | O_CLOEXEC);
+	MUST(f.ro >= 0);
+	return f;
+}
+
+void fake_storage_drop(struct layer_fds *f)
+{
+	close_fd(&f->rw);
+	close_fd(&f->ro);
+}
