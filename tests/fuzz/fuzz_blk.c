@@ -143,9 +143,10 @@ static void any_request(struct world *w, struct input *in)
 /* A request that is in order: must do what it says, unless the host fails it. */
 static void good_request(struct world *w, struct input *in)
 {
-	static const uint32_t types[] = {VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH,
-					 VIRTIO_BLK_T_WRITE_ZEROES};
-	uint32_t type = types[input_u8(in) % 4], len;
+	static const uint32_t types[] = {VIRTIO_BLK_T_IN,      VIRTIO_BLK_T_OUT,
+					 VIRTIO_BLK_T_FLUSH,   VIRTIO_BLK_T_WRITE_ZEROES,
+					 VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_GET_ID};
+	uint32_t type = types[input_u8(in) % 6], len;
 	uint64_t sector = input_int(in, 2) % SECTORS;
 	uint32_t sectors = 1 + (uint32_t)input_int(in, 2) % 600;
 	uint8_t *data = w->mem.base + DATA, seed = input_u8(in), status;
@@ -158,9 +159,10 @@ static void good_request(struct world *w, struct input *in)
 	start(w, 0);
 	header(w, type, sector);
 	desc(w, 0, HEADER, 16, VIRTQ_DESC_F_NEXT);
-	desc(w, 1, DATA, len, VIRTQ_DESC_F_NEXT | (type ? 0 : VIRTQ_DESC_F_WRITE));
+	desc(w, 1, DATA, len,
+	     VIRTQ_DESC_F_NEXT | (type && type != VIRTIO_BLK_T_GET_ID ? 0 : VIRTQ_DESC_F_WRITE));
 	memset(data, seed, len);
-	if (type == VIRTIO_BLK_T_WRITE_ZEROES) {
+	if (type == VIRTIO_BLK_T_WRITE_ZEROES || type == VIRTIO_BLK_T_DISCARD) {
 		desc(w, 1, DATA, 16, VIRTQ_DESC_F_NEXT);
 		poke(w, DATA, sector, 8);
 		poke(w, DATA + 8, sectors, 8);
@@ -181,6 +183,11 @@ static void good_request(struct world *w, struct input *in)
 		MUST(memcmp(data, w->want + sector * VIRTIO_BLK_SECTOR, len) == 0);
 	if (type == VIRTIO_BLK_T_OUT)
 		memset(w->want + sector * VIRTIO_BLK_SECTOR, seed, len);
+	if (type == VIRTIO_BLK_T_GET_ID)
+		MUST(memcmp(data, "podflare-scratch\0\0\0", VIRTIO_BLK_ID_BYTES) == 0 &&
+		     data[VIRTIO_BLK_ID_BYTES] == seed);
+	if (type == VIRTIO_BLK_T_DISCARD)
+		w->known = false; /* old bytes or zeros */
 	if (type == VIRTIO_BLK_T_WRITE_ZEROES)
 		memset(w->want + sector * VIRTIO_BLK_SECTOR, 0, len);
 }

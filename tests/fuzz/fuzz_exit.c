@@ -260,6 +260,20 @@ static void fill(struct world *w, struct input *in)
 	input_bytes(in, w->m.ram.base + BUFFERS + how % 4 * 0x1000, how / 4 % 64);
 }
 
+/* A state of the serial port from somebody who is not trusted: what it says can be read. */
+static void load_console(struct world *w, struct input *in)
+{
+	struct console_state s, back;
+
+	input_bytes(in, &s, sizeof(s));
+	console_load(&w->m.console, &s);
+	console_save(&w->m.console, &back);
+	MUST(back.lcr == s.lcr && back.ier <= 0x0f && back.mcr <= 0x1f);
+	w->lcr = s.lcr;
+	for (unsigned i = 0; i < 2 * CONSOLE_PORT_LEN; i++)
+		console_read(&w->m.console, i);
+}
+
 /* --- the host ---------------------------------------------------------------------------- */
 
 static void host_acts(struct world *w, struct input *in)
@@ -268,7 +282,10 @@ static void host_acts(struct world *w, struct input *in)
 	uint64_t stats[CTL_STAT_COUNT];
 	int sv[2];
 
-	switch (what % 4) {
+	switch (what % 5) {
+	case 4:
+		load_console(w, in);
+		break;
 	case 0:
 		if (w->nhost == HOST_ENDS)
 			break;

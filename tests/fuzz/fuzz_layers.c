@@ -13,7 +13,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
-#define CLUSTERS 4u
+#define CLUSTERS 40u /* more than layers, of which each needs one */
 #define DISK     ((size_t)CLUSTERS * LAYERS_CLUSTER)
 #define DISKS    3u
 #define STEPS    100u
@@ -86,7 +86,7 @@ static void transfer(struct disk *d, struct input *in)
 	static uint8_t buf[DISK], copy[DISK];
 	uint8_t op = input_u8(in), how = input_u8(in);
 	uint64_t off = input_int(in, 2) % (DISK / 512) * 512;
-	size_t len = (size_t)(1 + input_int(in, 2) % (DISK / 512)) * 512;
+	size_t len = (size_t)(1 + input_int(in, 2) % 400) * 512;
 	struct iovec v[4];
 	int rc;
 
@@ -178,6 +178,31 @@ static void check(const struct layers *l)
 	MUST(used == l->used && count == l->count && l->top_rw >= 0);
 }
 
+/* Some tops, one after the other, each with something in it. */
+static void pile_up(struct disk *d, uint8_t how, uint8_t seed)
+{
+	for (unsigned i = 0; i < how / 8u; i++) {
+		uint64_t off = (i * 7 + seed) % CLUSTERS * (uint64_t)LAYERS_CLUSTER;
+		struct layer_fds f = fake_storage_layer();
+		uint8_t data[512], copy[512];
+		struct iovec v = {data, sizeof(data)};
+		int rc = layers_make_room(&d->l, how & 0x80);
+
+		if (rc == 0)
+			rc = layers_push(&d->l, f);
+		if (rc < 0) {
+			MUST(fake_storage.failures);
+			fake_storage_drop(&f);
+			break;
+		}
+		memset(data, seed, sizeof(data));
+		memset(copy, seed, sizeof(copy));
+		rc = layers_write(&d->l, off, &v, 1);
+		MUST(rc == 0 || fake_storage.failures);
+		changed(d, off, sizeof(copy), copy, rc == 0);
+	}
+}
+
 static void step(struct disk *all, struct input *in)
 {
 	uint8_t op = input_u8(in);
@@ -207,25 +232,8 @@ static void step(struct disk *all, struct input *in)
 		rc = layers_flush(&d->l);
 		MUST(rc == 0 || fake_storage.failures);
 		break;
-	case 6: /* tops that pile up */
-		for (unsigned i = 0; i < op / 8u; i++) {
-			struct layer_fds f = fake_storage_layer();
-
-			if (layers_make_room(&d->l, op & 0x80) < 0 || layers_push(&d->l, f) < 0) {
-				fake_storage_drop(&f);
-				break;
-			}
-			if (i % 2) {
-				uint8_t b[512] = {op};
-				struct iovec v = {b, sizeof(b)};
-				uint64_t off = i % CLUSTERS * (uint64_t)LAYERS_CLUSTER;
-
-				rc = layers_write(&d->l, off, &v, 1);
-				memset(b, 0, sizeof(b));
-				b[0] = op;
-				changed(d, off, 512, b, rc == 0);
-			}
-		}
+	case 6:
+		pile_up(d, op, input_u8(in));
 		break;
 	case 7:
 		fake_storage.good = op / 16u;
@@ -234,7 +242,6 @@ static void step(struct disk *all, struct input *in)
 		break;
 	}
 	check(&d->l);
-	look(d);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -256,8 +263,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	fake_storage_drop(&wrong);
 	MUST(layers_init(&all[0].l, DISK, fake_storage_layer()) == 0);
 	all[0].there = true;
-	for (unsigned i = 0; in.left && i < STEPS; i++)
+	for (unsigned i = 0; in.left && i < STEPS; i++) {
 		step(all, &in);
+		for (unsigned k = 0; i % 16 == 15 && k < DISKS; k++)
+			if (all[k].there)
+				look(&all[k]);
+	}
 	fake_storage.bad = 0;
 	for (unsigned i = 0; i < DISKS; i++)
 		if (all[i].there)
