@@ -407,12 +407,18 @@ static bool pull(struct rig_call *c)
 	ssize_t n = 0;
 
 	for (int i = 0; i < 64; i++) {
-		n = c->r.ops->pull(&c->r, out, sizeof(out));
+		size_t max = sizeof(out);
+
+		/* The library asks for no more than what the answer was said to have. */
+		if (c->size >= 0 && (uint64_t)c->size - c->pulled < max)
+			max = (size_t)((uint64_t)c->size - c->pulled);
+		if (max == 0)
+			return true;
+		n = c->r.ops->pull(&c->r, out, max);
 		if (n <= 0)
 			break;
-		MUST((size_t)n <= sizeof(out));
+		MUST((size_t)n <= max);
 		c->pulled += (uint64_t)n;
-		MUST(c->size < 0 || c->pulled <= (uint64_t)c->size);
 		if (c->lines) {
 			MUST(buf_append(&c->out, out, (size_t)n) == 0);
 			check_lines(c);
