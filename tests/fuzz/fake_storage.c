@@ -14,12 +14,12 @@
 
 struct fake_storage fake_storage;
 
-ssize_t __real_pwritev(int fd, const struct iovec *iov, int n, off_t off);
-ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int n, off_t off);
-ssize_t __real_preadv(int fd, const struct iovec *iov, int n, off_t off);
-ssize_t __wrap_preadv(int fd, const struct iovec *iov, int n, off_t off);
-int __real_fallocate(int fd, int mode, off_t off, off_t len);
-int __wrap_fallocate(int fd, int mode, off_t off, off_t len);
+ssize_t __real_pwritev64(int fd, const struct iovec *iov, int n, off_t off);
+ssize_t __wrap_pwritev64(int fd, const struct iovec *iov, int n, off_t off);
+ssize_t __real_preadv64(int fd, const struct iovec *iov, int n, off_t off);
+ssize_t __wrap_preadv64(int fd, const struct iovec *iov, int n, off_t off);
+int __real_fallocate64(int fd, int mode, off_t off, off_t len);
+int __wrap_fallocate64(int fd, int mode, off_t off, off_t len);
 int __real_fdatasync(int fd);
 int __wrap_fdatasync(int fd);
 
@@ -37,24 +37,24 @@ static bool fails(int errnum)
 	return true;
 }
 
-ssize_t __wrap_pwritev(int fd, const struct iovec *iov, int n, off_t off)
+ssize_t __wrap_pwritev64(int fd, const struct iovec *iov, int n, off_t off)
 {
 	struct iovec half = {iov->iov_base, iov->iov_len / 2};
 
 	if (!fails(ENOSPC))
-		return __real_pwritev(fd, iov, n, off);
+		return __real_pwritev64(fd, iov, n, off);
 	/* Some of it arrives, and then no more. */
-	return fake_storage.bad && half.iov_len ? __real_pwritev(fd, &half, 1, off) : -1;
+	return fake_storage.bad && half.iov_len ? __real_pwritev64(fd, &half, 1, off) : -1;
 }
 
-ssize_t __wrap_preadv(int fd, const struct iovec *iov, int n, off_t off)
+ssize_t __wrap_preadv64(int fd, const struct iovec *iov, int n, off_t off)
 {
-	return fails(EIO) ? -1 : __real_preadv(fd, iov, n, off);
+	return fails(EIO) ? -1 : __real_preadv64(fd, iov, n, off);
 }
 
-int __wrap_fallocate(int fd, int mode, off_t off, off_t len)
+int __wrap_fallocate64(int fd, int mode, off_t off, off_t len)
 {
-	return fails(EOPNOTSUPP) ? -1 : __real_fallocate(fd, mode, off, len);
+	return fails(EOPNOTSUPP) ? -1 : __real_fallocate64(fd, mode, off, len);
 }
 
 int __wrap_fdatasync(int fd)

@@ -21,48 +21,46 @@
 struct disk {
 	struct layers l;
 	bool there;
-	uint8_t *want;        /* DISK bytes */
-	bool any[DISK / 512]; /* what this sector contains is not known */
+	uint8_t *want; /* DISK bytes */
 };
 
-/* Whether what a disk gave for a range is what it must. */
-static void compare(const struct disk *d, uint64_t off, const uint8_t *got, size_t len)
+static void read_all(const struct disk *d, uint64_t off, uint8_t *got, size_t len)
 {
-	if (memcmp(got, d->want + off, len) == 0)
-		return;
-	for (size_t i = 0; i < len;) {
-		size_t part = 512 - (off + i) % 512;
-
-		part = part < len - i ? part : len - i;
-		if (!d->any[(off + i) / 512])
-			MUST(memcmp(got + i, d->want + off + i, part) == 0);
-		i += part;
-	}
-}
-
-/* What was not known is from now on: it must not change by itself. */
-static void look(struct disk *d)
-{
-	static uint8_t got[DISK];
 	unsigned bad = fake_storage.bad;
-	struct iovec v = {got, DISK};
+	struct iovec v = {got, len};
 
 	fake_storage.bad = 0;
-	MUST(layers_read(&d->l, 0, &v, 1) == 0);
+	MUST(layers_read(&d->l, off, &v, 1) == 0);
 	fake_storage.bad = bad;
-	compare(d, 0, got, DISK);
-	memcpy(d->want, got, DISK);
-	memset(d->any, 0, sizeof(d->any));
 }
 
-/* The range is new, or, after a failure, nobody knows. Only whole sectors are written. */
-static void changed(struct disk *d, uint64_t off, size_t len, const uint8_t *data, bool known)
+static void look(const struct disk *d)
 {
-	if (known && data)
-		memcpy(d->want + off, data, len);
-	if (known && !data)
-		memset(d->want + off, 0, len);
-	memset(d->any + off / 512, !known, len / 512);
+	static uint8_t got[DISK];
+
+	read_all(d, 0, got, DISK);
+	MUST(memcmp(got, d->want, DISK) == 0);
+}
+
+/*
+ * The range is new: data, or zeros. If that is not certain, each byte is the old or the new one,
+ * and stays what it is.
+ */
+static void changed(struct disk *d, uint64_t off, size_t len, const uint8_t *data, bool certain)
+{
+	static uint8_t got[DISK];
+	uint8_t *want = d->want + off;
+
+	if (!certain) {
+		read_all(d, off, got, len);
+		for (size_t i = 0; i < len; i++)
+			MUST(got[i] == want[i] || got[i] == (data ? data[i] : 0));
+		data = got;
+	}
+	if (data)
+		memcpy(want, data, len);
+	else
+		memset(want, 0, len);
 }
 
 /* A buffer in up to four pieces. */
@@ -100,12 +98,12 @@ static void transfer(struct disk *d, struct input *in)
 		rc = layers_read(&d->l, off, v, cut(v, buf, len, how));
 		MUST(rc == 0 || fake_storage.failures);
 		if (rc == 0)
-			compare(d, off, buf, len);
+			MUST(memcmp(buf, d->want + off, len) == 0);
 		break;
 	case 1:
 	case 2:
 		for (size_t i = 0; i < len; i++)
-			buf[i] = copy[i] = (uint8_t)(how + i / 512 * 7);
+			buf[i] = copy[i] = (uint8_t)(0x80 | (how + i / 512 * 7));
 		rc = layers_write(&d->l, off, v, cut(v, buf, len, how));
 		MUST(rc == 0 || fake_storage.failures);
 		changed(d, off, len, copy, rc == 0);
@@ -148,7 +146,6 @@ static void fork_disk(struct disk *parent, struct disk *child)
 	child->l.top_rw = fcntl(parent->l.top_rw, F_DUPFD_CLOEXEC, 0);
 	MUST(layers_replace_top(&child->l, b) == 0);
 	memcpy(child->want, parent->want, DISK);
-	memcpy(child->any, parent->any, sizeof(child->any));
 	child->there = true;
 }
 
@@ -233,7 +230,7 @@ static void step(struct disk *all, struct input *in)
 		MUST(rc == 0 || fake_storage.failures);
 		break;
 	case 6:
-		pile_up(d, op, input_u8(in));
+		pile_up(d, op, input_u8(in) | 0x80);
 		break;
 	case 7:
 		fake_storage.good = op / 16u;
@@ -257,7 +254,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			all[i].want = malloc(DISK);
 	}
 	memset(all[0].want, 0, DISK);
-	memset(all[0].any, 0, sizeof(all[0].any));
 	/* Writable twice is not what a layer is. */
 	MUST(layers_init(&all[0].l, DISK, (struct layer_fds){wrong.rw, wrong.rw}) == -EINVAL);
 	fake_storage_drop(&wrong);

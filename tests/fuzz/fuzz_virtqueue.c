@@ -226,6 +226,20 @@ static void save_load(struct world *w, struct input *in)
 	w->nkept = virtq_kept(&q2);
 }
 
+/* A descriptor as a driver has it, most of them in RAM. */
+static void put_desc(struct world *w, struct input *in, uint64_t flags)
+{
+	uint64_t i = input_u8(in), addr = input_int(in, 2) % (RAM + 16);
+	uint64_t len = input_u8(in), next = input_u8(in) % (SIZE + 1), word;
+
+	if (!w->q.ready)
+		return;
+	word = len | flags << 32 | next << 48;
+	memcpy(w->mem.base + w->q.desc_gpa + 16 * (i % w->q.size), &addr, 8);
+	memcpy(w->mem.base + w->q.desc_gpa + 16 * (i % w->q.size) + 8, &word, 8);
+	w->have = false;
+}
+
 static void step(struct world *w, struct input *in)
 {
 	uint8_t op = input_u8(in);
@@ -240,15 +254,8 @@ static void step(struct world *w, struct input *in)
 		input_bytes(in, w->mem.base + off, op / 9 < RAM - off ? op / 9 : RAM - off);
 		w->have = false;
 		break;
-	case 2: /* a descriptor and its place in the available ring, as a driver has them */
-		if (!w->q.ready)
-			break;
-		off = input_u8(in) % w->q.size;
-		*(uint64_t *)(void *)(w->mem.base + w->q.desc_gpa + 16 * off) =
-			input_int(in, 2) % RAM;
-		*(uint64_t *)(void *)(w->mem.base + w->q.desc_gpa + 16 * off + 8) =
-			input_int(in, 1) | (uint64_t)(op / 9 % 4) << 32 | input_int(in, 1) << 48;
-		w->have = false;
+	case 2:
+		put_desc(w, in, op / 9 % 4);
 		break;
 	case 3: /* and offers it */
 		if (!w->q.ready)
