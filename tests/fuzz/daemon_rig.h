@@ -3,7 +3,7 @@
  * podflared without its sockets, its database and its processes, for targets that reach it from
  * one of its three sides: requests, control messages of VMMs, frames of agents. All of src/daemon
  * is real but http.c, http_conn.c, store.c and child.c, which the rig plays, and so it does with
- * the clock and with the calls about processes (meson.build: DAEMON_RIG_PLAYS).
+ * the clock and with the calls about processes (meson.build: daemon_rig_plays).
  *
  * There are two sandboxes that are ready, and a template that they might have been forked from.
  * Whatever is asked of their VMMs waits in the rig: streams to agents come out as descriptors of

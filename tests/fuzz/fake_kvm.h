@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A KVM that agrees to everything, for targets that work with a whole machine: the calls by which
- * the VMM reaches the kernel are played (meson.build: FAKE_KVM, --wrap). No vCPU runs; those of a
- * machine that is to be parked have parked at once. fork(2) gives a child's number without making
- * one, or, when the target says so, goes on as the child does in the same process.
+ * the VMM reaches the kernel are played (meson.build: fake_kvm_plays, --wrap). No vCPU runs; those
+ * of a machine that is to be parked have parked at once. fork(2) gives a child's number without
+ * making one, or, when the target says so, goes on as the child does in the same process.
  *
  * Only what happens between fake_kvm_begin() and fake_kvm_end() is played; the fuzzer's own calls
  * are not.

@@ -6,6 +6,8 @@
 #include "fake_storage.h"
 #include "input.h"
 
+#include "vmm/disk/layer_file.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -62,8 +64,27 @@ int __wrap_fdatasync(int fd)
 	return fails(EIO) ? -1 : __real_fdatasync(fd);
 }
 
+/* The names of these calls depend on how the sources are compiled: it is looked at that they fail.
+ */
+static void check_played(int fd)
+{
+	uint8_t byte = 0;
+	struct iovec v = {&byte, 1};
+
+	fake_storage.bad = 1;
+	MUST(layer_file_write(fd, &(struct layer_iov){&v, 1}, 1, 0) == -ENOSPC);
+	fake_storage.bad = 1;
+	MUST(layer_file_read(fd, &(struct layer_iov){&v, 1}, 1, 0) == -EIO);
+	fake_storage.bad = 1;
+	MUST(layer_file_punch(fd, 0, 1) == -EOPNOTSUPP);
+	fake_storage.bad = 1;
+	MUST(layer_file_sync(fd) == -EIO && fake_storage.failures == 4);
+	fake_storage = (struct fake_storage){0};
+}
+
 struct layer_fds fake_storage_layer(void)
 {
+	static bool checked;
 	struct layer_fds f = {.rw = memfd_create("layer", MFD_CLOEXEC)};
 	char path[64];
 
@@ -71,6 +92,9 @@ struct layer_fds fake_storage_layer(void)
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", f.rw);
 	f.ro = open(path, O_RDONLY | O_CLOEXEC);
 	MUST(f.ro >= 0);
+	if (!checked)
+		check_played(f.rw);
+	checked = true;
 	return f;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Layers of disks in memory, on a host whose storage fails when it is told to: the calls that
- * disks make are played (meson.build: FAKE_STORAGE_PLAYS, --wrap).
+ * disks make are played (meson.build: fake_storage_plays, --wrap).
  */
 #pragma once
 
