@@ -88,3 +88,11 @@ void rig_vmm_gone(struct rig *g, unsigned vmm);
 /* A process that is a child of ours, for CTL_FORKED; it ends by itself. */
 uint32_t rig_new_process(void);
 void rig_process_ends(uint32_t pid);
+
+/* --- between the rig's files -------------------------------------------------------------- */
+
+/* Clock and processes as at the start; and some time later. */
+void rig_surroundings_reset(void);
+void rig_clock_forward(uint64_t ns);
+/* Takes what there is of an answer; a request that has it all is over. */
+void rig_serve(struct rig_call *c);
