@@ -3,8 +3,10 @@
 
 BUILD  := build
 PYTHON := /usr/bin/python3
+FUZZ_SECONDS ?= 1800
 
-.PHONY: all help deps-build deps-demo deps-test deps-proof programs images templates demo test soak proof bench format lint clean
+.PHONY: all help deps-build deps-demo deps-test deps-fuzz deps-proof programs images templates demo test soak \
+	proof bench fuzz fuzz-coverage format lint clean
 
 all: deps-build programs images
 
@@ -17,10 +19,12 @@ help:
 	@echo "make soak   the long test: a thousand creates, forks, kills (SOAK=--quick: a tenth)"
 	@echo "make proof  proofs about code that reads guest memory (installs Frama-C; a minute)"
 	@echo "make bench  figures with machine, mode, n and percentiles"
+	@echo "make fuzz   every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS)), as many at a time as there are"
+	@echo "            processors;  make fuzz-coverage  what their inputs reach of the device files"
 	@echo "make format clang-format of all C files;  make lint  clang-tidy"
 	@echo "make clean  remove $(BUILD)/ (the image cache stays: ~/.cache/podflare)"
 
-deps-build deps-demo deps-test deps-proof:
+deps-build deps-demo deps-test deps-fuzz deps-proof:
 	@tools/install-deps.sh $(@:deps-%=%)
 
 $(BUILD)/build.ninja: | deps-build
@@ -58,6 +62,15 @@ bench: deps-demo all templates
 	@$(PYTHON) bench/run.py --build $(BUILD)
 	@$(PYTHON) bench/egress.py --build $(BUILD)
 	@$(PYTHON) bench/transfer.py --build $(BUILD)
+
+# Goes on from what earlier runs have learned, in $(BUILD)/clang/fuzz.
+fuzz: deps-test
+	@[ -e $(BUILD)/clang/build.ninja ] || CC=clang meson setup $(BUILD)/clang . -Dfuzz=true >/dev/null
+	@ninja --quiet -C $(BUILD)/clang fuzz
+	@$(PYTHON) tests/fuzz/run.py --build $(BUILD)/clang --seconds $(FUZZ_SECONDS)
+
+fuzz-coverage: deps-fuzz
+	@$(PYTHON) tests/fuzz/coverage.py --build $(BUILD)/coverage --corpus $(BUILD)/clang
 
 format:
 	@clang-format -i $$(git ls-files '*.c' '*.h')

@@ -3,16 +3,18 @@
 """Runs all tests and ends with one line: how many passed, failed and were skipped.
 
 A stage is one command. What it counted is read from its own report (JUnit for pytest, the closing
-lines of cmocka); a stage without a report counts as one test. A stage that ends badly without a
-failed test in its report counts as one failure, so that nothing is lost between the two.
+lines of cmocka, the last line of tests/fuzz/run.py); a stage without a report counts as one test.
+A stage that ends badly without a failed test in its report counts as one failure, so that nothing
+is lost between the two.
 
 A few failed tests of a pytest stage are run once more, by themselves. What passes then counts as
 passed, and is named at the end as unsteady: a defect, of the test or of what it tests, to be found.
 What fails twice has failed.
 
 Three lanes run beside each other, since all mostly wait: the stages with real guests, which on many
-machines share one emulated processor, those of the daemon, and all others. What they need, the
-builds, comes first.
+machines share one emulated processor, those of the daemon, and all others. A fourth one, the fuzz
+targets, gets what the others leave of the processors (nice 19). What they need, the builds, comes
+first. FUZZ_SECONDS (60) is the time of each fuzz target.
 
     tests/run.py --build build [--only STAGE ...] [--list]
 """
@@ -63,14 +65,14 @@ class Counts:
 
 @dataclass
 class Stage:
-    """One command, how to read its counts ('check', 'cmocka' or 'pytest'), and its lane."""
+    """One command, how to read its counts ('check', 'cmocka', 'fuzz' or 'pytest'), and its lane."""
 
     name: str
     kind: str
     command: list[str]
     env: dict[str, str] = field(default_factory=dict)
     timeout: int = 900
-    lane: str = "native"  # or "first", before all lanes, "daemon", "guests"
+    lane: str = "native"  # or "first", before all lanes, "daemon", "guests", "fuzz"
 
 
 def c_files() -> list[str]:
@@ -92,6 +94,19 @@ def setup_build(directory: Path, options: list[str], env: dict[str, str]) -> lis
         "-c",
         f"[ -e {directory}/build.ninja ] || {setup} || {{ cat {directory}.log; exit 1; }};"
         f" exec ninja -C {directory}",
+    ]
+
+
+def fuzz_stages(clang: Path) -> list[Stage]:
+    """Every input that is kept, once; and every target for a while, one at a time."""
+    command = [PYTHON, "tests/fuzz/run.py", "--build", str(clang)]
+    seconds = int(os.environ.get("FUZZ_SECONDS", "60"))
+    count = len(list((ROOT / "tests/fuzz").glob("fuzz_*.c")))
+    nice = ["nice", "-n", "19", *command, "--jobs", "1", "--seconds", str(seconds)]
+    return [
+        Stage("fuzz-replay", "fuzz", [*command, "--replay"], timeout=1800),
+        # Beside busy lanes a start alone takes its time.
+        Stage("fuzz", "fuzz", nice, timeout=count * (seconds + 120), lane="fuzz"),
     ]
 
 
@@ -121,6 +136,7 @@ def stages(build: Path) -> list[Stage]:
             lane="first",
         ),
         Stage("unit", "cmocka", [str(asan / "tests/unit")], env=SANITIZER_ENV),
+        *fuzz_stages(clang),
     ]
     for name, directory in (
         ("docs", "tests/docs"),
@@ -188,6 +204,18 @@ def run_cmocka(stage: Stage, log) -> Counts:
             one.failed += 1
             log.write(f"{program.name} ended with status {done.returncode}\n")
         counts.add(one)
+    return counts
+
+
+def run_fuzz(stage: Stage, log) -> Counts:
+    """Runs tests/fuzz/run.py: a test is a target."""
+    status = stream(stage.command, {**os.environ, **stage.env}, log, stage.timeout)
+    text = Path(log.name).read_text(encoding="utf-8", errors="replace")
+    total = re.search(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", text, re.M)
+    counts = Counts(*(int(n) for n in total.groups())) if total else Counts()
+    counts.names = [f"{stage.name}::{name}" for name in re.findall(r"^(\w+) +FAILED", text, re.M)]
+    if status != 0 and counts.failed == 0 or counts.passed + counts.failed == 0:
+        counts.failed += 1
     return counts
 
 
@@ -271,6 +299,8 @@ def run_stage(stage: Stage, build: Path, log) -> Counts:
     """Runs one stage."""
     if stage.kind == "cmocka":
         return run_cmocka(stage, log)
+    if stage.kind == "fuzz":
+        return run_fuzz(stage, log)
     if stage.kind == "pytest":
         return run_pytest(stage, log, build)
     status = stream(stage.command, {**os.environ, **stage.env}, log, stage.timeout)
@@ -337,7 +367,7 @@ def main() -> int:
     run.lane([s for s in chosen if s.lane == "first"])
     lanes = [
         threading.Thread(target=run.lane, args=([s for s in chosen if s.lane == lane],), daemon=True)
-        for lane in ("native", "daemon", "guests")
+        for lane in ("native", "daemon", "guests", "fuzz")
     ]
     for thread in lanes:
         thread.start()

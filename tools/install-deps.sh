@@ -5,8 +5,9 @@
 #   tools/install-deps.sh build   to compile and make the guest image: make
 #   tools/install-deps.sh demo    also to run it: make demo
 #   tools/install-deps.sh test    also to run all tests: make test (the default)
+#   tools/install-deps.sh fuzz    also to measure what the fuzz targets reach: make fuzz-coverage
 #   tools/install-deps.sh proof   for make proof
-#   tools/install-deps.sh --list build|demo|test|proof    only prints the packages
+#   tools/install-deps.sh --list build|demo|test|fuzz|proof    only prints the packages
 #
 # Silent and without network when nothing is missing. Works as root, or with sudo.
 
@@ -29,6 +30,8 @@ PACKAGES[client]="python3 python3-httpx"
 WHY[tests]="the tests, and the checks of style"
 PACKAGES[tests]="libcmocka-dev python3-pytest python3-ipython python3-pip python3-numpy python3-pandas
 	python3-matplotlib python3-yaml curl git openssl clang libclang-rt-14-dev clang-format clang-tidy"
+WHY[coverage]="the coverage of the fuzz targets"
+PACKAGES[coverage]="llvm"
 
 WHY[proof]="the proofs about code that reads guest memory"
 PACKAGES[proof]="make gcc libc6-dev python3 libseccomp-dev frama-c-base"
@@ -38,9 +41,10 @@ groups_for() {
 	build) echo compile image ;;
 	demo) echo compile image host client ;;
 	test) echo compile image host client tests ;;
+	fuzz) echo compile image host client tests coverage ;;
 	proof) echo proof ;;
 	*)
-		echo "usage: tools/install-deps.sh [--list] [build|demo|test|proof]" >&2
+		echo "usage: tools/install-deps.sh [--list] [build|demo|test|fuzz|proof]" >&2
 		exit 2
 		;;
 	esac

@@ -153,11 +153,14 @@ void api_put_finish(struct request *r)
 struct download {
 	struct transfer t;
 	struct range range;
+	int64_t left; /* bytes that the answer has still to have; -1: not known */
 };
 
 /* The part that was asked for, of a file of this size. */
-static void get_begin_part(struct transfer *t, const struct range *range, int64_t size)
+static void get_begin_part(struct download *d, int64_t size)
 {
+	const struct range *range = &d->range;
+	struct transfer *t = &d->t;
 	char text[96];
 	const char *const headers[] = {"Content-Range", text, "Accept-Ranges", "bytes", NULL};
 	int64_t last = range->last < size - 1 ? range->last : size - 1;
@@ -166,8 +169,8 @@ static void get_begin_part(struct transfer *t, const struct range *range, int64_
 		snprintf(text, sizeof(text), "bytes %" PRId64 "-%" PRId64 "/%" PRId64, range->first,
 			 last, size);
 		t->begun = true;
-		http_reply_stream(t->r, 206, "application/octet-stream", last - range->first + 1,
-				  headers);
+		d->left = last - range->first + 1;
+		http_reply_stream(t->r, 206, "application/octet-stream", d->left, headers);
 		return;
 	}
 	snprintf(text, sizeof(text), "bytes */%" PRId64, size);
@@ -194,10 +197,11 @@ static void get_begin(struct transfer *t, const struct frame *f)
 	if (!json_is_integer(size)) {
 		transfer_lost(t, -EPROTO);
 	} else if (d->range.given) {
-		get_begin_part(t, &d->range, n < 0 ? -1 : n);
+		get_begin_part(d, n < 0 ? -1 : n);
 	} else {
 		t->begun = true;
-		http_reply_stream(t->r, 200, "application/octet-stream", n < 0 ? -1 : n,
+		d->left = n < 0 ? -1 : n;
+		http_reply_stream(t->r, 200, "application/octet-stream", d->left,
 				  n < 0 ? NULL : headers);
 	}
 	json_decref(o);
@@ -206,6 +210,8 @@ static void get_begin(struct transfer *t, const struct frame *f)
 /* Takes frames until there are bytes for the client, or none for now. */
 static void get_fetch(struct transfer *t)
 {
+	const struct download *d = (struct download *)t;
+
 	while (t->s && t->len == 0 && !t->complete) {
 		struct agent_failure why;
 		struct frame f;
@@ -218,7 +224,7 @@ static void get_fetch(struct transfer *t)
 		} else if (rc == 1 && f.type == FRAME_DATA_OUT && t->begun) {
 			t->data = f.payload;
 			t->len = f.len;
-		} else if (rc == 1 && f.type == FRAME_END_OUT && t->begun) {
+		} else if (rc == 1 && f.type == FRAME_END_OUT && t->begun && d->left <= 0) {
 			t->complete = true;
 			transfer_done(t);
 		} else if (rc == 1 && f.type == FRAME_ERROR) {
@@ -243,6 +249,7 @@ static void get_on_stream(struct agent_stream *s)
 static ssize_t get_pull(struct request *r, char *out, size_t max)
 {
 	struct transfer *t = r->state;
+	struct download *d = r->state;
 	size_t n;
 
 	get_fetch(t);
@@ -254,6 +261,8 @@ static ssize_t get_pull(struct request *r, char *out, size_t max)
 	memcpy(out, t->data, n);
 	t->data += n;
 	t->len -= n;
+	if (d->left > 0)
+		d->left -= (int64_t)n;
 	return (ssize_t)n;
 }
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documents say of the tree: tests that the threat model names are there."""
+"""What the documents say of the tree: tests that the threat model names are there, and it names every
+fuzz target, each of which has seeds."""
 
 from __future__ import annotations
 
@@ -35,3 +36,14 @@ def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("target", sorted((ROOT / "tests/fuzz").glob("fuzz_*.c")), ids=lambda p: p.stem)
+def test_a_fuzz_target_is_told_of_and_has_seeds(target: Path) -> None:
+    name = target.stem.removeprefix("fuzz_")
+    seeds = list((ROOT / "tests/fuzz/corpus" / name).glob("*"))
+    text = (ROOT / "docs/threat-model.md").read_text(encoding="utf-8")
+    assert f"`tests/fuzz/{target.name}`" in text
+    assert f"\n  '{name}': [" in (ROOT / "tests/fuzz/meson.build").read_text(encoding="utf-8")
+    assert 0 < len(seeds) <= 120
+    assert sum(seed.stat().st_size for seed in seeds) < 100_000, "seeds are to be small"

@@ -3,17 +3,15 @@
  * The block device as a hostile guest sees it. The input is a script: register
  * accesses, writes to guest memory, requests with fields from the input, forks of
  * the disk, save and load. Well-formed requests go to a copy of the disk in plain
- * memory as well, and the disk must agree with it; the sanitizers watch the rest.
+ * memory as well, and the disk must agree with it; where the host's storage has failed, the guest
+ * is told, and what it reads is stable. The sanitizers watch the rest.
  */
 #define _GNU_SOURCE
+#include "fake_storage.h"
 #include "input.h"
 
 #include "vmm/virtio/blk.h"
 #include "vmm/virtio/virtio_spec.h"
-
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #define RAM     (512u << 10)
 #define DISK    (8ull * LAYERS_CLUSTER)
@@ -34,6 +32,7 @@ struct world {
 	bool known;   /* `want` is what the disk contains */
 	uint16_t idx; /* of the well-behaved driver */
 	unsigned again;
+	uint64_t failed; /* requests that the host failed, as the device told */
 };
 
 static void on_irq(void *arg)
@@ -43,25 +42,13 @@ static void on_irq(void *arg)
 
 static void on_failed(void *arg, int errnum)
 {
-	(void)arg;
+	((struct world *)arg)->failed++;
 	MUST(errnum > 0);
 }
 
 static void on_again(void *arg)
 {
 	((struct world *)arg)->again++;
-}
-
-static struct layer_fds new_layer(void)
-{
-	struct layer_fds f = {.rw = memfd_create("layer", MFD_CLOEXEC)};
-	char path[64];
-
-	MUST(f.rw >= 0);
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", f.rw);
-	f.ro = open(path, O_RDONLY | O_CLOEXEC);
-	MUST(f.ro >= 0);
-	return f;
 }
 
 static void device_init(struct world *w, struct blk *b)
@@ -153,16 +140,18 @@ static void any_request(struct world *w, struct input *in)
 	drive(w);
 }
 
-/* A request that is in order: must succeed, and do what it says. */
+/* A request that is in order: must do what it says, unless the host fails it. */
 static void good_request(struct world *w, struct input *in)
 {
-	static const uint32_t types[] = {VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH,
-					 VIRTIO_BLK_T_WRITE_ZEROES};
-	uint32_t type = types[input_u8(in) % 4], len;
+	static const uint32_t types[] = {VIRTIO_BLK_T_IN,      VIRTIO_BLK_T_OUT,
+					 VIRTIO_BLK_T_FLUSH,   VIRTIO_BLK_T_WRITE_ZEROES,
+					 VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_GET_ID};
+	uint32_t type = types[input_u8(in) % 6], len;
 	uint64_t sector = input_int(in, 2) % SECTORS;
 	uint32_t sectors = 1 + (uint32_t)input_int(in, 2) % 600;
 	uint8_t *data = w->mem.base + DATA, seed = input_u8(in), status;
-	uint64_t errors = w->b.refused + w->b.io_errors;
+	uint64_t refused = w->b.refused, errors = w->b.io_errors;
+	unsigned failures = fake_storage.failures;
 
 	if (sectors > SECTORS - sector)
 		sectors = (uint32_t)(SECTORS - sector);
@@ -170,9 +159,10 @@ static void good_request(struct world *w, struct input *in)
 	start(w, 0);
 	header(w, type, sector);
 	desc(w, 0, HEADER, 16, VIRTQ_DESC_F_NEXT);
-	desc(w, 1, DATA, len, VIRTQ_DESC_F_NEXT | (type ? 0 : VIRTQ_DESC_F_WRITE));
+	desc(w, 1, DATA, len,
+	     VIRTQ_DESC_F_NEXT | (type && type != VIRTIO_BLK_T_GET_ID ? 0 : VIRTQ_DESC_F_WRITE));
 	memset(data, seed, len);
-	if (type == VIRTIO_BLK_T_WRITE_ZEROES) {
+	if (type == VIRTIO_BLK_T_WRITE_ZEROES || type == VIRTIO_BLK_T_DISCARD) {
 		desc(w, 1, DATA, 16, VIRTQ_DESC_F_NEXT);
 		poke(w, DATA, sector, 8);
 		poke(w, DATA + 8, sectors, 8);
@@ -181,11 +171,23 @@ static void good_request(struct world *w, struct input *in)
 	offer(w);
 	drive(w);
 	memcpy(&status, w->mem.base + STATUS, 1);
-	MUST(status == VIRTIO_BLK_S_OK && w->b.refused + w->b.io_errors == errors);
+	MUST(w->b.refused == refused);
+	if (status != VIRTIO_BLK_S_OK) {
+		MUST(status == VIRTIO_BLK_S_IOERR && w->b.io_errors == errors + 1 &&
+		     fake_storage.failures > failures);
+		w->known = false;
+		return;
+	}
+	MUST(w->b.io_errors == errors);
 	if (type == VIRTIO_BLK_T_IN && w->known)
 		MUST(memcmp(data, w->want + sector * VIRTIO_BLK_SECTOR, len) == 0);
 	if (type == VIRTIO_BLK_T_OUT)
 		memset(w->want + sector * VIRTIO_BLK_SECTOR, seed, len);
+	if (type == VIRTIO_BLK_T_GET_ID)
+		MUST(memcmp(data, "podflare-scratch\0\0\0", VIRTIO_BLK_ID_BYTES) == 0 &&
+		     data[VIRTIO_BLK_ID_BYTES] == seed);
+	if (type == VIRTIO_BLK_T_DISCARD)
+		w->known = false; /* old bytes or zeros */
 	if (type == VIRTIO_BLK_T_WRITE_ZEROES)
 		memset(w->want + sector * VIRTIO_BLK_SECTOR, 0, len);
 }
@@ -194,9 +196,12 @@ static void good_request(struct world *w, struct input *in)
 static void look(struct world *w)
 {
 	static uint8_t got[DISK];
+	unsigned bad = fake_storage.bad;
 	struct iovec v = {got, DISK};
 
+	fake_storage.bad = 0;
 	MUST(layers_read(&w->disk, 0, &v, 1) == 0);
+	fake_storage.bad = bad;
 	if (w->known)
 		MUST(memcmp(got, w->want, DISK) == 0);
 	memcpy(w->want, got, DISK);
@@ -205,15 +210,24 @@ static void look(struct world *w)
 
 static void fork_disk(struct world *w, uint8_t how)
 {
-	if (how & 1) {
-		MUST(layers_make_room(&w->disk, false) == 0);
-		MUST(layers_push(&w->disk, new_layer()) == 0);
-		if (how & 2)
-			MUST(layers_replace_top(&w->disk, new_layer()) == 0);
-		MUST(virtio_dev_fork_child(&w->b.dev) == 0);
-	} else {
-		MUST(layers_flatten(&w->disk, how / 2) >= 0);
+	unsigned failures = fake_storage.failures;
+	struct layer_fds a, b;
+
+	if (!(how & 1)) {
+		MUST(layers_flatten(&w->disk, how / 2) >= 0 || fake_storage.failures > failures);
+		return;
 	}
+	if (layers_make_room(&w->disk, false) < 0) {
+		MUST(fake_storage.failures > failures);
+		return;
+	}
+	a = fake_storage_layer();
+	MUST(layers_push(&w->disk, a) == 0);
+	if (how & 2) {
+		b = fake_storage_layer();
+		MUST(layers_replace_top(&w->disk, b) == 0);
+	}
+	MUST(virtio_dev_fork_child(&w->b.dev) == 0);
 }
 
 /* Saves, loads into a second device, saves again: the same bytes; then a damaged copy. */
@@ -247,12 +261,13 @@ static void check(const struct world *w)
 			held[l->map[c] - 1]++;
 			used++;
 		}
-	MUST(used == l->used && l->count <= LAYERS_MAX && l->top_rw >= 0 && !l->top_stale);
+	MUST(used == l->used && l->count <= LAYERS_MAX && l->top_rw >= 0);
+	MUST(!l->top_stale || fake_storage.failures);
 	for (unsigned i = 0; i < LAYERS_MAX; i++) {
 		MUST(l->layer[i].held == held[i]);
 		MUST(l->layer[i].fd >= 0 ? held[i] || i == l->top : !held[i]);
 	}
-	MUST(w->b.io_errors == 0); /* this host always has space */
+	MUST(w->b.io_errors <= w->failed && w->failed <= fake_storage.failures);
 }
 
 static void step(struct world *w, struct input *in)
@@ -299,6 +314,11 @@ static void step(struct world *w, struct input *in)
 		fork_disk(w, op / 12);
 		break;
 	case 10:
+		if (op & 0x80) {
+			fake_storage.good = op / 12;
+			fake_storage.bad = 1 + input_u8(in) % 4;
+			break;
+		}
 		w->known = false;
 		blk_continue(&w->b);
 		break;
@@ -315,12 +335,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct input in = {data, size};
 
 	memset(&w, 0, sizeof(w));
+	fake_storage = (struct fake_storage){0};
 	/* Exactly RAM bytes on the heap: one byte beyond is a find. */
 	w.mem.base = aligned_alloc(4096, RAM);
 	w.mem.size = RAM;
 	MUST(w.mem.base);
 	memset(w.mem.base, 0, RAM);
-	MUST(layers_init(&w.disk, DISK, new_layer()) == 0);
+	MUST(layers_init(&w.disk, DISK, fake_storage_layer()) == 0);
 	w.known = true; /* zeros */
 	device_init(&w, &w.b);
 	while (in.left)

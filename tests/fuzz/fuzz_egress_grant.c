@@ -20,15 +20,34 @@ static struct egress_operator operator_of_host(void)
 	return o;
 }
 
-/* Values that are worth looking for are long enough not to be there by chance. */
+/* Long enough not to be anywhere by chance, and the same inside a JSON text. */
+static bool plain(const json_t *v)
+{
+	const char *s = json_string_value(v);
+
+	return json_string_length(v) >= 32 && strlen(s) == json_string_length(v) &&
+	       strspn(s, " 0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._") ==
+		       strlen(s);
+}
+
+/* Unless a value is told in another place, which the sentence may quote. */
 static void check_secret(const json_t *value, const char *sentence)
 {
-	json_t *inject = json_object_get(value, "inject"), *o, *v;
+	json_t *inject = json_object_get(value, "inject"),
+	       *rest = json_copy((json_t *)(uintptr_t)value);
+	json_t *o, *v;
 	const char *host, *name;
+	char *text;
 
+	json_object_del(rest, "inject");
+	text = json_dumps(rest, JSON_ENCODE_ANY);
+	MUST(text);
 	json_object_foreach(inject, host, o)
 		json_object_foreach(json_object_get(o, "headers"), name, v)
-			MUST(json_string_length(v) < 32 || !strstr(sentence, json_string_value(v)));
+			MUST(!plain(v) || strstr(text, json_string_value(v)) ||
+			     !strstr(sentence, json_string_value(v)));
+	free(text);
+	json_decref(rest);
 }
 
 static void check_inject(const struct grant *g)

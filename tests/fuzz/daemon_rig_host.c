@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the host gives to a daemon: clock, processes, database.
+ */
+#define _GNU_SOURCE
+#include "daemon_rig.h"
+
+#include "daemon/child.h"
+#include "daemon/limits.h"
+#include "daemon/store.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define FIRST_PID 100000u
+#define PROCESSES 64u
+
+static uint64_t now_ns = SECOND_NS;
+
+/* --- clock and processes ------------------------------------------------------------------ */
+
+static struct {
+	bool there, ended;
+	int fd; /* of whoever watches it; -1 */
+} process[PROCESSES];
+
+uint64_t __wrap_io_now_ns(void);
+int __wrap_pidfd_open(pid_t pid, unsigned int flags);
+int __wrap_pidfd_send_signal(int fd, int sig, siginfo_t *si, unsigned int flags);
+int __wrap_waitid(idtype_t type, id_t id, siginfo_t *si, int options);
+
+uint64_t __wrap_io_now_ns(void)
+{
+	return now_ns;
+}
+
+void rig_surroundings_reset(void)
+{
+	now_ns = SECOND_NS;
+	memset(process, 0, sizeof(process));
+}
+
+void rig_clock_forward(uint64_t ns)
+{
+	now_ns += ns;
+}
+
+uint32_t rig_new_process(void)
+{
+	for (uint32_t i = 0; i < PROCESSES; i++)
+		if (!process[i].there) {
+			process[i].there = true;
+			process[i].ended = false;
+			process[i].fd = -1;
+			return FIRST_PID + i;
+		}
+	return 1; /* nobody's */
+}
+
+void rig_process_ends(uint32_t pid)
+{
+	uint64_t one = 1;
+	uint32_t i = pid - FIRST_PID;
+
+	if (i >= PROCESSES || !process[i].there || process[i].ended)
+		return;
+	process[i].ended = true;
+	if (process[i].fd >= 0)
+		(void)!write(process[i].fd, &one, sizeof(one));
+}
+
+int __wrap_pidfd_open(pid_t pid, unsigned int flags)
+{
+	uint32_t i = (uint32_t)pid - FIRST_PID;
+
+	(void)flags;
+	if (i >= PROCESSES || !process[i].there) {
+		errno = ESRCH;
+		return -1;
+	}
+	process[i].fd = eventfd(process[i].ended, EFD_CLOEXEC | EFD_NONBLOCK);
+	return process[i].fd;
+}
+
+static uint32_t by_fd(int fd)
+{
+	uint32_t i = 0;
+
+	while (i < PROCESSES && !(process[i].there && process[i].fd == fd))
+		i++;
+	return i;
+}
+
+int __wrap_pidfd_send_signal(int fd, int sig, siginfo_t *si, unsigned int flags)
+{
+	uint32_t i = by_fd(fd);
+
+	(void)si;
+	(void)flags;
+	MUST(sig == SIGKILL);
+	if (i < PROCESSES)
+		rig_process_ends(FIRST_PID + i);
+	return 0;
+}
+
+int __wrap_waitid(idtype_t type, id_t id, siginfo_t *si, int options)
+{
+	uint32_t i = type == P_PIDFD ? by_fd((int)id) : PROCESSES;
+
+	memset(si, 0, sizeof(*si));
+	if (i == PROCESSES) {
+		errno = ECHILD;
+		return -1;
+	}
+	if (!process[i].ended)
+		return 0;
+	si->si_pid = (pid_t)(FIRST_PID + i);
+	si->si_code = CLD_KILLED;
+	si->si_status = SIGKILL;
+	if (!(options & WNOWAIT))
+		process[i].there = false;
+	return 0;
+}
+
+/* Programs cannot be started here. */
+int child_spawn(pid_t *pid, const char *program, const char *name, const char *arg, int peer)
+{
+	(void)pid;
+	(void)program;
+	(void)name;
+	(void)arg;
+	(void)peer;
+	return -ENOENT;
+}
+
+void child_abandon(pid_t pid)
+{
+	rig_process_ends((uint32_t)pid);
+}
+
+/* --- database ----------------------------------------------------------------------------- */
+
+int store_insert(struct store *s, const struct store_row *row)
+{
+	(void)s;
+	MUST(row->id[0] && row->template[0]);
+	return 0;
+}
+
+void store_end(struct store *s, const char *id, int64_t ended_ms, uint64_t exec_count,
+	       const char *reason, bool deleted)
+{
+	(void)s;
+	(void)ended_ms;
+	(void)exec_count;
+	(void)deleted;
+	MUST(id[0] && reason[0]);
+}
+
+void store_egress(struct store *s, const char *id, const json_t *allow)
+{
+	(void)s;
+	(void)id;
+	MUST(!allow || json_is_array(allow));
+}
+
+void store_delete(struct store *s, const char *id)
+{
+	(void)s;
+	(void)id;
+}
+
+int store_merge(struct store *s, const struct store_row *row, const char *winner, int64_t now_ms)
+{
+	(void)s;
+	(void)now_ms;
+	MUST(row->id[0] && winner[0]);
+	return 0;
+}
+
+int store_find(struct store *s, const char *id, struct store_row *row)
+{
+	(void)s;
+	(void)id;
+	(void)row;
+	return 0;
+}
+
+void store_row_free(struct store_row *row)
+{
+	(void)row;
+}

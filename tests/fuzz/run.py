@@ -1,0 +1,222 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the fuzz targets: for a time, or once over all inputs that are kept.
+
+    tests/fuzz/run.py --build build/clang [--seconds 1800] [--jobs N] [TARGET ...]
+    tests/fuzz/run.py --build build/clang --replay [TARGET ...]
+    tests/fuzz/run.py --build build/clang --seeds 40 [TARGET ...]
+
+The build directory is one of `CC=clang meson setup DIR -Dfuzz=true`. What is committed of a target
+is in tests/fuzz/corpus/TARGET (seeds) and tests/fuzz/found/TARGET (inputs that once broke something,
+each fixed since); what a run learns goes to DIR/fuzz/TARGET/corpus, from which the next run goes on.
+--seeds takes from there, into the committed corpus, the few inputs that together cover the most, until
+it has N of the target.
+
+One line for each target, then one of counts. The exit status is 0 when no target has failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+# A target that hangs is a find. Of a machine that is busy it gets a small part: the bound is wide.
+HANG_S = 120
+MAX_LEN = 4096
+RUNNING: set[subprocess.Popen] = set()
+# Of the leaks that libFuzzer finds by itself, the sanitizer tells the place.
+OPTIONS = {
+    "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0:allocator_may_return_null=1",
+    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+}
+
+
+@dataclass
+class Result:
+    """What one target did."""
+
+    name: str
+    ok: bool = True
+    text: str = ""  # the rest of its line
+    told: list[str] = field(default_factory=list)  # lines below it
+
+
+class Target:
+    """One target: its program and its directories."""
+
+    def __init__(self, build: Path, program: Path) -> None:
+        self.program = program
+        self.name = program.name.removeprefix("fuzz_")
+        self.work = build / "fuzz" / self.name
+        self.corpus = self.work / "corpus"
+        self.finds = self.work / "finds"
+        self.log = self.work / "log"
+        self.seeds = HERE / "corpus" / self.name
+        self.found = HERE / "found" / self.name
+
+    def kept(self) -> list[Path]:
+        """The committed inputs."""
+        dirs = [d for d in (self.seeds, self.found) if d.is_dir()]
+        return sorted(p for d in dirs for p in d.iterdir() if p.is_file())
+
+    def call(self, arguments: list[str], limit_s: int | None) -> tuple[int, str]:
+        """Runs the program: its exit status and what it wrote, which stays in the log."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.finds.mkdir(exist_ok=True)
+        command = [str(self.program), f"-artifact_prefix={self.finds}/", f"-timeout={HANG_S}"]
+        with self.log.open("wb") as log:
+            with subprocess.Popen(
+                command + arguments,
+                cwd=self.work,
+                env={**os.environ, **OPTIONS},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            ) as process:
+                RUNNING.add(process)
+                try:
+                    status = process.wait(limit_s)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    status = 124
+                RUNNING.discard(process)
+        return status, self.log.read_text(encoding="utf-8", errors="replace")
+
+    def failed(self, status: int, output: str) -> Result:
+        """A result with what somebody needs who is to look into it."""
+        result = Result(self.name, False, f"FAILED (status {status})")
+        for line in output.splitlines():
+            # A broken invariant of the target, or what a sanitizer says.
+            if re.search(r"^\S+\.[ch]:\d+: |ERROR: |runtime error: |^SUMMARY: ", line):
+                result.told.append(line.strip())
+        del result.told[6:]
+        for saved in re.findall(r"Test unit written to (\S+)", output):
+            result.told += [
+                f"reproduce: {shown(self.program)} {shown(Path(saved))}",
+                f"keep: mkdir -p {shown(self.found)} &&"
+                f" cp {shown(Path(saved))} {shown(self.found)}/NAME"
+                "  (replayed by every test run)",
+            ]
+        result.told.append(f"log: {shown(self.log)}")
+        return result
+
+    def replay(self) -> Result:
+        """Every committed input once."""
+        kept = self.kept()
+        if not kept:
+            return Result(self.name, False, f"FAILED: there is no seed in {shown(self.seeds)}")
+        dirs = [str(d) for d in (self.seeds, self.found) if d.is_dir()]
+        status, output = self.call(["-runs=0", *dirs], 600)
+        if status != 0:
+            return self.failed(status, output)
+        return Result(self.name, True, f"{len(kept)} inputs, ok")
+
+    def fuzz(self, seconds: int) -> Result:
+        """Runs it for so long, beginning with all that is there."""
+        self.corpus.mkdir(parents=True, exist_ok=True)
+        dirs = [str(d) for d in (self.corpus, self.seeds, self.found) if d.is_dir()]
+        options = [f"-max_total_time={seconds}", f"-max_len={MAX_LEN}", "-print_final_stats=1"]
+        status, output = self.call([*options, *dirs], seconds + 10 * HANG_S)
+        if status != 0:
+            return self.failed(status, output)
+        runs = re.search(r"stat::number_of_executed_units: (\d+)", output)
+        edges = [int(n) for n in re.findall(r" cov: (\d+) ", output)]
+        first = re.search(r"INITED\s+cov: (\d+)", output)
+        if not runs or not edges or not first:
+            return self.failed(status, output)
+        new = edges[-1] - int(first.group(1))
+        text = f"{runs.group(1)} executions, {new} new edges of {edges[-1]}, ok"
+        return Result(self.name, True, text)
+
+    def take_seeds(self, most: int) -> Result:
+        """Adds to the committed corpus the inputs that cover the most."""
+        chosen = self.work / "seeds"
+        shutil.rmtree(chosen, ignore_errors=True)
+        chosen.mkdir(parents=True)
+        dirs = [str(d) for d in (self.seeds, self.corpus) if d.is_dir()]
+        options = ["-set_cover_merge=1", f"-max_len={MAX_LEN}"]
+        status, output = self.call([*options, str(chosen), *dirs], None)
+        if status != 0:
+            return self.failed(status, output)
+        known = {p.read_bytes() for p in self.kept()}
+        names = {p.name for p in self.seeds.glob("*")} if self.seeds.is_dir() else set()
+        room = max(0, most - len(names))
+        # They are written in the order in which they were chosen: the one that adds most first.
+        new = sorted(chosen.iterdir(), key=lambda p: p.stat().st_mtime_ns)
+        new = [p for p in new if p.read_bytes() not in known][:room]
+        self.seeds.mkdir(parents=True, exist_ok=True)
+        for path in new:
+            shutil.copy(path, self.seeds / path.name)
+        return Result(self.name, True, f"{len(new)} seeds more, {len(self.kept())} in all")
+
+
+def shown(path: Path) -> str:
+    """A path as one types it at the top of the tree."""
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def targets(build: Path, names: list[str]) -> list[Target]:
+    """The targets that the build directory has, or some of them."""
+    programs = sorted(p for p in (build / "tests/fuzz").glob("fuzz_*") if p.is_file())
+    found = [Target(build, p) for p in programs]
+    unknown = set(names) - {t.name for t in found}
+    if unknown or not found:
+        what = ", ".join(sorted(unknown)) or "targets"
+        sys.exit(f"{shown(build)} has no {what}: CC=clang meson setup DIR -Dfuzz=true, ninja fuzz")
+    sources = {p.stem.removeprefix("fuzz_") for p in HERE.glob("fuzz_*.c")}
+    missing = sources - {t.name for t in found}
+    if missing and not names:
+        sys.exit(f"{shown(build)} lacks {', '.join(sorted(missing))}: ninja -C {shown(build)} fuzz")
+    return [t for t in found if (t.name in names or not names) and t.name in sources]
+
+
+def run(target: Target, args: argparse.Namespace) -> bool:
+    """One target, and its line."""
+    if args.replay:
+        result = target.replay()
+    elif args.seeds:
+        result = target.take_seeds(args.seeds)
+    else:
+        result = target.fuzz(args.seconds)
+    lines = [f"{result.name:14} {result.text}"] + [f"    {t}" for t in result.told]
+    print("\n".join(lines), flush=True)
+    return result.ok
+
+
+def main() -> int:
+    # In the background of a script SIGINT is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    parser = argparse.ArgumentParser(description="runs the fuzz targets")
+    parser.add_argument("--build", default="build/clang", help="build directory")
+    parser.add_argument("--seconds", type=int, default=1800, help="time of each target")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time")
+    parser.add_argument("--replay", action="store_true", help="committed inputs, each once")
+    parser.add_argument("--seeds", type=int, metavar="N", help="add to the committed corpus")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="only these")
+    args = parser.parse_args()
+    chosen = targets(Path(args.build).resolve(), args.targets)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        runs = [pool.submit(run, t, args) for t in chosen]
+        try:
+            passed = sum(r.result() for r in runs)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(RUNNING):
+                process.kill()
+            return 130
+    print(f"{passed} passed, {len(chosen) - passed} failed, 0 skipped")
+    return 0 if passed == len(chosen) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
