@@ -11,10 +11,10 @@ A few failed tests of a pytest stage are run once more, by themselves. What pass
 passed, and is named at the end as unsteady: a defect, of the test or of what it tests, to be found.
 What fails twice has failed.
 
-Three lanes run beside each other, since all mostly wait: the stages with real guests, which on many
-machines share one emulated processor, those of the daemon, and all others. A fourth one, the fuzz
-targets, gets what the others leave of the processors (nice 19). What they need, the builds, comes
-first. FUZZ_SECONDS (60) is the time of each fuzz target.
+Three lanes run beside each other, since all mostly wait: stages with real guests, which on many
+machines share one emulated processor, those of the daemon and then more with real guests, and all
+others. A fourth one, the fuzz targets, gets what the others leave of the processors (nice 19). What
+they need, the builds, comes first. FUZZ_SECONDS (60) is the time of each fuzz target.
 
     tests/run.py --build build [--only STAGE ...] [--list]
 """
@@ -150,7 +150,6 @@ def stages(build: Path) -> list[Stage]:
         ("sdk", "sdk/python/tests"),
         ("box", "tests/box"),
         ("guest", "tests/guest"),
-        ("e2e", "tests/e2e"),
     ):
         if name == "daemon":  # with the sanitizers in it; what measures, without them
             env = {**SANITIZER_ENV, "PODFLARED": str(asan / "podflared")}
@@ -169,10 +168,22 @@ def stages(build: Path) -> list[Stage]:
             listed.append(Stage("vmm", "pytest", [directory]))
             listed.append(Stage("vmm-asan", "pytest", [directory], env=env))
         else:
-            timeout = 4200 if name == "e2e" else 1800
-            lane = "guests" if name in ("box", "guest", "e2e") else "native"
-            listed.append(Stage(name, "pytest", [directory], timeout=timeout, lane=lane))
-    return listed
+            lane = "guests" if name in ("box", "guest") else "native"
+            listed.append(Stage(name, "pytest", [directory], timeout=1800, lane=lane))
+    return listed + e2e_stages()
+
+
+def e2e_stages() -> list[Stage]:
+    """The end-to-end tests in two halves, each with a daemon of its own: the second one is run when
+    the daemon's lane is done with its own tests."""
+    directory = ROOT / "tests/e2e"
+    second = [directory / "test_host.py", *sorted(directory.glob("test_egress_*.py"))]
+    files = [str(p.relative_to(ROOT)) for p in second]
+    first = ["tests/e2e", *(f"--ignore={file}" for file in files)]
+    return [
+        Stage("e2e", "pytest", first, timeout=4200, lane="guests"),
+        Stage("e2e-egress", "pytest", files, timeout=4200, lane="daemon"),
+    ]
 
 
 def run_cmocka(stage: Stage, log) -> Counts:
