@@ -58,7 +58,8 @@ struct request {
 	char *uri; /* as it came; '?' cut into path and query */
 	char *query;
 	struct route_match match;
-	char method[16]; /* longer ones are cut: they match no route */
+	char method[16];   /* longer ones are cut: they match no route */
+	const char *owner; /* whose sandboxes it may see (owner.h); NULL: nobody's */
 	char trace_id[33], parent_span[17];
 	uint64_t start_ns;
 

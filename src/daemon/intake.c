@@ -83,9 +83,13 @@ static bool intake_auth(struct request *r)
 {
 	static const char *const challenge[] = {"WWW-Authenticate", "Bearer", NULL};
 
-	switch (auth_check(&r->http->d->config, http_header(r, "Authorization"),
-			   http_header(r, "Origin"), http_header(r, "Host"))) {
+	const struct daemon *d = r->http->d;
+	unsigned int key = 0;
+
+	switch (auth_check(&d->config, http_header(r, "Authorization"), http_header(r, "Origin"),
+			   http_header(r, "Host"), &key)) {
 	case AUTH_OK:
+		r->owner = d->config.auth ? d->owners.name[key] : OWNER_ANY;
 		return true;
 	case AUTH_MISSING:
 		reply_error_with(r, 401, "missing_api_key", "missing Authorization: Bearer <key>",

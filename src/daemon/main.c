@@ -131,6 +131,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	rc = store_open(&d->store, &d->loop, c->state_dir, err);
 	if (rc == 0)
 		rc = prepare_disks(c, err);
+	owners_init(&d->owners, c, d->store.salt);
 	pool_init(&d->pool, d);
 	vmm_host_init(&d->vmms, &d->loop, c->vmm_path, c->kvm_path, c->disk_dir);
 	d->vmms.others = &d->egress;

@@ -175,13 +175,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "bounds: measures; run it also without sanitizers")
 
 
-@pytest.fixture
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
-    """Starts daemons; they must all end well when the test is over."""
+def starting(factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
+    """Starts daemons; they must all end well when the test, or the file of tests, is over."""
     daemons: list[Daemon] = []
 
     def start_one(**kw: Any) -> Daemon:
-        daemons.append(Daemon(tmp_path_factory.mktemp("daemon"), **kw))
+        daemons.append(Daemon(factory.mktemp("daemon"), **kw))
         return daemons[-1]
 
     yield start_one
@@ -192,6 +191,18 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Da
         assert killed or code == 0, log
         assert "ERROR: AddressSanitizer" not in log and "runtime error:" not in log, log
         assert "LeakSanitizer" not in log, log
+
+
+@pytest.fixture
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
+    """Starts daemons of one test."""
+    yield from starting(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def start_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
+    """Starts daemons that all tests of a file share."""
+    yield from starting(tmp_path_factory)
 
 
 @pytest.fixture
