@@ -54,6 +54,7 @@ class Daemon:
         args: list[str] | None = None,
         guest: Path | None = None,
         prefix: list[str] | None = None,
+        inert: Path | None = None,
     ) -> None:
         self.tmp = tmp
         self.state = tmp / "state"
@@ -61,7 +62,10 @@ class Daemon:
         self.log_path = tmp / "log"
         self.guest = guest or make_guest(tmp / "guest")
         vmm = tmp / "vmm"
-        vmm.write_text(f"#!/bin/sh\nexec {HERE}/fake_vmm.py '--mode={mode}' \"$@\"\n")
+        # Files are changed in pytest's own directory only; by requests that are made up (inert) in
+        # one that they may have, and nothing is run.
+        limits = f"--files='{inert}' --inert" if inert else f"--files='{tmp.parent}'"
+        vmm.write_text(f"#!/bin/sh\nexec {HERE}/fake_vmm.py '--mode={mode}' {limits} \"$@\"\n")
         vmm.chmod(0o755)
         self.env = {"PATH": os.environ["PATH"], **(env or {})}
         for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS"):

@@ -134,7 +134,7 @@ def test_every_code_is_listed() -> None:
     flat = re.sub(r"\s+", " ", source)
     used = set(re.findall(r'reply_error(?:_with)?\( ?(?:\w->)?r, \d+, "(\w+)"', flat))
     used |= set(re.findall(r'(?:\.|->)code = "(\w+)"', flat))
-    used |= set(re.findall(r'\{"\w+", "(\w+)", (?:NULL|"path"), \d+\}', flat))
+    used |= set(re.findall(r'\{"\w+", "(\w+)", (?:NULL|"\w+"), \d+\}', flat))
     used |= set(re.findall(r'"code\\":\\"(\w+)\\"', flat))
     assert used == listed
 

@@ -1,6 +1,5 @@
 """With keys, a sandbox belongs to the key that made it: to any other key it is an id that never was."""
 
-import base64
 import json
 import os
 import sqlite3
@@ -13,66 +12,12 @@ import pytest
 
 from conftest import Daemon, wait_for
 from egress import grant
+from operations import GENERAL, ON_ONE, REQUESTS, prepare, request_of
 from spec import OPERATIONS
 
 UNKNOWN = "sbx_" + "0" * 32
 NOT_FOUND = {"error": "sandbox not found", "code": "sandbox_not_found"}
 KEYS = ("pk_ann_1f0c", "pk_bob_77e2")
-
-# A request of each operation on a sandbox that does something to one's own: what httpx is told.
-# One that is not here has no test, and fails.
-UPGRADE = {
-    "connection": "Upgrade",
-    "upgrade": "websocket",
-    "sec-websocket-version": "13",
-    "sec-websocket-key": base64.b64encode(bytes(16)).decode(),
-}
-REQUESTS: dict[tuple[str, str], dict[str, Any]] = {
-    ("get", ""): {},
-    ("delete", ""): {},
-    ("get", "/console"): {},
-    ("post", "/fork"): {"json": {"n": 1}},
-    ("post", "/merge_into/{other}"): {},
-    ("get", "/diff/{other}"): {"params": {"path": "/tmp"}},
-    ("get", "/egress"): {},
-    ("put", "/egress"): {"json": {"allow": ["a.test"]}},
-    ("get", "/egress/log"): {},
-    ("get", "/exec"): {},
-    ("post", "/exec"): {"json": {"code": "touch {dir}/ran", "language": "bash"}},
-    ("post", "/exec/{exec_id}/interrupt"): {},
-    ("post", "/contexts"): {"json": {"context_id": "new"}},
-    ("get", "/contexts"): {},
-    ("post", "/contexts/{context_id}/restart"): {},
-    ("delete", "/contexts/{context_id}"): {},
-    ("post", "/commands"): {"json": {"argv": ["touch", "{dir}/ran"]}},
-    ("get", "/commands"): {},
-    ("get", "/commands/{command_id}"): {},
-    ("delete", "/commands/{command_id}"): {},
-    ("get", "/commands/{command_id}/stream"): {},
-    ("get", "/commands/{command_id}/terminal"): {"headers": UPGRADE},
-    ("post", "/commands/{command_id}/stdin"): {"content": b"x", "params": {"close": 1}},
-    ("post", "/commands/{command_id}/signal"): {"json": {"signal": "TERM"}},
-    ("post", "/commands/{command_id}/resize"): {"json": {"cols": 8, "rows": 9}},
-    ("put", "/files"): {"params": {"path": "{dir}/put"}, "content": b"data"},
-    ("get", "/files"): {"params": {"path": "{dir}/f"}},
-    ("get", "/files/stat"): {"params": {"path": "{dir}/f"}},
-    ("get", "/files/list"): {"params": {"path": "{dir}"}},
-    ("post", "/files/mkdir"): {"json": {"path": "{dir}/d"}},
-    ("post", "/files/remove"): {"json": {"path": "{dir}/g"}},
-    ("post", "/files/rename"): {"json": {"path": "{dir}/h", "to": "{dir}/i"}},
-    ("post", "/files/chmod"): {"json": {"path": "{dir}/f", "mode": 0o640}},
-}
-# The others: whatever they answer to one key, it names no sandbox of another.
-GENERAL: dict[tuple[str, str], dict[str, Any]] = {
-    ("get", "/v1/healthz"): {},
-    ("get", "/v1/sandboxes"): {},
-    ("post", "/v1/sandboxes"): {"json": {}},
-    ("get", "/v1/metrics"): {},
-    ("get", "/v1/tree"): {},
-    ("get", "/v1/templates"): {},
-    ("post", "/v1/policy/test"): {"json": {"host": "a.test"}},
-}
-ON_ONE = "/v1/sandboxes/{id}"
 
 
 def as_key(d: Daemon, key: str) -> httpx.Client:
@@ -152,17 +97,6 @@ def two(once: Shared) -> Iterator[Shared]:
     once.tidy()
 
 
-def filled(value: Any, where: str) -> Any:
-    """The same with a directory of the test's in it."""
-    if isinstance(value, str):
-        return value.replace("{dir}", where)
-    if isinstance(value, dict):
-        return {k: filled(v, where) for k, v in value.items()}
-    if isinstance(value, list):
-        return [filled(v, where) for v in value]
-    return value
-
-
 def answer(c: httpx.Client, method: str, path: str, what: dict[str, Any]) -> tuple[Any, ...]:
     """All of an answer that a client can tell from another."""
     with c.stream(method.upper(), path, **what) as r:
@@ -179,29 +113,13 @@ def test_every_operation_has_a_request() -> None:
     assert all("{id}" not in path for _, path in GENERAL)
 
 
-def prepare(c: httpx.Client, sid: str, path: str) -> None:
-    """What the path names in a sandbox is there, and is called c."""
-    one = f"/v1/sandboxes/{sid}"
-    if "{context_id}" in path:
-        assert c.post(f"{one}/contexts", json={"context_id": "c"}).status_code in (200, 409)
-    if "{exec_id}" in path:
-        c.post(f"{one}/exec", json={"code": "1", "exec_id": "c"}).raise_for_status()
-    if "{command_id}" in path:
-        argv = ["true"] if path.endswith("/stream") else ["cat"]
-        body = {"argv": argv, "command_id": "c", "stdin": True}
-        if path.endswith(("/resize", "/terminal")):
-            body["pty"] = {"cols": 9, "rows": 9}
-        c.delete(f"{one}/commands/c")
-        c.post(f"{one}/commands", json=body).raise_for_status()
-
-
 @pytest.mark.parametrize("method,path", [o for o in OPERATIONS if "{id}" in o[1]])
 def test_on_a_sandbox_of_another_key(two: Shared, tmp_path: Path, method: str, path: str) -> None:
     """Whatever it is, alive, ended or deleted: as an id that never was, and nothing happens to it."""
     ann, bob, sid, child, own = two.ann, two.bob, two.sid, two.child, two.own
     for name in "fgh":
         (tmp_path / name).write_bytes(b"data")
-    what = filled(REQUESTS[method, path.removeprefix(ON_ONE)], str(tmp_path))
+    what = request_of(method, path, str(tmp_path))
     prepare(ann, sid, path)
     before = sorted(os.listdir(tmp_path)), ann.get(f"/v1/sandboxes/{sid}").content
 
