@@ -28,6 +28,8 @@ BUILD = Path(os.environ.get("PODFLARE_BUILD", ROOT / "build")).resolve()
 VCPUS = min(2, len(os.sched_getaffinity(0)))
 DAEMON = os.environ.get("PODFLARED", str(BUILD / "podflared"))
 SANITIZED = os.path.exists(DAEMON) and b"__asan_init" in Path(DAEMON).read_bytes()
+# The sanitizer for threads has threads of its own: then they are not counted.
+TSAN = os.path.exists(DAEMON) and b"__tsan_init" in Path(DAEMON).read_bytes()
 
 
 def make_guest(where: Path) -> Path:
@@ -155,6 +157,10 @@ class Daemon:
         fields = Path(f"/proc/{self.proc.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return int(fields[11]) + int(fields[12])
 
+    def threads(self) -> int:
+        """Its threads: one, and one more while the image of a template is being read."""
+        return len(os.listdir(f"/proc/{self.proc.pid}/task"))
+
     def fds(self) -> int:
         """Open descriptors."""
         return len(os.listdir(f"/proc/{self.proc.pid}/fd"))
@@ -194,7 +200,7 @@ def starting(factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]
         log = d.log_text()
         assert killed or code == 0, log
         assert "ERROR: AddressSanitizer" not in log and "runtime error:" not in log, log
-        assert "LeakSanitizer" not in log, log
+        assert "LeakSanitizer" not in log and "ThreadSanitizer" not in log, log
 
 
 @pytest.fixture
