@@ -81,10 +81,10 @@ struct sandbox *api_find_by_id(struct request *r, const char *id)
 		reply_no_sandbox(r);
 		return NULL;
 	}
-	sb = registry_find(&d->registry, id);
+	sb = registry_find(&d->registry, id, r->owner);
 	if (sb)
 		return sb;
-	rc = store_find(&d->store, id, &row);
+	rc = store_find(&d->store, id, r->owner, &row);
 	if (rc < 0)
 		reply_error(r, 500, "internal", "the state database cannot be read", NULL, NULL);
 	else if (rc == 0 || row.deleted)

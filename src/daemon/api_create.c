@@ -106,6 +106,7 @@ static void create_fork(struct create *c, struct template_vm *vm)
 {
 	struct sandbox_params p = sandbox_params_of_template(vm);
 
+	p.owner = c->r->owner;
 	p.metadata = c->metadata;
 	p.grant = c->grant;
 	c->sb = sandbox_new(c->r->http->d, &p, create_ready, c);
@@ -139,7 +140,7 @@ static bool create_from_pool(struct create *c)
 		sb = pool_take(c->t);
 	if (!sb)
 		return false;
-	sandbox_count(sb);
+	sandbox_count(sb, c->r->owner);
 	c->place = false;
 	json_decref(sb->metadata);
 	sb->metadata = json_incref(c->metadata);

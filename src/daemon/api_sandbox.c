@@ -18,7 +18,8 @@ void api_sandbox_list(struct request *r)
 	json_t *all = json_array();
 
 	list_for_each (sb, &r->http->d->registry.live, struct sandbox, link) {
-		if (sb->announced && json_array_append_new(all, sandbox_json(sb, true)) < 0) {
+		if (sb->announced && owner_may(r->owner, sb->owner) &&
+		    json_array_append_new(all, sandbox_json(sb, true)) < 0) {
 			json_decref(all);
 			all = NULL;
 			break;
@@ -47,7 +48,7 @@ static json_t *row_json(const struct store_row *row)
 void api_sandbox_get(struct request *r)
 {
 	struct daemon *d = r->http->d;
-	struct sandbox *sb = registry_find(&d->registry, r->match.id);
+	struct sandbox *sb = registry_find(&d->registry, r->match.id, r->owner);
 	struct store_row row;
 	int rc;
 
@@ -55,7 +56,7 @@ void api_sandbox_get(struct request *r)
 		reply_json(r, 200, sandbox_json(sb, true));
 		return;
 	}
-	rc = ids_valid(r->match.id) ? store_find(&d->store, r->match.id, &row) : 0;
+	rc = ids_valid(r->match.id) ? store_find(&d->store, r->match.id, r->owner, &row) : 0;
 	if (rc < 0)
 		reply_error(r, 500, "internal", "the state database cannot be read", NULL, NULL);
 	else if (rc == 0 || row.deleted)
@@ -125,7 +126,7 @@ static void delete_live(struct request *r, struct sandbox *sb)
 void api_sandbox_delete(struct request *r)
 {
 	struct daemon *d = r->http->d;
-	struct sandbox *sb = registry_find(&d->registry, r->match.id);
+	struct sandbox *sb = registry_find(&d->registry, r->match.id, r->owner);
 	struct store_row row;
 	int rc;
 
@@ -133,7 +134,7 @@ void api_sandbox_delete(struct request *r)
 		delete_live(r, sb);
 		return;
 	}
-	rc = ids_valid(r->match.id) ? store_find(&d->store, r->match.id, &row) : 0;
+	rc = ids_valid(r->match.id) ? store_find(&d->store, r->match.id, r->owner, &row) : 0;
 	if (rc == 0) {
 		reply_no_sandbox(r);
 		return;

@@ -59,9 +59,9 @@ static bool origin_is_host(const char *origin, const char *host)
 }
 
 enum auth_result auth_check(const struct config *c, const char *authorization, const char *origin,
-			    const char *host)
+			    const char *host, unsigned int *key)
 {
-	bool found = false;
+	unsigned int found = 0, which = 0;
 	size_t len;
 
 	if (!c->auth) {
@@ -84,7 +84,13 @@ enum auth_result auth_check(const struct config *c, const char *authorization, c
 		len--;
 	if (len == 0)
 		return AUTH_MISSING;
-	for (unsigned int i = 0; i < c->nkeys; i++)
-		found |= key_equal(c->keys[i], authorization, len);
+	/* All of them, and no branch says which. */
+	for (unsigned int i = 0; i < c->nkeys; i++) {
+		unsigned int equal = key_equal(c->keys[i], authorization, len);
+
+		found |= equal;
+		which += equal * (i - which);
+	}
+	*key = which;
 	return found ? AUTH_OK : AUTH_INVALID;
 }

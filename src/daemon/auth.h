@@ -17,6 +17,9 @@ enum auth_result {
 	AUTH_ORIGIN,  /* no keys, and the request comes from a web page elsewhere */
 };
 
-/* Header values may be NULL when absent. */
+/*
+ * Header values may be NULL when absent. key: where AUTH_OK is answered to a key, which of
+ * config.keys it is.
+ */
 enum auth_result auth_check(const struct config *c, const char *authorization, const char *origin,
-			    const char *host);
+			    const char *host, unsigned int *key);

@@ -64,7 +64,9 @@ static const char usage_text[] =
 	"  PODFLARE_PONG_WITHIN     seconds it has to answer (default: 60)\n"
 	"  PODFLARE_EXEC_SLACK      seconds after the timeout of a command until the daemon ends\n"
 	"                           it itself, and as many again until the sandbox is ended\n"
-	"                           (default: 5)\n";
+	"                           (default: 5)\n"
+	"  PODFLARE_HTTP_TIMEOUT    seconds a connection may be without progress, and the head of\n"
+	"                           a request may take in all (default: 60)\n";
 
 const char *config_usage(void)
 {
@@ -224,6 +226,8 @@ static int load_env(struct config *c, struct err *err)
 		rc = env_number("PODFLARE_PONG_WITHIN", 1, 86400, &c->pong_within_s, err);
 	if (rc == 0)
 		rc = env_number("PODFLARE_EXEC_SLACK", 1, 3600, &c->exec_slack_s, err);
+	if (rc == 0)
+		rc = env_number("PODFLARE_HTTP_TIMEOUT", 1, 3600, &c->http_timeout_s, err);
 	return rc == 0 ? load_keys(c, err) : rc;
 }
 
@@ -470,6 +474,7 @@ int config_load(struct config *c, int argc, char **argv, struct err *err)
 		.create_timeout_s = DEFAULT_CREATE_S,
 		.ping_after_s = DEFAULT_PING_S,
 		.exec_slack_s = DEFAULT_SLACK_S,
+		.http_timeout_s = DEFAULT_HTTP_S,
 		.pong_within_s = DEFAULT_PONG_S,
 	};
 	rc = load_options(c, &raw, argc, argv, err);

@@ -54,7 +54,8 @@ struct config {
 	uint32_t template_timeout_s;
 	uint32_t freeze_timeout_s; /* an answer to FREEZE or THAW */
 	uint32_t create_timeout_s, ping_after_s, pong_within_s;
-	uint32_t exec_slack_s; /* that a guest has beyond the deadline of a command */
+	uint32_t http_timeout_s; /* limits.h */
+	uint32_t exec_slack_s;   /* that a guest has beyond the deadline of a command */
 	enum log_format log_format;
 
 	bool show_help, show_version, show_routes; /* print and exit */

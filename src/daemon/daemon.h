@@ -11,6 +11,7 @@
 #include "daemon/egress/host.h"
 #include "daemon/http.h"
 #include "daemon/image.h"
+#include "daemon/owner.h"
 #include "daemon/pool.h"
 #include "daemon/registry.h"
 #include "daemon/store.h"
@@ -27,6 +28,7 @@ struct daemon {
 	struct templates templates;
 	struct pool pool;
 	struct store store;
+	struct owners owners;
 	struct registry registry;
 	struct egress_host egress;
 	struct turns renewals;

@@ -168,6 +168,7 @@ static void child_start(struct fork_op *op, struct fork_child *c)
 	struct sandbox_params p = {
 		.from = &parent->vmm,
 		.template = parent->template,
+		.owner = parent->owner,
 		.memory_mib = parent->memory_mib,
 		.vcpus = parent->vcpus,
 		.disk_mib = parent->disk_mib,

@@ -22,18 +22,39 @@
 #include <stdio.h>
 #include <string.h>
 
+/* So many runs of the library that came to nothing, and it waits so long for the next. */
+#define HTTP_VAIN_MAX 64u
+#define HTTP_VAIN_NS  (SECOND_NS / 50)
+
+/*
+ * When the library wants to be run again. Where a chunk's size line is longer than its memory for
+ * the connection it does so at once, for ever, and does not get on: such a client, known or not,
+ * would have the whole processor until the connection's time is over. Whatever else happens runs it
+ * without this timer.
+ */
+static uint64_t http_delay(struct http *h, uint64_t ms)
+{
+	if (ms || h->got_on)
+		h->vain = 0;
+	else if (h->vain < HTTP_VAIN_MAX)
+		h->vain++;
+	else
+		return HTTP_VAIN_NS;
+	return ms * 1000000;
+}
+
 /* Runs the library and plans its next turn. */
 static void http_run(struct http *h)
 {
 	MHD_UNSIGNED_LONG_LONG ms;
 
-	h->resumed = false;
+	h->resumed = h->got_on = false;
 	MHD_run(h->mhd);
 	http_conn_kick(h);
 	if (h->resumed) /* from a callback, behind the library's look at resumed connections */
 		loop_timer_set(h->loop, &h->timer, 0);
 	else if (MHD_get_timeout(h->mhd, &ms) == MHD_YES)
-		loop_timer_set(h->loop, &h->timer, ms * 1000000ull);
+		loop_timer_set(h->loop, &h->timer, http_delay(h, ms));
 	else
 		loop_timer_cancel(&h->timer);
 }
@@ -91,6 +112,7 @@ static void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *conn
 	struct http_conn *c = http_conn_of(conn);
 	struct request *r = c ? calloc(1, sizeof(*r)) : NULL;
 
+	h->got_on = true;
 	if (!r)
 		return NULL;
 	r->uri = strdup(uri ? uri : "");
@@ -149,6 +171,17 @@ static enum MHD_Result http_on_body(struct request *r, const char *data, size_t 
 	return MHD_YES;
 }
 
+/* The head is there: how long the body may take. */
+static void http_plan_body(struct request *r)
+{
+	if (r->discard)
+		http_conn_limit(r->c, 1);
+	else if (r->reply || r->match.route->begin)
+		http_conn_limit(r->c, 0);
+	else
+		http_conn_limit(r->c, LIMIT_HTTP_JSON);
+}
+
 static enum MHD_Result http_on_request(void *cls, struct MHD_Connection *conn, const char *url,
 				       const char *method, const char *version, const char *data,
 				       size_t *len, void **ctx)
@@ -161,10 +194,12 @@ static enum MHD_Result http_on_request(void *cls, struct MHD_Connection *conn, c
 	(void)version;
 	if (!r || r->gone)
 		return MHD_NO;
+	r->http->got_on = true;
 	r->c->kicks = 0;
 	if (r->phase == REQUEST_HEAD) {
 		r->phase = REQUEST_BODY;
 		intake_head(r, method);
+		http_plan_body(r);
 		if (r->reply && !r->discard)
 			return http_queue(r);
 		return MHD_YES;
@@ -173,6 +208,7 @@ static enum MHD_Result http_on_request(void *cls, struct MHD_Connection *conn, c
 		return http_on_body(r, data, len);
 	if (r->phase == REQUEST_BODY) {
 		r->phase = REQUEST_WAIT;
+		http_conn_limit(r->c, 0);
 		if (!r->reply && r->match.route->finish)
 			r->match.route->finish(r);
 		buf_free(&r->body);
@@ -192,10 +228,13 @@ static void http_on_completed(void *cls, struct MHD_Connection *conn, void **ctx
 	*ctx = NULL;
 	if (!r)
 		return;
+	r->http->got_on = true;
 	r->c->req = NULL;
 	r->c->kicks = 0;
+	http_conn_limit(r->c, 1); /* for the next head */
 	if (r->ops && r->ops->pull && code == MHD_REQUEST_TERMINATED_COMPLETED_OK)
-		MHD_set_connection_option(conn, MHD_CONNECTION_OPTION_TIMEOUT, LIMIT_HTTP_IDLE_S);
+		MHD_set_connection_option(conn, MHD_CONNECTION_OPTION_TIMEOUT,
+					  (unsigned int)r->http->d->config.http_timeout_s);
 	if (r->ops && r->ops->end)
 		r->ops->end(r);
 	intake_log(r, code == MHD_REQUEST_TERMINATED_COMPLETED_OK);
@@ -213,6 +252,7 @@ static ssize_t http_pull(void *cls, uint64_t pos, char *out, size_t max)
 	ssize_t n;
 
 	(void)pos;
+	r->http->got_on = true;
 	if (r->gone)
 		return MHD_CONTENT_READER_END_WITH_ERROR;
 	n = r->ops->pull(r, out, max);
@@ -369,7 +409,8 @@ int http_init(struct http *h, struct daemon *d, unsigned int max_connections, st
 		http_conn_notify, h, MHD_OPTION_UNESCAPE_CALLBACK, http_keep_escapes, h,
 		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)LIMIT_HTTP_MEMORY,
 		MHD_OPTION_CONNECTION_LIMIT, max_connections + 16, MHD_OPTION_CONNECTION_TIMEOUT,
-		LIMIT_HTTP_IDLE_S, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+		(unsigned int)d->config.http_timeout_s, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+		MHD_OPTION_END);
 	if (!h->mhd)
 		return err_set(err, errno ? errno : ENOMEM, "cannot start the HTTP server");
 	info = MHD_get_daemon_info(h->mhd, MHD_DAEMON_INFO_EPOLL_FD);

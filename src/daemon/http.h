@@ -58,7 +58,8 @@ struct request {
 	char *uri; /* as it came; '?' cut into path and query */
 	char *query;
 	struct route_match match;
-	char method[16]; /* longer ones are cut: they match no route */
+	char method[16];   /* longer ones are cut: they match no route */
+	const char *owner; /* whose sandboxes it may see (owner.h); NULL: nobody's */
 	char trace_id[33], parent_span[17];
 	uint64_t start_ns;
 
@@ -83,9 +84,11 @@ struct http {
 	struct loop_src listener, mhd_src;
 	struct loop_timer timer;
 	struct list requests;
-	struct list hups; /* connections whose other side has closed */
-	bool resumed;     /* a connection was resumed since the library ran */
-	int spare_fd;     /* given up to accept and refuse a connection when none is left */
+	struct list hups;  /* connections whose other side has closed */
+	bool resumed;      /* a connection was resumed since the library ran */
+	bool got_on;       /* the library has called us since it was run last */
+	unsigned int vain; /* runs in a row after which it wanted another at once, and had not */
+	int spare_fd;      /* given up to accept and refuse a connection when none is left */
 	unsigned int connections, max_connections;
 };
 

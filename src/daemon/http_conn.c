@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "daemon/http_conn.h"
 #include "daemon/daemon.h"
+#include "daemon/limits.h"
 #include "lib/io.h"
 
 #include <errno.h>
@@ -56,6 +57,21 @@ static void conn_on_hup(struct loop_src *src, uint32_t events)
 	loop_timer_set(c->http->loop, &c->http->timer, 0);
 }
 
+/* A byte now and then keeps the library content, and a place taken. */
+static void conn_on_limit(struct loop_timer *t)
+{
+	http_conn_cut(t->arg);
+}
+
+void http_conn_limit(struct http_conn *c, unsigned int times)
+{
+	if (times)
+		loop_timer_set(c->http->loop, &c->limit,
+			       times * (uint64_t)c->http->d->config.http_timeout_s * SECOND_NS);
+	else
+		loop_timer_cancel(&c->limit);
+}
+
 static void conn_start(struct http *h, struct MHD_Connection *mhd, void **ctx)
 {
 	struct http_conn *c = calloc(1, sizeof(*c));
@@ -68,6 +84,8 @@ static void conn_start(struct http *h, struct MHD_Connection *mhd, void **ctx)
 	c->mhd = mhd;
 	list_init(&c->link);
 	c->watch = (struct loop_src){.fd = -1, .fn = conn_on_hup, .arg = c};
+	c->limit = (struct loop_timer){.fn = conn_on_limit, .arg = c};
+	http_conn_limit(c, 1);
 	/* Without the watch the client's leaving is seen only at the next byte. */
 	if (loop_add(h->loop, &c->watch, conn_fd(mhd), EPOLLRDHUP | EPOLLET) < 0)
 		log_warn("a client's socket cannot be watched");
@@ -88,6 +106,7 @@ void http_conn_notify(void *cls, struct MHD_Connection *mhd, void **ctx,
 	if (!c)
 		return;
 	loop_del(&c->watch);
+	loop_timer_cancel(&c->limit);
 	list_del(&c->link);
 	/* Our loop may still hold an event of the watch in its batch. */
 	loop_defer_free(h->loop, c);

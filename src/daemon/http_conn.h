@@ -29,6 +29,7 @@ struct http_conn {
 	struct http *http;
 	struct MHD_Connection *mhd;
 	struct loop_src watch;
+	struct loop_timer limit; /* of the head or body that is being read */
 	bool hup;
 	unsigned int kicks;  /* since the request last got on */
 	struct request *req; /* under way, or NULL */
@@ -49,6 +50,12 @@ struct http_conn *http_conn_of(struct MHD_Connection *mhd);
 
 /* To be called when the library has run: closed connections must read once more. */
 void http_conn_kick(struct http *h);
+
+/*
+ * What is read now must have come within so many times the HTTP timeout, however steadily it
+ * comes, or the connection is cut; 0: no limit any more. Begins with 1.
+ */
+void http_conn_limit(struct http_conn *c, unsigned int times);
 
 /* No more bytes in either direction: the library will see an error. */
 void http_conn_cut(struct http_conn *c);

@@ -24,6 +24,18 @@ struct framing {
 	uint64_t length;
 };
 
+/*
+ * The library takes what a folded line continues (RFC 9112, section 5.2) for the end of the
+ * header's name: it sees "Content-Lengthx" where others see a length. Nothing else is called like
+ * that.
+ */
+static bool framing_folded(const char *key, const char *name)
+{
+	size_t n = strlen(name);
+
+	return strncasecmp(key, name, n) == 0 && key[n];
+}
+
 static enum MHD_Result framing_header(void *cls, enum MHD_ValueKind kind, const char *key,
 				      const char *value)
 {
@@ -34,6 +46,8 @@ static enum MHD_Result framing_header(void *cls, enum MHD_ValueKind kind, const 
 	for (size_t i = 0; i < n; i++)
 		if (key[i] <= ' ' || key[i] == 0x7f)
 			f->bad_names++;
+	f->bad_names +=
+		framing_folded(key, "Content-Length") || framing_folded(key, "Transfer-Encoding");
 	if (strcasecmp(key, "Content-Length") == 0) {
 		f->lengths++;
 		f->length = value ? strtoull(value, NULL, 10) : 0;
@@ -72,8 +86,8 @@ static bool intake_framing(struct request *r, const struct framing *f)
 		return false;
 	}
 	if (f->bad_names) {
-		reply_error(r, 400, "invalid_request", "a header has a blank in its name", NULL,
-			    NULL);
+		reply_error(r, 400, "invalid_request",
+			    "a header has a blank in its name, or a folded line", NULL, NULL);
 		return false;
 	}
 	return true;
@@ -83,9 +97,13 @@ static bool intake_auth(struct request *r)
 {
 	static const char *const challenge[] = {"WWW-Authenticate", "Bearer", NULL};
 
-	switch (auth_check(&r->http->d->config, http_header(r, "Authorization"),
-			   http_header(r, "Origin"), http_header(r, "Host"))) {
+	const struct daemon *d = r->http->d;
+	unsigned int key = 0;
+
+	switch (auth_check(&d->config, http_header(r, "Authorization"), http_header(r, "Origin"),
+			   http_header(r, "Host"), &key)) {
 	case AUTH_OK:
+		r->owner = d->config.auth ? d->owners.name[key] : OWNER_ANY;
 		return true;
 	case AUTH_MISSING:
 		reply_error_with(r, 401, "missing_api_key", "missing Authorization: Bearer <key>",

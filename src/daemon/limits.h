@@ -11,12 +11,20 @@
 /* HTTP. */
 #define LIMIT_HTTP_MEMORY      16384       /* bytes a connection may hold in libmicrohttpd */
 #define LIMIT_HTTP_CONNECTIONS 4096u       /* fewer when RLIMIT_NOFILE is small */
-#define LIMIT_HTTP_IDLE_S      60u         /* connection without progress */
+#define DEFAULT_HTTP_S         60u         /* PODFLARE_HTTP_TIMEOUT, below */
 #define LIMIT_HTTP_STALL_S     600u        /* streamed reply that the client does not take */
 #define LIMIT_JSON_BODY        (4u << 20)  /* body of a JSON request */
 #define LIMIT_DISCARD          (64u << 20) /* body read and dropped to deliver an error */
 #define LIMIT_DISCARD_STRANGER (1u << 20)  /* the same without a valid key */
 #define LIMIT_STREAM_BLOCK     32768u      /* piece of a streamed reply of known length */
+
+/*
+ * PODFLARE_HTTP_TIMEOUT: a connection without progress; and, because one byte now and then is
+ * progress, the time from the start of a connection or its last answer to the end of the next
+ * request's head, and from there to the end of a body that is only dropped. A JSON body may take
+ * LIMIT_HTTP_JSON times as long. Uploads are streams: they may take any time.
+ */
+#define LIMIT_HTTP_JSON 10u
 
 /* Values in requests. */
 #define LIMIT_PATH           4095u  /* bytes of a file path in the guest */

@@ -160,6 +160,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	rc = store_open(&d->store, &d->loop, c->state_dir, err);
 	if (rc == 0)
 		rc = prepare_disks(c, err);
+	owners_init(&d->owners, c, d->store.salt);
 	pool_init(&d->pool, d);
 	d->vmms.others = &d->egress;
 	d->vmms.others_own = egress_host_owns;

@@ -4,6 +4,7 @@
  * comparison of ids is nothing beside the request that asks for it.
  */
 #include "daemon/registry.h"
+#include "daemon/owner.h"
 #include "daemon/sandbox.h"
 
 #include <string.h>
@@ -28,11 +29,11 @@ void registry_unreserve(struct registry *r, uint32_t n)
 	r->places -= n;
 }
 
-struct sandbox *registry_find(struct registry *r, const char *id)
+struct sandbox *registry_find(struct registry *r, const char *id, const char *owner)
 {
 	list_for_each (sb, &r->live, struct sandbox, link) {
 		if (sb->announced && strcmp(sb->id, id) == 0)
-			return sb;
+			return owner_may(owner, sb->owner) ? sb : NULL;
 	}
 	return NULL;
 }

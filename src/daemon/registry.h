@@ -24,8 +24,8 @@ void registry_init(struct registry *r, uint32_t max);
 /* n places at once, or none. */
 bool registry_reserve(struct registry *r, uint32_t n);
 void registry_unreserve(struct registry *r, uint32_t n);
-/* A sandbox that lives and was announced, or NULL. */
-struct sandbox *registry_find(struct registry *r, const char *id);
+/* A sandbox that lives, was announced, and is one of the owner's who asks, or NULL. */
+struct sandbox *registry_find(struct registry *r, const char *id, const char *owner);
 void registry_add(struct registry *r, struct sandbox *sb);
 void registry_ended(struct registry *r, struct sandbox *sb);
 void registry_gone(struct registry *r, struct sandbox *sb);

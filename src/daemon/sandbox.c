@@ -35,6 +35,8 @@ static void sandbox_log(const struct sandbox *sb, const char *msg, const char *r
 	f[n++] = LOG_STR("template", sb->template);
 	if (sb->parent[0])
 		f[n++] = LOG_STR("parent", sb->parent);
+	if (sb->owner[0])
+		f[n++] = LOG_STR("owner", sb->owner);
 	f[n++] = LOG_NUM("memory_mib", sb->memory_mib);
 	f[n++] = LOG_NUM("vcpus", sb->vcpus);
 	f[n++] = LOG_NUM("vmm_pid", sb->vmm.pid);
@@ -268,6 +270,7 @@ struct sandbox *sandbox_new(struct daemon *d, const struct sandbox_params *p,
 	sandbox_set_line(sb, p->parent);
 	sb->d = d;
 	snprintf(sb->template, sizeof(sb->template), "%s", p->template);
+	snprintf(sb->owner, sizeof(sb->owner), "%s", p->owner ? p->owner : "");
 	sb->memory_mib = p->memory_mib;
 	sb->vcpus = p->vcpus;
 	sb->disk_mib = p->disk_mib;
@@ -317,9 +320,10 @@ void sandbox_begin_call(struct sandbox *sb)
 	sb->called = true;
 }
 
-void sandbox_count(struct sandbox *sb)
+void sandbox_count(struct sandbox *sb, const char *owner)
 {
 	sb->counted = true;
+	snprintf(sb->owner, sizeof(sb->owner), "%s", owner);
 }
 
 int sandbox_announce(struct sandbox *sb)
@@ -337,6 +341,7 @@ int sandbox_announce(struct sandbox *sb)
 	snprintf(row.id, sizeof(row.id), "%s", sb->id);
 	snprintf(row.parent, sizeof(row.parent), "%s", sb->parent);
 	snprintf(row.template, sizeof(row.template), "%s", sb->template);
+	snprintf(row.owner, sizeof(row.owner), "%s", sb->owner);
 	/* An id that the database does not know would be unknown after a restart. */
 	if (store_insert(&sb->d->store, &row) < 0) {
 		sandbox_end(sb, false, "the state database cannot be written");

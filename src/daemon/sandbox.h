@@ -21,6 +21,7 @@
 
 #include "daemon/agent_client.h"
 #include "daemon/ids.h"
+#include "daemon/owner.h"
 #include "daemon/turns.h"
 #include "daemon/vmm_client.h"
 #include "lib/list.h"
@@ -51,6 +52,7 @@ struct sandbox_user {
 struct sandbox_params {
 	struct vmm *from; /* the VM to fork */
 	const char *template;
+	const char *owner; /* NULL: set later, or nobody's */
 	uint32_t memory_mib, vcpus, disk_mib;
 	const struct sandbox *parent; /* NULL: from is a template's */
 	json_t *metadata;             /* borrowed; NULL: set later */
@@ -68,6 +70,7 @@ struct sandbox {
 	char parent[SANDBOX_ID_LEN + 1]; /* "" = a template's child */
 	char root[SANDBOX_ID_LEN + 1];   /* the first of its line: the same in all its relatives */
 	char template[64];
+	char owner[OWNER_LEN + 1]; /* the same in all its relatives */
 	uint32_t memory_mib, vcpus, disk_mib, generation;
 	json_t *metadata;
 	int64_t created_ms;
@@ -120,8 +123,8 @@ void sandbox_go(struct sandbox *sb);
 /* A call begins: what the first one writes to is made ready. */
 void sandbox_begin_call(struct sandbox *sb);
 
-/* One of the pool takes a place in the registry that was reserved for it. */
-void sandbox_count(struct sandbox *sb);
+/* One of the pool takes a place in the registry that was reserved for it, and has an owner. */
+void sandbox_count(struct sandbox *sb, const char *owner);
 /* Clients may know its id: it is written to the database. 0, or -EIO: it was ended. */
 __must_check int sandbox_announce(struct sandbox *sb);
 

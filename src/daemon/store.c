@@ -17,28 +17,33 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
-#define STORE_VERSION     3
-#define STORE_VERSION_SQL "PRAGMA user_version=3;"
+#define STORE_VERSION     4
+#define STORE_VERSION_SQL "PRAGMA user_version=4;"
 
 static const char schema_sql[] =
 	"CREATE TABLE IF NOT EXISTS sandboxes("
-	" id TEXT PRIMARY KEY, template TEXT NOT NULL, parent TEXT, generation INTEGER NOT NULL,"
+	" id TEXT PRIMARY KEY, owner TEXT NOT NULL, template TEXT NOT NULL, parent TEXT,"
+	" generation INTEGER NOT NULL,"
 	" memory_mib INTEGER NOT NULL, vcpus INTEGER NOT NULL, disk_mib INTEGER NOT NULL,"
 	" metadata TEXT NOT NULL, egress TEXT, created_ms INTEGER NOT NULL,"
 	" ended_ms INTEGER, exec_count INTEGER NOT NULL DEFAULT 0, reason TEXT,"
 	" deleted INTEGER NOT NULL DEFAULT 0, merged_into TEXT) STRICT, WITHOUT ROWID;"
+	"CREATE TABLE IF NOT EXISTS salt(value BLOB NOT NULL) STRICT;"
+	"INSERT INTO salt SELECT randomblob(32) WHERE NOT EXISTS(SELECT * FROM salt);"
 	"CREATE INDEX IF NOT EXISTS sandboxes_ended ON sandboxes(ended_ms);"
 	"CREATE INDEX IF NOT EXISTS sandboxes_parent ON sandboxes(parent)"
 	" WHERE parent IS NOT NULL;" STORE_VERSION_SQL;
 
 static const char insert_sql[] =
 	"INSERT INTO sandboxes(id, template, parent, generation, memory_mib, vcpus, disk_mib,"
-	" metadata, created_ms, egress) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+	" metadata, created_ms, egress, owner)"
+	" VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 static const char end_sql[] =
 	"UPDATE sandboxes SET ended_ms=?2, exec_count=?3, reason=?4, deleted=?5 WHERE id=?1";
 static const char find_sql[] =
 	"SELECT template, memory_mib, vcpus, metadata, created_ms, ended_ms, exec_count, reason,"
-	" deleted, parent, generation, disk_mib, egress FROM sandboxes WHERE id=?1";
+	" deleted, parent, generation, disk_mib, egress FROM sandboxes WHERE id=?1"
+	" AND (?2='' OR owner=?2)";
 static const char deleted_sql[] = "UPDATE sandboxes SET deleted=1 WHERE id=?1";
 static const char children_sql[] = "UPDATE sandboxes SET parent=?1 WHERE parent=?2 AND id<>?1";
 static const char merged_sql[] =
@@ -191,6 +196,19 @@ static int store_prepare(struct store *s, struct err *err)
 	return 0;
 }
 
+static int store_salt(struct store *s, struct err *err)
+{
+	sqlite3_stmt *st = NULL;
+	bool ok = sqlite3_prepare_v2(s->db, "SELECT value FROM salt", -1, &st, NULL) == SQLITE_OK &&
+		  sqlite3_step(st) == SQLITE_ROW &&
+		  sqlite3_column_bytes(st, 0) == (int)sizeof(s->salt);
+
+	if (ok)
+		memcpy(s->salt, sqlite3_column_blob(st, 0), sizeof(s->salt));
+	sqlite3_finalize(st);
+	return ok ? 0 : store_error(s, err, "read the salt of");
+}
+
 int store_open(struct store *s, struct loop *loop, const char *dir, struct err *err)
 {
 	char path[4096];
@@ -208,6 +226,8 @@ int store_open(struct store *s, struct loop *loop, const char *dir, struct err *
 				err);
 	if (rc == 0)
 		rc = store_exec(s, schema_sql, "set up", err);
+	if (rc == 0)
+		rc = store_salt(s, err);
 	if (rc == 0)
 		rc = store_recover(s, err);
 	if (rc == 0)
@@ -268,6 +288,7 @@ int store_insert(struct store *s, const struct store_row *row)
 	sqlite3_bind_text(st, 8, meta ? meta : "{}", -1, SQLITE_STATIC);
 	sqlite3_bind_int64(st, 9, row->created_ms);
 	sqlite3_bind_text(st, 10, egress, -1, SQLITE_STATIC);
+	sqlite3_bind_text(st, 11, row->owner, -1, SQLITE_STATIC);
 	return store_run(s, st);
 }
 
@@ -359,13 +380,14 @@ static void column_text(sqlite3_stmt *st, int col, char *out, size_t len)
 	snprintf(out, len, "%s", t ? (const char *)t : "");
 }
 
-int store_find(struct store *s, const char *id, struct store_row *row)
+int store_find(struct store *s, const char *id, const char *owner, struct store_row *row)
 {
 	sqlite3_stmt *st = s->find;
 	const unsigned char *meta, *egress;
 	int rc;
 
 	sqlite3_bind_text(st, 1, id, -1, SQLITE_STATIC);
+	sqlite3_bind_text(st, 2, owner, -1, SQLITE_STATIC);
 	rc = sqlite3_step(st);
 	if (rc == SQLITE_ROW) {
 		*row = (struct store_row){0};

@@ -2,7 +2,8 @@
 /*
  * What outlives a sandbox: SQLite (WAL) in the state directory, one row per
  * sandbox that was ever announced. It answers what became of an id (DELETE of
- * one that once lived is 204, also after a restart) and keeps why it ended.
+ * one that once lived is 204, also after a restart) and keeps why it ended. A
+ * row is found by its owner only (owner.h).
  * Rows that a crash left open are closed when the store is opened. Rows older
  * than STORE_KEEP_DAYS are dropped then.
  *
@@ -15,6 +16,7 @@
  */
 #pragma once
 
+#include "daemon/owner.h"
 #include "daemon/reserve.h"
 #include "lib/err.h"
 #include "lib/loop.h"
@@ -28,12 +30,14 @@ struct store {
 	sqlite3 *db;
 	sqlite3_stmt *insert, *end, *find, *deleted, *children, *merged, *renamed, *egress;
 	struct reserve reserve;
+	uint8_t salt[OWNER_SALT_LEN]; /* of the owners' names: as old as the database */
 	int lock_fd;
 };
 
 /* A row. The strings are owned; free with store_row_free(). */
 struct store_row {
 	char id[64];
+	char owner[OWNER_LEN + 1]; /* of store_insert() */
 	char template[64];
 	char parent[64]; /* "" = made from a template */
 	uint32_t memory_mib, vcpus, disk_mib, generation;
@@ -62,6 +66,6 @@ void store_delete(struct store *s, const char *id);
  * those given, the children of winner are row->id's, winner is gone. 0 or -EIO.
  */
 int store_merge(struct store *s, const struct store_row *row, const char *winner, int64_t now_ms);
-/* 1 and the row, 0 when the id never lived, -EIO. */
-int store_find(struct store *s, const char *id, struct store_row *row);
+/* 1 and the row, 0 when no such id of this owner ever lived, -EIO. */
+int store_find(struct store *s, const char *id, const char *owner, struct store_row *row);
 void store_row_free(struct store_row *row);

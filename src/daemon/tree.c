@@ -89,13 +89,13 @@ static bool tree_room(struct tree *t)
 /* The parent's id of any sandbox there ever was, "" when it has none or is not known. */
 static void parent_of(struct daemon *d, const char *id, char out[64])
 {
-	struct sandbox *sb = registry_find(&d->registry, id);
+	struct sandbox *sb = registry_find(&d->registry, id, OWNER_ANY);
 	struct store_row row;
 
 	out[0] = '\0';
 	if (sb) {
 		memcpy(out, sb->parent, sizeof(sb->parent));
-	} else if (store_find(&d->store, id, &row) > 0) {
+	} else if (store_find(&d->store, id, OWNER_ANY, &row) > 0) {
 		memcpy(out, row.parent, sizeof(row.parent));
 		store_row_free(&row);
 	}
@@ -138,14 +138,14 @@ static struct node *tree_add(struct tree *t, const char *id, const char *parent,
 }
 
 /* Parents of nodes that are not there yet: they have ended. False: no memory. */
-static bool tree_add_ancestors(struct tree *t, struct daemon *d)
+static bool tree_add_ancestors(struct tree *t, struct daemon *d, const char *owner)
 {
 	for (size_t i = 0; i < t->n && t->n < LIMIT_TREE; i++) {
 		struct store_row row;
 		bool ok;
 
 		if (!t->all[i].parent[0] || tree_find(t, t->all[i].parent) ||
-		    store_find(&d->store, t->all[i].parent, &row) <= 0)
+		    store_find(&d->store, t->all[i].parent, owner, &row) <= 0)
 			continue;
 		ok = tree_add(t, row.id, row.parent, "ended", row.template, row.generation,
 			      row.created_ms);
@@ -193,10 +193,10 @@ void api_tree(struct request *r)
 	bool ok = true;
 
 	list_for_each (sb, &d->registry.live, struct sandbox, link)
-		if (sb->announced)
+		if (sb->announced && owner_may(r->owner, sb->owner))
 			ok = ok && tree_add(&t, sb->id, sb->parent, "ready", sb->template,
 					    sb->generation, sb->created_ms);
-	if (ok && tree_add_ancestors(&t, d))
+	if (ok && tree_add_ancestors(&t, d, r->owner))
 		roots = tree_link(&t);
 	reply_json(r, 200, roots ? json_pack("{s:o}", "roots", roots) : NULL);
 	for (size_t i = 0; i < t.n; i++)

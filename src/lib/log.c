@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "lib/log.h"
 #include "lib/io.h"
+#include "lib/utf8.h"
 
 #include <stdarg.h>
 #include <stdbool.h>
@@ -43,13 +44,36 @@ static void line_str(struct line *l, const char *s)
 	line_add(l, s, strlen(s));
 }
 
-/* Escapes as JSON does; good for both formats. */
+/* A character of several bytes, or what is none. Returns how many bytes were taken. */
+static size_t line_wide(struct line *l, const uint8_t *p, size_t len)
+{
+	int n = utf8_step(p, len);
+	char e[8];
+
+	if (n <= 0) {
+		line_str(l, "\\ufffd");
+		return n < 0 ? (size_t)-n : len;
+	}
+	if (n == 2 && p[0] == 0xc2 && p[1] < 0xa0) { /* controls to some terminals */
+		snprintf(e, sizeof(e), "\\u%04x", p[1]);
+		line_str(l, e);
+	} else if ((size_t)n <= sizeof(l->buf) - 1 - l->len) {
+		line_add(l, (const char *)p, (size_t)n);
+	}
+	return (size_t)n;
+}
+
+/* Escapes as JSON does; good for both formats. Parts may be a client's, and of any bytes. */
 static void line_escaped(struct line *l, const char *s)
 {
 	for (; *s; s++) {
 		unsigned char c = (unsigned char)*s;
 		char e[8];
 
+		if (c >= 0x80) {
+			s += line_wide(l, (const uint8_t *)s, strlen(s)) - 1;
+			continue;
+		}
 		if (c == '"' || c == '\\')
 			snprintf(e, sizeof(e), "\\%c", c);
 		else if (c == '\n')

@@ -28,6 +28,8 @@ BUILD = Path(os.environ.get("PODFLARE_BUILD", ROOT / "build")).resolve()
 VCPUS = min(2, len(os.sched_getaffinity(0)))
 DAEMON = os.environ.get("PODFLARED", str(BUILD / "podflared"))
 SANITIZED = os.path.exists(DAEMON) and b"__asan_init" in Path(DAEMON).read_bytes()
+# The sanitizer for threads has threads of its own: then they are not counted.
+TSAN = os.path.exists(DAEMON) and b"__tsan_init" in Path(DAEMON).read_bytes()
 
 
 def make_guest(where: Path) -> Path:
@@ -54,6 +56,7 @@ class Daemon:
         args: list[str] | None = None,
         guest: Path | None = None,
         prefix: list[str] | None = None,
+        inert: Path | None = None,
     ) -> None:
         self.tmp = tmp
         self.state = tmp / "state"
@@ -61,7 +64,10 @@ class Daemon:
         self.log_path = tmp / "log"
         self.guest = guest or make_guest(tmp / "guest")
         vmm = tmp / "vmm"
-        vmm.write_text(f"#!/bin/sh\nexec {HERE}/fake_vmm.py '--mode={mode}' \"$@\"\n")
+        # Files are changed in pytest's own directory only; by requests that are made up (inert) in
+        # one that they may have, and nothing is run.
+        limits = f"--files='{inert}' --inert" if inert else f"--files='{tmp.parent}'"
+        vmm.write_text(f"#!/bin/sh\nexec {HERE}/fake_vmm.py '--mode={mode}' {limits} \"$@\"\n")
         vmm.chmod(0o755)
         self.env = {"PATH": os.environ["PATH"], **(env or {})}
         for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS"):
@@ -151,6 +157,10 @@ class Daemon:
         fields = Path(f"/proc/{self.proc.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return int(fields[11]) + int(fields[12])
 
+    def threads(self) -> int:
+        """Its threads: one, and one more while the image of a template is being read."""
+        return len(os.listdir(f"/proc/{self.proc.pid}/task"))
+
     def fds(self) -> int:
         """Open descriptors."""
         return len(os.listdir(f"/proc/{self.proc.pid}/fd"))
@@ -175,13 +185,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "bounds: measures; run it also without sanitizers")
 
 
-@pytest.fixture
-def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
-    """Starts daemons; they must all end well when the test is over."""
+def starting(factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
+    """Starts daemons; they must all end well when the test, or the file of tests, is over."""
     daemons: list[Daemon] = []
 
     def start_one(**kw: Any) -> Daemon:
-        daemons.append(Daemon(tmp_path_factory.mktemp("daemon"), **kw))
+        daemons.append(Daemon(factory.mktemp("daemon"), **kw))
         return daemons[-1]
 
     yield start_one
@@ -191,7 +200,19 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Da
         log = d.log_text()
         assert killed or code == 0, log
         assert "ERROR: AddressSanitizer" not in log and "runtime error:" not in log, log
-        assert "LeakSanitizer" not in log, log
+        assert "LeakSanitizer" not in log and "ThreadSanitizer" not in log, log
+
+
+@pytest.fixture
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
+    """Starts daemons of one test."""
+    yield from starting(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def start_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
+    """Starts daemons that all tests of a file share."""
+    yield from starting(tmp_path_factory)
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ CODES = {
     errno.EPERM: "permission_denied",
     errno.EEXIST: "exists",
     errno.ENOTEMPTY: "not_empty",
+    errno.ENAMETOOLONG: "bad_request",
+    errno.EINVAL: "bad_request",
 }
 MEMBERS = {
     "stat": {"path"},
@@ -43,6 +45,21 @@ class Gone(Exception):
 class Files:
     """Part of a stream that has send(), recv() and error()."""
 
+    def guard(self, path: str, change: bool) -> None:
+        """
+        The files are this host's: none is changed outside of the directory that the test has given,
+        whatever a request says; an inert one does not read there either.
+        """
+        root = self.vmm.state["files"] or "/nowhere"
+        parent = os.path.realpath(os.path.dirname(path))
+        inside = all(f"{p}/".startswith(f"{root}/") for p in (parent, os.path.realpath(path)))
+        if os.path.realpath(path) == root:
+            inside = not change
+        if inside or (change and path.startswith("/tmp/podflare-test-")):
+            return
+        if change or self.vmm.state["inert"]:
+            raise PermissionError(errno.EPERM, "not a file of this test")
+
     def on_put(self, req: dict) -> None:
         """Writes a file; some paths fail in their own way."""
         path = req["path"]
@@ -55,6 +72,11 @@ class Files:
             self.recv()
             os.kill(os.getpid(), signal.SIGKILL)
         path = os.path.join("/tmp", path)
+        try:
+            self.guard(path, True)
+        except PermissionError as e:
+            self.error("permission_denied", f"{path}: {e.strerror}")
+            raise Gone from e
         if os.path.isdir(path):
             self.error("is_directory", f"{path} is a directory")
             raise Gone
@@ -144,10 +166,11 @@ class Files:
             time.sleep(0.1)
             os.kill(os.getpid(), signal.SIGKILL)
         path = os.path.join("/tmp", path)
-        if os.path.isdir(path):
-            self.error("is_directory", f"{path} is a directory")
-            return
         try:
+            self.guard(path, False)
+            if os.path.isdir(path):
+                self.error("is_directory", f"{path} is a directory")
+                return
             with open(path, "rb") as f:
                 size = os.fstat(f.fileno()).st_size
                 self.send(OK, {"path": path, "size": size, "mode": 0o644})
@@ -176,6 +199,7 @@ class Files:
             return
         path = os.path.join("/tmp", req["path"])
         try:
+            self.guard(path, op not in ("stat", "list"))
             getattr(self, "file_" + op)(path, req)
         except OSError as e:
             self.error(CODES.get(e.errno, "io_error"), f"{path}: {e.strerror}")
@@ -290,6 +314,7 @@ class Files:
     def file_rename(self, path: str, req: dict) -> None:
         """Another name."""
         to = os.path.join("/tmp", req["to"])
+        self.guard(to, True)
         if os.path.lexists(to) and not req.get("overwrite", True):
             raise FileExistsError(errno.EEXIST, "File exists")
         os.rename(path, to)

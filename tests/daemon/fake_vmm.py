@@ -51,6 +51,8 @@ def fresh_state() -> dict:
     """What children inherit."""
     return {
         "generation": 0,
+        "files": "",  # the one directory in which anything is changed
+        "inert": False,  # whatever is to be run, something harmless runs instead
         "frozen": False,
         "halted": False,
         "vars": {},
@@ -373,14 +375,19 @@ class Vmm:
 
 def main() -> None:
     """Runs until the daemon is gone."""
-    mode, child = "normal", -1
+    mode, child, files, inert = "normal", -1, "", False
     while len(sys.argv) > 1 and sys.argv[1].startswith("--"):
         name, _, value = sys.argv.pop(1).partition("=")
         if name == "--mode":
             mode = value
         elif name == "--child":
             child = int(value)
+        elif name == "--files":
+            files = os.path.realpath(value)
+        elif name == "--inert":
+            inert = True
     vmm = Vmm(mode)
+    vmm.state |= {"files": files, "inert": inert}
     if child >= 0:
         vmm.become_child(child)
     vmm.run()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,6 +332,29 @@ def test_log_as_json(start: Callable[..., Daemon]) -> None:
     line = wait_for(requests)[0]  # it is written after the answer
     assert line["path"] == "/v1/sandboxes/:id" and line["status"] == 404
     assert line["sandbox_id"] == "x%22%0A" and line["level"] == "INFO"
+
+
+def test_nobody_can_break_the_log(start: Callable[..., Daemon]) -> None:
+    """Bytes that are no text, and controls, in what is logged of a request: still lines of JSON."""
+    d = start(env={"PODFLARE_LOG_FORMAT": "json"})
+    ids = {
+        b"\xff\xfe": "\ufffd\ufffd",
+        b"\xed\xa0\x80": "\ufffd\ufffd\ufffd",
+        b"\xf0\x9f\x98": "\ufffd",
+        b"\xc2\x9b31m": "\x9b31m",
+        "ü😀".encode(): "ü😀",
+        b"a\\": "a\\",
+        b'"': '"',
+    }
+    for raw in ids:
+        with socket.create_connection(("127.0.0.1", d.port)) as s:
+            s.sendall(b"GET /v1/sandboxes/%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % raw)
+            assert s.recv(12) == b"HTTP/1.1 404"
+    wait_for(lambda: d.log_text().count("http_request") == len(ids))
+    data = d.log_path.read_bytes()
+    assert b"\xc2\x9b" not in data
+    seen = [json.loads(x).get("sandbox_id") for x in data.decode().splitlines()]
+    assert [x for x in seen if x] == list(ids.values())
 
 
 def test_console(daemon: Daemon) -> None:

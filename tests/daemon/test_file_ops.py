@@ -95,7 +95,8 @@ def test_mkdir_rename_chmod_remove(daemon: Daemon, tmp_path: Path) -> None:
     assert post(daemon, sid, "remove", path=str(d), recursive=True).status_code == 204
     assert not d.exists()
     assert refused(post(daemon, sid, "remove", path=str(d))) == (404, "file_not_found", "path")
-    r = post(daemon, sid, "mkdir", path="/dev/null/x", parents=False)
+    (tmp_path / "plain").write_bytes(b"")
+    r = post(daemon, sid, "mkdir", path=f"{tmp_path}/plain/x", parents=False)
     assert refused(r) == (400, "not_a_directory", "path")
 
 

@@ -22,7 +22,7 @@ def test_a_database_of_another_version_is_moved_aside(start: Callable[..., Daemo
     db.commit()
     db.close()
     d.start()
-    assert "the state database is of another version (1, not 3): moved to" in d.log_text()
+    assert "the state database is of another version (1, not 4): moved to" in d.log_text()
     assert d.http.get(f"/v1/sandboxes/{sid}").status_code == 404
     old = [p for p in d.state.glob("podflare.db.v1-*") if not p.name.endswith(("-wal", "-shm"))]
     assert len(old) == 1

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import VCPUS, Daemon, make_guest, stdout_of, wait_for
+from conftest import TSAN, VCPUS, Daemon, make_guest, stdout_of, wait_for
 
 
 def add_template(guest: Path, name: str, **meta: Any) -> Path:
@@ -292,9 +292,11 @@ def test_the_loop_does_not_wait_for_an_image(start: Callable[..., Daemon], guest
         f.truncate(size)
     d = start(guest=guest)
     d.templates_ready()
+    assert TSAN or d.threads() == 1
     t = threading.Thread(target=at_once, args=(d, 1), kwargs={"template": "big"})
     t.start()
     wait_for(lambda: templates(d)["big"]["vms"])
+    assert TSAN or d.threads() == 2, "it is read beside the loop, by one thread"
     slowest = 0.0
     for _ in range(20):
         begin = time.monotonic()

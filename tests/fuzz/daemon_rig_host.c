@@ -126,12 +126,14 @@ int __wrap_waitid(idtype_t type, id_t id, siginfo_t *si, int options)
 }
 
 /* Programs cannot be started here. */
-int child_spawn(pid_t *pid, const char *program, const char *name, const char *arg, int peer)
+int child_spawn(pid_t *pid, const char *program, const char *name, const char *arg,
+		const char *option, int peer)
 {
 	(void)pid;
 	(void)program;
 	(void)name;
 	(void)arg;
+	(void)option;
 	(void)peer;
 	return -ENOENT;
 }
@@ -181,10 +183,11 @@ int store_merge(struct store *s, const struct store_row *row, const char *winner
 	return 0;
 }
 
-int store_find(struct store *s, const char *id, struct store_row *row)
+int store_find(struct store *s, const char *id, const char *owner, struct store_row *row)
 {
 	(void)s;
 	(void)id;
+	(void)owner;
 	(void)row;
 	return 0;
 }

@@ -157,7 +157,8 @@ int __wrap_madvise(void *at, size_t len, int advice)
 	return fake_kvm.on && advice == MADV_HUGEPAGE ? 0 : __real_madvise(at, len, advice);
 }
 
-long __wrap_syscall(long n, ...)
+/* As libc's, it takes six arguments however many there are. */
+__attribute__((no_sanitize("address"))) long __wrap_syscall(long n, ...)
 {
 	long a[6];
 	va_list ap;

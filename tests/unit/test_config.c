@@ -33,6 +33,7 @@ static int clear_env(void **state)
 		"PODFLARE_LOG_FORMAT",     "PODFLARE_PING_AFTER",       "PODFLARE_PONG_WITHIN",
 		"PODFLARE_CREATE_TIMEOUT", "PODFLARE_TEMPLATE_TIMEOUT", "PODFLARE_POOL_SIZE",
 		"PODFLARE_MAX_FORK",       "PODFLARE_FREEZE_TIMEOUT",   "PODFLARE_EXEC_SLACK",
+		"PODFLARE_HTTP_TIMEOUT",
 	};
 
 	(void)state;
@@ -56,6 +57,7 @@ static void test_defaults(void **state)
 	assert_false(c.image_given);
 	assert_int_equal(c.create_timeout_s, 120);
 	assert_int_equal(c.exec_slack_s, 5);
+	assert_int_equal(c.http_timeout_s, 60);
 	assert_int_equal(c.template_timeout_s, 600);
 	assert_int_equal(c.pool_size, 2);
 	assert_int_equal(c.max_fork, 32);
@@ -216,25 +218,36 @@ static void test_what_is_missing(void **state)
 
 /* --- auth -------------------------------------------------------------------------------- */
 
+static unsigned int key;
+
+static enum auth_result check(const struct config *k, const char *authorization, const char *origin,
+			      const char *host)
+{
+	key = 99;
+	return auth_check(k, authorization, origin, host, &key);
+}
+
 static void test_bearer(void **state)
 {
 	struct config k = {.auth = true, .nkeys = 2, .keys = {ARG("secret-one"), ARG("two")}};
 
 	(void)state;
-	assert_int_equal(auth_check(&k, "Bearer secret-one", NULL, NULL), AUTH_OK);
-	assert_int_equal(auth_check(&k, "bEARER two", NULL, "evil"), AUTH_OK);
-	assert_int_equal(auth_check(&k, "Bearer   two \t", "http://evil", NULL), AUTH_OK);
-	assert_int_equal(auth_check(&k, NULL, NULL, NULL), AUTH_MISSING);
-	assert_int_equal(auth_check(&k, "", NULL, NULL), AUTH_MISSING);
-	assert_int_equal(auth_check(&k, "Bearer", NULL, NULL), AUTH_MISSING);
-	assert_int_equal(auth_check(&k, "Bearer  ", NULL, NULL), AUTH_MISSING);
-	assert_int_equal(auth_check(&k, "Bearertwo", NULL, NULL), AUTH_MISSING);
-	assert_int_equal(auth_check(&k, "Basic two", NULL, NULL), AUTH_MISSING);
-	assert_int_equal(auth_check(&k, "Bearer tw", NULL, NULL), AUTH_INVALID);
-	assert_int_equal(auth_check(&k, "Bearer twoo", NULL, NULL), AUTH_INVALID);
-	assert_int_equal(auth_check(&k, "Bearer twotwo", NULL, NULL), AUTH_INVALID);
-	assert_int_equal(auth_check(&k, "Bearer two two", NULL, NULL), AUTH_INVALID);
-	assert_int_equal(auth_check(&k, "Bearer secret-onf", NULL, NULL), AUTH_INVALID);
+	assert_int_equal(check(&k, "Bearer secret-one", NULL, NULL), AUTH_OK);
+	assert_int_equal(key, 0);
+	assert_int_equal(check(&k, "bEARER two", NULL, "evil"), AUTH_OK);
+	assert_int_equal(key, 1);
+	assert_int_equal(check(&k, "Bearer   two \t", "http://evil", NULL), AUTH_OK);
+	assert_int_equal(check(&k, NULL, NULL, NULL), AUTH_MISSING);
+	assert_int_equal(check(&k, "", NULL, NULL), AUTH_MISSING);
+	assert_int_equal(check(&k, "Bearer", NULL, NULL), AUTH_MISSING);
+	assert_int_equal(check(&k, "Bearer  ", NULL, NULL), AUTH_MISSING);
+	assert_int_equal(check(&k, "Bearertwo", NULL, NULL), AUTH_MISSING);
+	assert_int_equal(check(&k, "Basic two", NULL, NULL), AUTH_MISSING);
+	assert_int_equal(check(&k, "Bearer tw", NULL, NULL), AUTH_INVALID);
+	assert_int_equal(check(&k, "Bearer twoo", NULL, NULL), AUTH_INVALID);
+	assert_int_equal(check(&k, "Bearer twotwo", NULL, NULL), AUTH_INVALID);
+	assert_int_equal(check(&k, "Bearer two two", NULL, NULL), AUTH_INVALID);
+	assert_int_equal(check(&k, "Bearer secret-onf", NULL, NULL), AUTH_INVALID);
 }
 
 static void test_browser(void **state)
@@ -242,35 +255,34 @@ static void test_browser(void **state)
 	struct config k = {0};
 
 	(void)state;
-	assert_int_equal(auth_check(&k, NULL, NULL, "127.0.0.1:7070"), AUTH_OK);
-	assert_int_equal(auth_check(&k, NULL, NULL, "LOCALHOST"), AUTH_OK);
-	assert_int_equal(auth_check(&k, NULL, NULL, "[::1]:7070"), AUTH_OK);
-	assert_int_equal(auth_check(&k, NULL, NULL, NULL), AUTH_OK);
-	assert_int_equal(auth_check(&k, NULL, "http://127.0.0.1:7070", "127.0.0.1:7070"), AUTH_OK);
-	assert_int_equal(auth_check(&k, NULL, "http://127.0.0.1:8080", "127.0.0.1:7070"),
-			 AUTH_ORIGIN);
-	assert_int_equal(auth_check(&k, NULL, "null", "127.0.0.1:7070"), AUTH_ORIGIN);
-	assert_int_equal(auth_check(&k, NULL, NULL, "rebound.example:7070"), AUTH_ORIGIN);
-	assert_int_equal(auth_check(&k, NULL, NULL, "[evil]:7070"), AUTH_ORIGIN);
-	assert_int_equal(auth_check(&k, NULL, NULL, "["), AUTH_ORIGIN);
-	assert_int_equal(auth_check(&k, NULL, NULL, ""), AUTH_ORIGIN);
-	assert_int_equal(auth_check(&k, "Bearer x", "http://evil", "localhost"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, NULL, "127.0.0.1:7070"), AUTH_OK);
+	assert_int_equal(check(&k, NULL, NULL, "LOCALHOST"), AUTH_OK);
+	assert_int_equal(check(&k, NULL, NULL, "[::1]:7070"), AUTH_OK);
+	assert_int_equal(check(&k, NULL, NULL, NULL), AUTH_OK);
+	assert_int_equal(check(&k, NULL, "http://127.0.0.1:7070", "127.0.0.1:7070"), AUTH_OK);
+	assert_int_equal(check(&k, NULL, "http://127.0.0.1:8080", "127.0.0.1:7070"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, "null", "127.0.0.1:7070"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, NULL, "rebound.example:7070"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, NULL, "[evil]:7070"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, NULL, "["), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, NULL, ""), AUTH_ORIGIN);
+	assert_int_equal(check(&k, "Bearer x", "http://evil", "localhost"), AUTH_ORIGIN);
 	/* Behind a forwarder the name is its business; a foreign page is not. */
 	k.trust_forward = true;
-	assert_int_equal(auth_check(&k, NULL, NULL, "host.example:7070"), AUTH_OK);
-	assert_int_equal(auth_check(&k, NULL, "http://evil", "host.example:7070"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, NULL, "host.example:7070"), AUTH_OK);
+	assert_int_equal(check(&k, NULL, "http://evil", "host.example:7070"), AUTH_ORIGIN);
 	/* Unless it says how it is called. */
 	k.public_addr = "host.example:7070";
-	assert_int_equal(auth_check(&k, NULL, NULL, "HOST.example:7070"), AUTH_OK);
-	assert_int_equal(auth_check(&k, NULL, NULL, "host.example"), AUTH_OK);
-	assert_int_equal(auth_check(&k, NULL, NULL, "127.0.0.1:7070"), AUTH_OK);
-	assert_int_equal(auth_check(&k, NULL, NULL, "localhost:1"), AUTH_OK);
-	assert_int_equal(auth_check(&k, NULL, NULL, "host.example:7071"), AUTH_ORIGIN);
-	assert_int_equal(auth_check(&k, NULL, NULL, "host.exampl"), AUTH_ORIGIN);
-	assert_int_equal(auth_check(&k, NULL, NULL, "rebound.example:7070"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, NULL, "HOST.example:7070"), AUTH_OK);
+	assert_int_equal(check(&k, NULL, NULL, "host.example"), AUTH_OK);
+	assert_int_equal(check(&k, NULL, NULL, "127.0.0.1:7070"), AUTH_OK);
+	assert_int_equal(check(&k, NULL, NULL, "localhost:1"), AUTH_OK);
+	assert_int_equal(check(&k, NULL, NULL, "host.example:7071"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, NULL, "host.exampl"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, NULL, "rebound.example:7070"), AUTH_ORIGIN);
 	/* Who opened it to everybody has opened it. */
 	k.auth_disabled = true;
-	assert_int_equal(auth_check(&k, NULL, "http://evil", "host.example:7070"), AUTH_OK);
+	assert_int_equal(check(&k, NULL, "http://evil", "host.example:7070"), AUTH_OK);
 }
 
 int main(void)

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Names of owners. What was hashed is overwritten.
+ */
+#include "daemon/owner.h"
+
+#include <sha256.h>
+#include <string.h>
+
+void owners_init(struct owners *o, const struct config *c, const uint8_t salt[OWNER_SALT_LEN])
+{
+	static const char hex[] = "0123456789abcdef";
+	uint8_t digest[SHA256_DIGEST_LENGTH];
+	SHA256_CTX sum;
+
+	_Static_assert(OWNER_LEN / 2 <= sizeof(digest), "two digits a byte");
+	*o = (struct owners){0};
+	for (unsigned int i = 0; i < c->nkeys; i++) {
+		SHA256Init(&sum);
+		SHA256Update(&sum, salt, OWNER_SALT_LEN);
+		SHA256Update(&sum, (const uint8_t *)c->keys[i], strlen(c->keys[i]));
+		SHA256Final(digest, &sum);
+		for (size_t k = 0; k < OWNER_LEN / 2; k++) {
+			o->name[i][2 * k] = hex[digest[k] >> 4];
+			o->name[i][2 * k + 1] = hex[digest[k] & 15];
+		}
+	}
+	explicit_bzero(&sum, sizeof(sum));
+}
+
+bool owner_may(const char *asks, const char *owner)
+{
+	return asks && (asks[0] == '\0' || strcmp(asks, owner) == 0);
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Whose a sandbox is. With keys each key is an owner: a sandbox belongs to the
+ * key that made it, its copies to the same one, and to every other key it is an
+ * id that never was. Without keys there is one caller, who has all there are.
+ *
+ * An owner's name is the first half of SHA-256 over a salt, which the database
+ * keeps, and the key: the same after a restart, whatever the order of the keys is
+ * then, and not the key. What a key has left in the database is nobody's once the key is taken
+ * back, and its again when it is given back.
+ * Constant after owners_init(); any thread. fork: plain memory.
+ */
+#pragma once
+
+#include "daemon/config.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define OWNER_LEN      32u /* hexadecimal digits */
+#define OWNER_SALT_LEN 32u
+
+/* Who asks without keys, and the daemon itself: all sandboxes are his. What he makes has this
+ * name. */
+#define OWNER_ANY ""
+
+struct owners {
+	char name[CONFIG_KEYS_MAX][OWNER_LEN + 1]; /* as config.keys */
+};
+
+/* From the keys of the configuration. */
+void owners_init(struct owners *o, const struct config *c, const uint8_t salt[OWNER_SALT_LEN]);
+
+/* Whether who asks (NULL: nobody, who has nothing) may see what `owner` has. */
+bool owner_may(const char *asks, const char *owner);
