@@ -67,14 +67,6 @@ static const struct one_file one_files[] = {
 	{"ksm", "/sys/kernel/mm/ksm/run", "1", "the kernel does not merge equal pages",
 	 "the kernel merges equal pages of different processes (KSM), which can be timed",
 	 "echo 2 > /sys/kernel/mm/ksm/run, and stop what switches it on (ksmtuned)"},
-	{"nested", "/sys/module/kvm_intel/parameters/nested", "1Yy",
-	 "guests cannot start guests (kvm_intel)",
-	 "nested virtualization is on (kvm_intel): code of KVM that no sandbox needs",
-	 "options kvm_intel nested=0 in /etc/modprobe.d, unless something else here needs it"},
-	{"nested_amd", "/sys/module/kvm_amd/parameters/nested", "1Yy",
-	 "guests cannot start guests (kvm_amd)",
-	 "nested virtualization is on (kvm_amd): code of KVM that no sandbox needs",
-	 "options kvm_amd nested=0 in /etc/modprobe.d, unless something else here needs it"},
 	{"ptrace", "/proc/sys/kernel/yama/ptrace_scope", "0",
 	 "processes of one user cannot attach to each other as they like",
 	 "any process of the same user can read the memory of daemon, VMMs and proxies",
@@ -91,9 +83,6 @@ static void check_one_file(const struct place *p, const struct one_file *o)
 	_cleanup_free char *text = text_of(p, o->file);
 	struct finding *f;
 
-	/* Of the two modules for KVM a host has one; the other subject is none. */
-	if (!text && strncmp(o->name, "nested", 6) == 0)
-		return;
 	if (text ? !text[0] || !strchr(o->bad, text[0]) : !o->must_be) {
 		f = doctor_add(p->d, FINDING_OK, o->name);
 		doctor_found(f, "%s", o->good_text);
@@ -147,6 +136,31 @@ static void check_vulnerabilities(const struct place *p)
 		      "a newer microcode and kernel; without mitigations=off on the kernel's "
 		      "command line. %s/NAME says what is missing",
 		      dir);
+}
+
+/* Of the two modules for KVM a host has one, or none. */
+static void check_nested(const struct place *p)
+{
+	static const char *const modules[] = {"kvm_intel", "kvm_amd"};
+	struct finding *f = doctor_add(p->d, FINDING_OK, "nested");
+
+	for (size_t i = 0; i < ARRAY_SIZE(modules); i++) {
+		_cleanup_free char *text = NULL;
+		char file[64];
+
+		snprintf(file, sizeof(file), "/sys/module/%s/parameters/nested", modules[i]);
+		text = text_of(p, file);
+		if (!text || !text[0] || !strchr("1Yy", text[0]))
+			continue;
+		f->level = FINDING_NOTE;
+		doctor_found(f, "nested virtualization is on: code of KVM that no sandbox needs");
+		doctor_advise(f,
+			      "options %s nested=0 in /etc/modprobe.d, unless something else here "
+			      "needs it",
+			      modules[i]);
+		return;
+	}
+	doctor_found(f, "guests cannot start guests");
 }
 
 static void check_swap(const struct place *p)
@@ -212,8 +226,13 @@ static void check_state(const struct place *p)
 	if (!p->d->state || snprintf(path, sizeof(path), "%s", p->d->state) >= (int)sizeof(path))
 		if (paths_default_state(path, NULL) < 0)
 			return;
-	if (stat(path, &st) < 0)
-		return; /* made by the daemon, for its user only */
+	if (stat(path, &st) < 0) {
+		f = doctor_add(p->d, FINDING_OK, "state");
+		doctor_found(f,
+			     "the daemon will make the state directory for its user only (%.130s)",
+			     path);
+		return;
+	}
 	open = st.st_mode & 077;
 	f = doctor_add(p->d, open ? FINDING_NOTE : FINDING_OK, "state");
 	doctor_found(f,
@@ -254,6 +273,7 @@ void doctor_check_security(struct doctor *d, const char *root, bool is_root)
 	check_vulnerabilities(&p);
 	for (size_t i = 0; i < ARRAY_SIZE(one_files); i++)
 		check_one_file(&p, &one_files[i]);
+	check_nested(&p);
 	check_swap(&p);
 	check_kvm_device(&p);
 	check_user(&p, is_root);

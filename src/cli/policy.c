@@ -55,6 +55,10 @@ int policy_split(json_t *body, const char *target, struct err *err)
 	json_t *host;
 	int rc;
 
+	if (strchr(target, '/'))
+		return err_text(err, EINVAL,
+				"HOST or HOST:PORT is wanted, without scheme and path, not '%s'",
+				target);
 	/* More than one colon is an address of IPv6, which has a port only behind brackets. */
 	if (colon && colon != first && (*target != '[' || colon[-1] != ']'))
 		colon = NULL;
@@ -261,7 +265,10 @@ int verb_policy(int argc, char **argv)
 		fputs(help, stdout);
 		return CLI_OK;
 	}
-	if (argc < 2 || strcmp(argv[1], "test") != 0)
+	if (argc >= 2 && strcmp(argv[1], "test") != 0)
+		return cli_usage_error(
+			"policy", "there is no 'policy %s', only policy test HOST[:PORT]", argv[1]);
+	if (argc < 2)
 		return cli_usage_error("policy", "usage: podflare policy test HOST[:PORT]");
 	return test(argc - 1, argv + 1);
 }

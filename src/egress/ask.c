@@ -403,7 +403,7 @@ struct egress_asking *egress_ask(struct egress *e, const struct egress_question 
 	if (!a) {
 		struct egress_verdict v;
 
-		egress_denied(e, q, EGRESS_R_CONNECTIONS, "there is no memory", &v);
+		egress_denied(e, q, EGRESS_R_CONNECTIONS, "there is no memory", NULL, &v);
 		fn(arg, &v);
 		return NULL;
 	}
@@ -473,7 +473,7 @@ void ask_give_up_all(struct egress *e)
 }
 
 void egress_denied(struct egress *e, const struct egress_question *q, enum egress_reason why,
-		   const char *detail, struct egress_verdict *out)
+		   const char *detail, const char *hint, struct egress_verdict *out)
 {
 	struct question kept = {.q = *q, .id = ++e->last_id};
 	struct judgement j = {0};
@@ -484,6 +484,9 @@ void egress_denied(struct egress *e, const struct egress_question *q, enum egres
 	snprintf(kept.host, sizeof(kept.host), "%s", j.host);
 	snprintf(out->host, sizeof(out->host), "%s", j.host);
 	snprintf(out->detail, sizeof(out->detail), "%s", detail);
-	text_hint(e, why, q, &j, out->hint, sizeof(out->hint));
+	if (hint)
+		snprintf(out->hint, sizeof(out->hint), "%s", hint);
+	else
+		text_hint(e, why, q, &j, out->hint, sizeof(out->hint));
 	audit_decision(e, &kept, NULL, NULL, why, detail, out->hint);
 }

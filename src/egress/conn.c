@@ -72,7 +72,7 @@ static void conn_deny(struct conn *c, enum egress_reason why, const char *detail
 
 	memcpy(host, c->host, sizeof(host));
 	q.host = host;
-	egress_denied(c->cs->e, &q, why, detail, &v);
+	egress_denied(c->cs->e, &q, why, detail, NULL, &v);
 	linger_deny(l, conn_release(c), &q, &v);
 }
 
@@ -84,7 +84,7 @@ static void conn_refuse_socks(struct conn *c, enum socks_reply code, const char 
 	uint64_t stream = c->stream;
 	struct egress_verdict v;
 
-	egress_denied(c->cs->e, &c->q, EGRESS_R_BAD_REQUEST, detail, &v);
+	egress_denied(c->cs->e, &c->q, EGRESS_R_BAD_REQUEST, detail, NULL, &v);
 	socks_reply(code, reply);
 	linger_close(l, conn_release(c), stream, reply, sizeof(reply));
 }
@@ -201,7 +201,8 @@ static bool conn_greeting(struct conn *c, const char *p, size_t len)
 		return false;
 	if (n < 0) {
 		egress_denied(c->cs->e, &c->q, EGRESS_R_BAD_REQUEST,
-			      "the SOCKS client does not offer to go without authentication", &v);
+			      "the SOCKS client does not offer to go without authentication", NULL,
+			      &v);
 		linger_close(l, conn_release(c), stream, none, sizeof(none));
 		return false;
 	}

@@ -123,10 +123,10 @@ void egress_done(struct egress_grant *g, enum egress_reason why);
 /*
  * A denial that was found later than the question, or where none could be asked: SNI, Host,
  * upgrade, a destination that does not answer... Sends the record and fills out. A grant goes on
- * until egress_done(), to which why is given too.
+ * until egress_done(), to which why is given too. hint: NULL for the one of the reason.
  */
 void egress_denied(struct egress *e, const struct egress_question *q, enum egress_reason why,
-		   const char *detail, struct egress_verdict *out);
+		   const char *detail, const char *hint, struct egress_verdict *out);
 
 const char *egress_reason_text(enum egress_reason r);
 /* EGRESS_REASONS: no such word. */

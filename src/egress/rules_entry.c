@@ -71,6 +71,10 @@ static int read_host(struct rules_reader *rd, struct rules_entry *e, const char 
 		s += 2;
 		len -= 2;
 	}
+	if (len == 1 && s[0] == '*' && !e->wildcard)
+		return rules_refuse(rd,
+				    "would allow everything, which no entry can: name the domains, "
+				    "as in \"*.example.com\"");
 	if (memchr(s, '*', len))
 		return rules_refuse(rd, "has a \"*\" that is not its whole first label");
 	/* One label would be a whole top-level domain. */
@@ -94,10 +98,10 @@ static int read_string(struct rules_reader *rd, struct rules_entry *e, const cha
 	const char *colon = memchr(s, ':', len);
 
 	e->tls = true;
-	if (colon && (s[0] == '[' || memchr(colon + 1, ':', len - (size_t)(colon + 1 - s))))
-		return rules_refuse(rd, "is an address, and only names can be allowed");
 	if (memchr(s, '/', len))
 		return rules_refuse(rd, "has a \"/\": an entry is a name, without scheme and path");
+	if (colon && (s[0] == '[' || memchr(colon + 1, ':', len - (size_t)(colon + 1 - s))))
+		return rules_refuse(rd, "is an address, and only names can be allowed");
 	if (!colon)
 		return read_host(rd, e, s, len);
 	add_port(e, parse_port(colon + 1, len - (size_t)(colon + 1 - s)));

@@ -138,7 +138,7 @@ void text_hint(const struct egress *e, enum egress_reason why, const struct egre
 	       const struct judgement *j, char *out, size_t len)
 {
 	const char *host = j ? j->host : "";
-	char entry[EGRESS_HOST_MAX + 16], allowed[160];
+	char entry[EGRESS_HOST_MAX + 16], allowed[160], port[8] = "";
 
 	text_entry(q, host, entry, sizeof(entry));
 	switch (why) {
@@ -161,11 +161,13 @@ void text_hint(const struct egress *e, enum egress_reason why, const struct egre
 			 j ? j->nearest : "", why == EGRESS_R_METHOD ? "methods" : "paths");
 		return;
 	case EGRESS_R_TUNNEL:
+		if (q->port != 443)
+			snprintf(port, sizeof(port), ":%u", (unsigned int)q->port);
 		snprintf(out, len,
 			 "The rule \"%.100s\" is for single methods or paths, which cannot be "
-			 "seen in a tunnel. Use http://%.80s.egress/ with the proxy, which "
+			 "seen in a tunnel. Use http://%.80s.egress%s/ with the proxy, which "
 			 "speaks TLS to the host itself.",
-			 j ? j->nearest : "", host);
+			 j ? j->nearest : "", host, port);
 		return;
 	default:
 		snprintf(out, len, "%s", hints[why] ? hints[why] : "");

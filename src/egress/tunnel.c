@@ -93,7 +93,7 @@ static void tunnel_deny(struct tunnel *t, enum egress_reason why, const char *de
 
 	memcpy(host, t->host, sizeof(host));
 	q.host = host;
-	egress_denied(t->ts->e, &q, why, detail, &v);
+	egress_denied(t->ts->e, &q, why, detail, NULL, &v);
 	linger_deny(l, tunnel_release(t, why), &q, &v);
 }
 
@@ -104,7 +104,7 @@ static void tunnel_alert(struct tunnel *t, enum egress_reason why, const char *d
 	uint64_t stream = t->q.stream;
 	struct egress_verdict v;
 
-	egress_denied(t->ts->e, &t->q, why, detail, &v);
+	egress_denied(t->ts->e, &t->q, why, detail, NULL, &v);
 	linger_close(l, tunnel_release(t, why), stream, hello_alert, sizeof(hello_alert));
 }
 

@@ -100,7 +100,7 @@ def test_nobody_there(call):
     "args, text",
     [
         ([], "podflare policy test HOST"),
-        (["check", "x.y"], "podflare policy test HOST"),
+        (["check", "x.y"], "there is no 'policy check'"),
         (["test"], "which host?"),
         (["test", "x.y", "z"], "unexpected argument 'z'"),
         (["test", "x.y:0"], "from 1 to 65535"),

@@ -190,7 +190,9 @@ def test_never_over_plain_http(proxy: Proxy) -> None:
         assert r.status == 403 and "plain http" in r.denial["detail"]
         assert ".egress" in r.denial["hint"]
         assert up.accepted == 0
-        assert proxy.decision(verdict="deny")["host"] == "a.test"
+        # A model reads the record's sentence, in `denied`: it must be the same.
+        record = proxy.decision(verdict="deny")
+        assert record["host"] == "a.test" and record["hint"] == r.denial["hint"]
 
 
 def test_secrets_are_told_to_nobody(proxy: Proxy, ca: Path) -> None:

@@ -188,8 +188,11 @@ static void test_targets(void **state)
 		{"m\xc3\xbcnchen.example:65535", "m\xc3\xbcnchen.example", 65535},
 		{"a b\r\n", "a b\r\n", 0},
 	};
-	static const char *const bad[] = {
-		"", ":443", "a:0", "a:65536", "a:", "a:8x", "a:-1", "\xff", "[::1]:"};
+	static const char *const bad[] = {"",       ":443",
+					  "a:0",    "a:65536",
+					  "a:",     "a:8x",
+					  "a:-1",   "\xff",
+					  "[::1]:", "https://a.example/simple"};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {

@@ -139,7 +139,7 @@ static void test_each_file(void **state)
 		{"/sys/devices/system/cpu/smt/active", NULL, ""},
 		{"/sys/kernel/mm/ksm/run", "1\n", "ksm "},
 		{"/sys/kernel/mm/ksm/run", "2\n", ""},
-		{"/sys/module/kvm_amd/parameters/nested", "1\n", "nested_amd "},
+		{"/sys/module/kvm_amd/parameters/nested", "1\n", "nested "},
 		{"/sys/module/kvm_intel/parameters/nested", "Y\n", "nested "},
 		{"/sys/module/kvm_intel/parameters/nested", "N\n", ""},
 		{"/proc/sys/kernel/yama/ptrace_scope", "0\n", "ptrace "},

@@ -115,7 +115,10 @@ static void test_refused_strings(void **state)
 		const char *entry, *phrase;
 	} rows[] = {
 		{"", "is empty"},
-		{"*", "has a \"*\" that is not its whole first label"},
+		{"*", "would allow everything, which no entry can: name the domains, as in "
+		      "\"*.example.com\""},
+		{"https://x.example.com:8801",
+		 "has a \"/\": an entry is a name, without scheme and path"},
 		{"**", "has a \"*\" that is not its whole first label"},
 		{"*.", "is empty"},
 		{"*.*", "has a \"*\" that is not its whole first label"},

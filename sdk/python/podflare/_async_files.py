@@ -41,6 +41,7 @@ from ._transfer import (
     check_span,
     check_unchanged,
     data_and_path,
+    data_of_write,
     is_absent,
     length_of,
     link_target,
@@ -76,7 +77,7 @@ class AsyncFiles:
 
     async def write(self, path: Remote, data: Union[str, Data]) -> FileInfo:
         """See Files.write."""
-        return await self.upload(data.encode() if isinstance(data, str) else data, path)
+        return await self.upload(data_of_write(path, data), path)
 
     async def list(self, path: Remote = ".", *, depth: int = 1) -> List[FileStat]:
         """See Files.list."""

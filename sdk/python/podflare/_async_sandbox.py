@@ -190,6 +190,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         on_error: Optional[Callable[[ExecError], object]] = None,
     ) -> ExecResult:
         """See Sandbox.run_code."""
+        callbacks = Callbacks(on_stdout, on_stderr, on_result, on_error)
         stream = self.run_code_stream(
             code,
             language,
@@ -201,7 +202,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
             stdin=stdin,
             output_limit=output_limit,
         )
-        return await async_collect(stream, Callbacks(on_stdout, on_stderr, on_result, on_error))
+        return await async_collect(stream, callbacks)
 
     def run_code_stream(
         self,
@@ -247,6 +248,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         on_stderr: Optional[Callable[[str], object]] = None,
     ) -> ExecResult:
         """See Sandbox.exec."""
+        callbacks = Callbacks(on_stdout, on_stderr, None, None)
         stream = self.exec_stream(
             argv,
             timeout=timeout,
@@ -257,7 +259,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
             stdin=stdin,
             output_limit=output_limit,
         )
-        return await async_collect(stream, Callbacks(on_stdout, on_stderr, None, None))
+        return await async_collect(stream, callbacks)
 
     def exec_stream(
         self,

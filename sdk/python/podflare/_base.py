@@ -11,7 +11,7 @@ from . import _egress
 from ._calls import check_id
 from ._egress import EgressEntry, EgressInject
 from ._errors import InvalidRequestError, PodflareError, SandboxEndedError
-from ._exec import Underway
+from ._exec import Underway, checked_strings
 from ._http import check_traceparent
 
 C = TypeVar("C")
@@ -139,7 +139,7 @@ def wish_from(
         "memory_mib": memory_mib,
         "vcpus": vcpus,
         "disk_mib": disk_mib,
-        "metadata": dict(metadata) if metadata is not None else None,
+        "metadata": checked_strings("metadata", metadata) if metadata is not None else None,
     }
 
 

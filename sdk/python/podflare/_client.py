@@ -152,7 +152,9 @@ class Client(_ClientBase):
             if not response.is_success:
                 with reading(self.host, call.path):
                     body = response.read()
-                raise error_from_reply(response.status_code, body, response.headers)
+                raise error_from_reply(
+                    response.status_code, body, response.headers, response.request.url.path
+                )
             yield response
         finally:
             response.close()
@@ -240,7 +242,9 @@ class AsyncClient(_ClientBase):
             if not response.is_success:
                 with reading(self.host, call.path):
                     body = await response.aread()
-                raise error_from_reply(response.status_code, body, response.headers)
+                raise error_from_reply(
+                    response.status_code, body, response.headers, response.request.url.path
+                )
             yield response
         except BaseException:
             # Not left to aclose(): it awaits, and a task may be cancelled there once more.

@@ -31,6 +31,8 @@ from ._exec import (
     Collector,
     Decoder,
     _checked_argv,
+    checked_strings,
+    checked_text,
     checked_timeout,
     dedent,
 )
@@ -78,7 +80,7 @@ def start(
     user: Optional[str],
     stdin: object,
     timeout: Any,
-    pty: Optional[Tuple[int, int]],
+    pty: Union[None, bool, Tuple[int, int]],
     id: Optional[str],
 ) -> Call[Tuple[str, int]]:
     """Starts one: its id and its process."""
@@ -86,7 +88,7 @@ def start(
         raise TypeError("in the background stdin is True or False: write() to the Command")
     body: Dict[str, Any] = {"stdin": bool(stdin)}
     if isinstance(cmd, str):
-        body["code"] = dedent(cmd)
+        body["code"] = checked_text("the command", dedent(cmd))
         body["language"] = "bash"
     else:
         body["argv"] = _checked_argv(cmd)
@@ -94,11 +96,12 @@ def start(
     if cwd is not None:
         body["cwd"] = str(cwd)
     if env is not None:
-        body["env"] = dict(env)
+        body["env"] = checked_strings("env", env)
     if user is not None:
         body["user"] = user
-    if pty is not None:
-        body["pty"] = {"cols": pty[0], "rows": pty[1]}
+    if pty:
+        cols, rows = (80, 24) if pty is True else pty
+        body["pty"] = {"cols": cols, "rows": rows}
     if id is not None:
         body["command_id"] = check_name("id", id)
     return Call(
@@ -179,7 +182,7 @@ def as_bytes(data: Union[str, bytes]) -> bytes:
 def foreground(cmd: Union[str, Argv], timeout: Any, options: Dict[str, Any]) -> Dict[str, Any]:
     """The arguments of `run_code_stream` or `exec_stream` for the same command."""
     for name in ("pty", "id"):
-        if options.pop(name) is not None:
+        if options.pop(name):
             raise ValueError(f"{name} is for commands in the background")
     if isinstance(options["stdin"], bool):
         raise TypeError("stdin is what the command reads, str or bytes, unless background=True")
@@ -351,7 +354,7 @@ class Commands:
         user: Optional[str] = None,
         stdin: Union[str, bytes, bool, None] = None,
         timeout: Optional[float] = _DEFAULT,
-        pty: Optional[Tuple[int, int]] = None,
+        pty: Union[None, bool, Tuple[int, int]] = None,
         id: Optional[str] = None,
         on_stdout: OnText = None,
         on_stderr: OnText = None,
@@ -369,7 +372,8 @@ class Commands:
                   makes room for a new one).
         stdin     text or bytes to read; in the background True, to `write` to it.
         timeout   seconds; in the background none if not given.
-        pty       (columns, rows) of a terminal for it, in the background; it can be written to.
+        pty       (columns, rows) of a terminal for it, in the background; it can be written to. True
+                  is (80, 24).
         id        its name, in the background; made if not given. AlreadyExistsError if it is taken.
         on_stdout, on_stderr   called with pieces of text as they come, not in the background.
         """
@@ -381,11 +385,12 @@ class Commands:
             s._check_open()
             return Command(s, *s._call(start(s.id, cmd, timeout=timeout, **options)))
         options = foreground(cmd, timeout, options)
+        callbacks = Callbacks(on_stdout, on_stderr, None, None)
         if isinstance(cmd, str):
             stream = s.run_code_stream(cmd, "bash", **options)
         else:
             stream = s.exec_stream(cmd, **options)
-        return collect(stream, Callbacks(on_stdout, on_stderr, None, None))
+        return collect(stream, callbacks)
 
     def list(self) -> List[CommandInfo]:
         """Those in the background that run, or have ended and were not deleted."""
@@ -505,7 +510,7 @@ class AsyncCommands:
         user: Optional[str] = None,
         stdin: Union[str, bytes, bool, None] = None,
         timeout: Optional[float] = _DEFAULT,
-        pty: Optional[Tuple[int, int]] = None,
+        pty: Union[None, bool, Tuple[int, int]] = None,
         id: Optional[str] = None,
         on_stdout: OnText = None,
         on_stderr: OnText = None,
@@ -519,11 +524,12 @@ class AsyncCommands:
             s._check_open()
             return AsyncCommand(s, *await s._call(start(s.id, cmd, timeout=timeout, **options)))
         options = foreground(cmd, timeout, options)
+        callbacks = Callbacks(on_stdout, on_stderr, None, None)
         if isinstance(cmd, str):
             stream = s.run_code_stream(cmd, "bash", **options)
         else:
             stream = s.exec_stream(cmd, **options)
-        return await async_collect(stream, Callbacks(on_stdout, on_stderr, None, None))
+        return await async_collect(stream, callbacks)
 
     async def list(self) -> List[CommandInfo]:
         """See Commands.list."""

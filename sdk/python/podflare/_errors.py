@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
 from typing import Any, Mapping, Optional, Sequence
 
 
@@ -236,8 +237,29 @@ def error_from_result(result: Mapping[str, object]) -> PodflareError:
     )
 
 
-def error_from_reply(status: int, body: bytes, headers: Mapping[str, str]) -> PodflareError:
-    """The exception for a non-2xx reply. A body that is not the daemon's JSON is quoted."""
+# What of a path a code says that it is not there.
+_MISSING: dict[str, str] = {
+    "sandbox_not_found": "sandboxes",
+    "exec_not_found": "exec",
+    "context_not_found": "contexts",
+    "command_not_found": "commands",
+}
+
+
+def _missing(code: Optional[str], path: str) -> str:
+    """The name in the path of what is missing, or nothing."""
+    parts = path.split("/")
+    collection = _MISSING.get(code or "")
+    if collection not in parts[:-1]:
+        return ""
+    return urllib.parse.unquote(parts[parts.index(collection) + 1])
+
+
+def error_from_reply(
+    status: int, body: bytes, headers: Mapping[str, str], path: str = ""
+) -> PodflareError:
+    """The exception for a non-2xx reply to a request of `path`. A body that is not the daemon's JSON
+    is quoted."""
     reply: Mapping[str, object] = {}
     try:
         parsed = json.loads(body)
@@ -255,6 +277,9 @@ def error_from_reply(status: int, body: bytes, headers: Mapping[str, str]) -> Po
         start = body[:200].decode("utf-8", "replace").strip()
         message = f"the server answered HTTP {status}" + (f": {start}" if start else "")
     code = text("code")
+    missing = _missing(code, path)
+    if missing and missing not in message:
+        message = f"{message}: {missing}"
     kind: Optional[type[PodflareError]] = _BY_CODE.get(code or "") or _BY_STATUS.get(status)
     if kind is None:
         kind = ServerError if status >= 500 else PodflareError

@@ -80,7 +80,7 @@ def request(
     if argv is not None:
         body["argv"] = _checked_argv(argv)
     elif isinstance(code, str):
-        body["code"] = dedent(code)
+        body["code"] = checked_text("code", dedent(code))
         body["language"] = language
     else:
         raise TypeError(f"code must be str, not {type(code).__name__}")
@@ -91,7 +91,7 @@ def request(
     if cwd is not None:
         body["cwd"] = str(cwd)
     if env is not None:
-        body["env"] = dict(env)
+        body["env"] = checked_strings("env", env)
     if user is not None:
         body["user"] = user
     if isinstance(stdin, str) and "\0" not in stdin:
@@ -119,6 +119,28 @@ def checked_timeout(timeout: Optional[float]) -> float:
     if not math.isfinite(timeout) or timeout < 0:
         raise ValueError(f"timeout must be 0 (none) or more seconds, not {timeout}")
     return timeout
+
+
+def checked_strings(name: str, mapping: Mapping[str, str]) -> Dict[str, str]:
+    """A mapping of str to str as a dict."""
+    checked = dict(mapping)
+    for key, value in checked.items():
+        if not isinstance(key, str):
+            raise TypeError(f"{name} has names that are str, not {type(key).__name__}")
+        if not isinstance(value, str):
+            raise TypeError(f"{name}[{key!r}] must be str, not {type(value).__name__}")
+    return checked
+
+
+def checked_text(name: str, text: str) -> str:
+    """Text that can be sent: half of a surrogate pair is no character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise ValueError(
+            f"{name} has half of a surrogate pair at position {exc.start}, which is no character"
+        ) from None
+    return text
 
 
 def _checked_argv(argv: Sequence[Union[str, PurePath]]) -> List[str]:
@@ -317,6 +339,9 @@ class Callbacks:
             "result": on_result,
             "error": on_error,
         }
+        for name, callback in self._by_type.items():
+            if callback is not None and not callable(callback):
+                raise TypeError(f"on_{name} must be a function, not {type(callback).__name__}")
 
     def call(self, event: Event) -> object:
         """Call it; what it returned (an awaitable, perhaps)."""

@@ -23,7 +23,7 @@ from typing import (
 
 from ._base import Closing
 from ._children import AsyncChildren, Children
-from ._errors import ForkError, PodflareError
+from ._errors import ForkError, InvalidRequestError, PodflareError
 from ._results import ExecResult, Language, RaceResult
 
 if TYPE_CHECKING:
@@ -115,6 +115,19 @@ def _checked(codes: Iterable[str], at_least_one: bool = False) -> Sequence[str]:
     return codes
 
 
+@contextlib.contextmanager
+def _enough_copies(codes: Sequence[str]) -> Iterator[None]:
+    """The daemon's limit for one fork in the words of who calls `map` or `race`."""
+    try:
+        yield
+    except InvalidRequestError as exc:
+        if exc.field != "n":
+            raise
+        raise ValueError(
+            f"{len(codes)} codes need as many copies at once, which this daemon does not make: {exc}"
+        ) from exc
+
+
 class _Runners(Closing):
     """Copies of a sandbox, each with a thread that runs one code in it. Leaving the block closes
     the copies, which ends what still runs, and waits for the threads."""
@@ -130,7 +143,8 @@ class _Runners(Closing):
         self._outcomes: "queue.Queue[Outcome]" = queue.Queue()
         self._threads: List[threading.Thread] = []
         try:
-            self.copies = sandbox.fork(len(codes), reseed=reseed)
+            with _enough_copies(codes):
+                self.copies = sandbox.fork(len(codes), reseed=reseed)
         except ForkError as exc:
             # The fork's own error is the one worth reading.
             with contextlib.suppress(PodflareError):
@@ -224,7 +238,8 @@ async def _async_runners(
     """Copies of a sandbox, each with a task that runs one code in it. Leaving the block cancels the
     tasks and closes the copies."""
     try:
-        copies = await sandbox.fork(len(codes), reseed=reseed)
+        with _enough_copies(codes):
+            copies = await sandbox.fork(len(codes), reseed=reseed)
     except ForkError as exc:
         with contextlib.suppress(PodflareError):
             await AsyncChildren(exc.sandboxes).close()

@@ -40,6 +40,7 @@ from ._transfer import (
     check_span,
     check_unchanged,
     data_and_path,
+    data_of_write,
     is_absent,
     length_of,
     link_target,
@@ -78,7 +79,7 @@ class Files:
     def write(self, path: Remote, data: Union[str, Data]) -> FileInfo:
         """Write a file, completely or not at all: text (as UTF-8), bytes, a binary file object, or a
         pathlib.Path of a local file. Missing directories are made."""
-        return self.upload(data.encode() if isinstance(data, str) else data, path)
+        return self.upload(data_of_write(path, data), path)
 
     def list(self, path: Remote = ".", *, depth: int = 1) -> List[FileStat]:
         """What is in a directory, sorted by path. `depth` 1 to 16: how many levels are looked at."""

@@ -171,7 +171,11 @@ class Result:
         content = self._content(mime)
         if content is None:
             has = ", ".join(self.data) or "nothing"
-            raise ValueError(f"there is no {mime} to be saved; there is: {has}")
+            chart = mime == "application/json" and self.chart is not None
+            raise ValueError(
+                f"there is no {mime} to be saved; there is: {has}"
+                + ("; the data behind the figure is in .chart" if chart else "")
+            )
         with open(path, "wb") as file:
             file.write(content)
 

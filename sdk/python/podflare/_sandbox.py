@@ -217,6 +217,7 @@ class Sandbox(SandboxBase[Client], Closing):
         is raised, and RequestTimeoutError if the daemon has not ended the command two minutes after
         its time-out; both have what had arrived.
         """
+        callbacks = Callbacks(on_stdout, on_stderr, on_result, on_error)
         stream = self.run_code_stream(
             code,
             language,
@@ -228,7 +229,7 @@ class Sandbox(SandboxBase[Client], Closing):
             stdin=stdin,
             output_limit=output_limit,
         )
-        return collect(stream, Callbacks(on_stdout, on_stderr, on_result, on_error))
+        return collect(stream, callbacks)
 
     def run_code_stream(
         self,
@@ -285,6 +286,7 @@ class Sandbox(SandboxBase[Client], Closing):
         The other arguments, and what is raised, as for `run_code`. `context` says only behind which
         commands it waits for its turn; with a name that nothing else uses it does not wait.
         """
+        callbacks = Callbacks(on_stdout, on_stderr, None, None)
         stream = self.exec_stream(
             argv,
             timeout=timeout,
@@ -295,7 +297,7 @@ class Sandbox(SandboxBase[Client], Closing):
             stdin=stdin,
             output_limit=output_limit,
         )
-        return collect(stream, Callbacks(on_stdout, on_stderr, None, None))
+        return collect(stream, callbacks)
 
     def exec_stream(
         self,

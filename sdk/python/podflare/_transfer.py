@@ -5,6 +5,7 @@ a body, ranges, and where a broken download goes on."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -56,6 +57,20 @@ def data_and_path(first: object, second: object) -> Tuple[Any, str]:
     raise TypeError(
         "upload(data, path) takes bytes, a binary file or a pathlib.Path, and a str; "
         f"not {type(first).__name__} and {type(second).__name__}"
+    )
+
+
+def data_of_write(path: object, data: Any) -> Any:
+    """What write(path, data) uploads."""
+    if not isinstance(path, (str, PurePath)):
+        raise TypeError(f"write(path, data): path must be str, not {type(path).__name__}")
+    if isinstance(data, str):
+        return data.encode()
+    if isinstance(data, (bytes, bytearray, memoryview, Path)) or hasattr(data, "read"):
+        return data
+    raise TypeError(
+        "write(path, data): data must be str, bytes, a binary file or a pathlib.Path, not "
+        f"{type(data).__name__}"
     )
 
 
@@ -271,6 +286,8 @@ class Incoming:
     ) -> None:
         self._target = os.path.abspath(os.fspath(target))
         self._folder, self._name = os.path.split(self._target)
+        if not os.path.isdir(self._folder):
+            raise FileNotFoundError(errno.ENOENT, "there is no such directory", self._folder)
         self._kept = version is not None
         if version is None:
             token = secrets.token_hex(4)

@@ -201,6 +201,7 @@ static bool check_resolvers(const json_t *v)
 
 static int check_known(const json_t *c, struct err *err)
 {
+	/* As the sentence below names them. */
 	static const char *const known[] = {"enabled", "default",   "ceiling",
 					    "groups",  "resolve",   "allow_ranges",
 					    "limits",  "resolvers", "upstream_ca"};
@@ -214,7 +215,11 @@ static int check_known(const json_t *c, struct err *err)
 		while (i < ARRAY_SIZE(known) && strcmp(known[i], name) != 0)
 			i++;
 		if (i == ARRAY_SIZE(known))
-			return err_text(err, EINVAL, "\"%.64s\" is not known", name);
+			return err_text(err, EINVAL,
+					"\"%.64s\" is not known; there are enabled, default, "
+					"ceiling, groups, "
+					"resolve, allow_ranges, limits, resolvers and upstream_ca",
+					name);
 	}
 	return 0;
 }

@@ -74,7 +74,7 @@ static void intercept_deny(struct intercept *it, const struct http_front *f, enu
 	};
 	struct egress_verdict v;
 
-	egress_denied(it->e, &q, why, detail, &v);
+	egress_denied(it->e, &q, why, detail, NULL, &v);
 }
 
 /* Called for each ClientHello, also for one without a name. */

@@ -77,7 +77,7 @@ char *http_refuse_text(const struct http_front *f, const char *why)
 	};
 	struct egress_verdict v = {0};
 
-	egress_denied(f->plane->e, &q, EGRESS_R_BAD_REQUEST, why, &v);
+	egress_denied(f->plane->e, &q, EGRESS_R_BAD_REQUEST, why, NULL, &v);
 	return http_reply_text(&q, &v, false);
 }
 

@@ -72,9 +72,7 @@ static void request_refuse(struct http_request *r, enum egress_reason why, const
 	if (r->replied)
 		return;
 	r->v = (struct egress_verdict){0};
-	egress_denied(r->plane->e, &r->q, why, detail, &r->v);
-	if (hint)
-		snprintf(r->v.hint, sizeof(r->v.hint), "%s", hint);
+	egress_denied(r->plane->e, &r->q, why, detail, hint, &r->v);
 	request_deny(r, late);
 }
 
@@ -104,7 +102,7 @@ static void request_break_off(struct http_request *r)
 	_cleanup_free char *text = NULL;
 
 	r->replied = true;
-	egress_denied(r->plane->e, &r->q, r->x->why, r->x->detail, &r->v);
+	egress_denied(r->plane->e, &r->q, r->x->why, r->x->detail, NULL, &r->v);
 	text = http_reply_text(&r->q, &r->v, r->x->late);
 	http_front_answer(r->c->front, text);
 	http_request_gone(r);
