@@ -39,15 +39,6 @@ no_vmms() {
 	[ -z "$(all_vmms | grep -vxF "$others")" ]
 }
 
-# A number below $1, for the $2nd time: Lehmer's generator, as awks differ in theirs.
-random() {
-	awk -v n="$1" -v x="$2" 'BEGIN {
-		for (i = 0; i < 8; i++)
-			x = (x * 16807 + i) % 2147483647
-		print int(x / 2147483647 * n)
-	}'
-}
-
 # One of the lines of standard input, or nothing; $1 as above.
 one_of() {
 	cat >"$WORK/choice"

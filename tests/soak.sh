@@ -124,15 +124,6 @@ if [ "$idle" -gt 0 ]; then
 	same "$idle idle children, closed"
 fi
 
-# A number below $1, for the $2nd time: Lehmer's generator, as awks differ in theirs.
-random() {
-	awk -v n="$1" -v x="$2" 'BEGIN {
-		for (i = 0; i < 8; i++)
-			x = (x * 16807 + i) % 2147483647
-		print int(x / 2147483647 * n)
-	}'
-}
-
 # Ids of the sandboxes that are called ready.
 listed() {
 	wget -q -O - "$URL/v1/sandboxes" | tr '{' '\n' | grep '"ready"' | grep -o '"id": *"[^"]*"' |

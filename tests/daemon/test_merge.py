@@ -162,8 +162,8 @@ def test_a_very_long_line(daemon: Daemon) -> None:
     db = sqlite3.connect(daemon.state / "podflare.db", timeout=30)
     ids = [sid, *(f"sbx_{i:032x}" for i in range(9000))]
     db.executemany(
-        "INSERT INTO sandboxes(id, template, parent, generation, memory_mib, vcpus, disk_mib,"
-        " metadata, created_ms, ended_ms) VALUES(?, 'default', ?, 0, 1, 1, 1, '{}', ?, 1)",
+        "INSERT INTO sandboxes(id, template, owner, parent, generation, memory_mib, vcpus, disk_mib,"
+        " metadata, created_ms, ended_ms) VALUES(?, 'default', '', ?, 0, 1, 1, 1, '{}', ?, 1)",
         [(one, above, 9000 - i) for i, (one, above) in enumerate(zip(ids[1:], ids[2:] + [None]))],
     )
     db.execute("UPDATE sandboxes SET parent=? WHERE id=?", (ids[1], sid))
