@@ -76,7 +76,8 @@ def test_one_reader_goes_on_where_another_left(box: Sandbox):
 
 def test_much_goes_in_and_comes_out(box: Sandbox):
     data = os.urandom(5_000_000)
-    c = box.commands.run("tee >(md5sum >&2)", background=True, stdin=True)
+    # Bash does not wait for what it substitutes by itself, and its end is that of the command.
+    c = box.commands.run("tee >(md5sum >&2); wait $!", background=True, stdin=True)
     c.write(data)
     c.close_stdin()
     r = c.wait(10 * SLACK)
