@@ -12,7 +12,7 @@ from guest import py, sh, together
 from podflare import Client, Sandbox
 
 # The first one of another size waits for its template.
-pytestmark = pytest.mark.limit(300)
+pytestmark = pytest.mark.limit(600)
 
 BUSY = """
 import subprocess, threading, time

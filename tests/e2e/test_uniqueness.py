@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from guest import py, sh, together, values
+from served import wait_until
 
 import podflare
 from podflare import Client, Sandbox
@@ -174,7 +175,7 @@ def test_no_process_runs_before_the_copy_is_itself(parent: Sandbox):
     with parent.fork() as (base,):
         base.upload(WITNESS.encode(), "/tmp/witness.py")
         py(base, "import subprocess; w = subprocess.Popen(['python3', '/tmp/witness.py'])")
-        time.sleep(2)
+        wait_until("it draws", lambda: int(sh(base, "cat /tmp/drawn | wc -l")) > 20, 60)
         generation = base.info().generation
         with base.fork(5) as children:
             time.sleep(1)
