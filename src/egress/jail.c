@@ -7,11 +7,11 @@
 #include "egress/jail.h"
 
 #include "egress/jail_filter.h"
+#include "lib/caps.h"
 #include "lib/landlock.h"
 
 #include <errno.h>
 #include <grp.h>
-#include <linux/capability.h>
 #include <pwd.h>
 #include <sched.h>
 #include <signal.h>
@@ -94,19 +94,10 @@ static int jail_change_user(const struct jail_user *user, struct err *err)
 	return 0;
 }
 
-/* Those of a user namespace are left; of root's, none. */
-static int jail_drop_capabilities(struct err *err)
-{
-	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-	struct __user_cap_data_struct none[2] = {0};
-
-	return syscall(SYS_capset, &head, none) < 0
-		       ? err_set(err, errno, "cannot give up capabilities")
-		       : 0;
-}
-
 int jail_enter(const struct jail_user *user, struct err *err)
 {
+	int rc;
+
 	if (JAIL_SANITIZED)
 		return jail_change_user(user, err);
 	jail_limit(RLIMIT_CORE, 0);
@@ -114,8 +105,12 @@ int jail_enter(const struct jail_user *user, struct err *err)
 	jail_limit(RLIMIT_DATA, JAIL_DATA);
 	jail_limit(RLIMIT_NPROC, 0);
 	jail_empty_root();
-	if (jail_change_user(user, err) < 0 || jail_drop_capabilities(err) < 0)
+	if (jail_change_user(user, err) < 0)
 		return -err->num;
+	/* Those of a user namespace are left; of root's, none. */
+	rc = caps_drop();
+	if (rc < 0)
+		return err_set(err, -rc, "cannot give up capabilities");
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return err_set(err, errno, "PR_SET_NO_NEW_PRIVS");
 	/* Changing the user forgets this one. */

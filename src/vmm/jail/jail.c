@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include "vmm/jail/jail.h"
 
+#include "lib/caps.h"
 #include "lib/io.h"
 #include "lib/landlock.h"
 #include "lib/spaces.h"
@@ -18,7 +19,6 @@
 #include "vmm/jail/jail_rules.h"
 
 #include <errno.h>
-#include <linux/capability.h>
 #include <linux/seccomp.h>
 #include <signal.h>
 #include <string.h>
@@ -64,23 +64,12 @@ static int jail_namespaces(bool without, struct err *err)
 		       SPACES_ADVICE);
 }
 
-/* Root's, or those that the user namespace has brought. */
-static int jail_drop_capabilities(struct err *err)
-{
-	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-	struct __user_cap_data_struct none[2] = {0};
-
-	return syscall(SYS_capset, &head, none) < 0
-		       ? err_set(err, errno, "cannot give up capabilities")
-		       : 0;
-}
-
 static int jail_privileges(struct err *err)
 {
-	int rc = jail_drop_capabilities(err);
+	int rc = caps_drop();
 
 	if (rc < 0)
-		return rc;
+		return err_set(err, -rc, "cannot give up capabilities");
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return err_set(err, errno, "PR_SET_NO_NEW_PRIVS");
 	/* So /proc/PID is root's. The daemon reads nothing there; what measures VMMs is root. */

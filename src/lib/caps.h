@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Capabilities: those of root, and those that a user namespace has brought.
+ *
+ * Thread: of the caller; before there are others. fork: inherited.
+ */
+#pragma once
+
+#include "lib/cleanup.h"
+
+/* Gives all of them up, and what could be had back of them: 0 or -errno. */
+__must_check int caps_drop(void);
