@@ -23,7 +23,7 @@ from agent_client import (
     Result,
     Stream,
 )
-from conftest import Agent
+from conftest import Agent, wait_for
 from test_python import begun
 
 WINDOW = 65536
@@ -326,7 +326,8 @@ def test_no_descriptor_is_left(own_agent: Agent) -> None:
                 begin(s, language, "1" if language == "python" else "true")
                 talk(s, b"x" * 1000, end=False)
         assert s.python("print(len(os.listdir('/proc/self/fd')))").stdout == theirs
-        assert own_agent.fds() <= before
+        # Those of a call are closed when its answer has been sent.
+        wait_for(lambda: own_agent.fds() <= before, "the descriptors of the last call to be closed")
 
 
 def test_bad_value(stream: Stream) -> None:

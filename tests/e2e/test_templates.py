@@ -64,15 +64,21 @@ def test_a_size_is_made_once_however_many_ask_for_it(client: Client):
 
     assert vms() == []
     made: list[Sandbox] = []
-    threads = [
-        threading.Thread(daemon=True, target=lambda: made.append(Sandbox(client=client, **size)))
-        for _ in range(3)
-    ]
+    failures: list[Exception] = []
+
+    def make() -> None:
+        try:
+            made.append(Sandbox(client=client, **size))
+        except Exception as e:
+            failures.append(e)
+
+    threads = [threading.Thread(daemon=True, target=make) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     try:
+        assert not failures, failures
         assert len({s.id for s in made}) == 3
         assert [vm.state for vm in vms()] == ["ready"]
         for s in made:
