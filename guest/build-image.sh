@@ -66,12 +66,29 @@ run_step() {
 	STEP=
 }
 
-# Removes the working folder. Files of a build in a user namespace belong to ids of that namespace.
+# Ends the mounts below a folder, the last one first: an mmdebstrap that was killed as root leaves the
+# machine's /proc, /sys and /dev/pts in it.
+unmount_below() {
+	local point points=()
+	while read -r _ _ _ _ point _; do
+		[[ $point == "$1"/* ]] && points=("$point" "${points[@]}")
+	done </proc/self/mountinfo
+	for point in "${points[@]}"; do
+		umount "$point" 2>/dev/null || sudo -n umount "$point" 2>/dev/null ||
+			umount -l "$point" || true
+	done
+}
+
+# Removes the working folder, and nothing that is mounted in it. Files of a build in a user namespace
+# belong to ids of that namespace.
 clean_work() {
+	local rm=(rm -rf --one-file-system)
 	[[ ${1:-} == */podflare-image.* && -d $1 ]] || return 0
-	rm -rf "$1" 2>/dev/null || mmdebstrap --unshare-helper rm -rf "$1"/mmdebstrap.* 2>/dev/null ||
-		sudo -n rm -rf "$1"/mmdebstrap.* 2>/dev/null || true
-	rm -rf "$1"
+	unmount_below "$1"
+	"${rm[@]}" "$1" 2>/dev/null ||
+		mmdebstrap --unshare-helper "${rm[@]}" "$1"/mmdebstrap.* 2>/dev/null ||
+		sudo -n "${rm[@]}" "$1"/mmdebstrap.* 2>/dev/null || true
+	"${rm[@]}" "$1"
 }
 
 on_exit() {

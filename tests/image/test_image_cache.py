@@ -269,6 +269,34 @@ def test_killed_build_is_not_mistaken_for_an_image(machine: Machine, how: signal
     assert machine.leftovers() == []
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's builds mount anything on the machine itself")
+def test_mounts_of_a_killed_build(machine: Machine) -> None:
+    """They end with its folder; what is mounted there loses nothing."""
+    mine = machine.base / "mine"
+    (mine / "below").mkdir(parents=True)
+    (mine / "below/file").write_text("kept")
+    process = machine.start(*command(machine), FAKE_MMDEBSTRAP="hang")
+    wait_for(lambda: list(machine.tmp.glob("*/mmdebstrap.x")))
+    process.kill()
+    process.wait(timeout=10)
+    work = next(machine.tmp.glob("podflare-image.*"))
+    for pid in pids_with(str(work)):
+        os.kill(pid, signal.SIGKILL)
+    inside = work / "mmdebstrap.x/sys"
+    inside.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "--bind", mine, inside], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "none", inside / "below"], check=True)
+    try:
+        result = build(machine)
+        assert result.returncode == 0, result.stderr
+        assert machine.leftovers() == []
+        assert str(work) not in Path("/proc/self/mountinfo").read_text()
+        assert (mine / "below/file").read_text() == "kept"
+    finally:
+        for path in (inside / "below", inside):
+            subprocess.run(["umount", "-l", path], check=False, stderr=subprocess.DEVNULL)
+
+
 def pids_with(text: str) -> list[int]:
     """Processes that have a text in their environment or command line."""
     found = []
