@@ -46,6 +46,7 @@ demo: deps-demo all
 	@tools/demo.sh $(BUILD)
 
 test: deps-test all templates
+	@$(PYTHON) guest/template.py --build $(BUILD) build tests/e2e/web-tools
 	@$(PYTHON) tests/run.py --build $(BUILD)
 
 # Kills at random moments, and hostile guests, for longer than in make test; then the system as a whole.

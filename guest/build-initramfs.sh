@@ -43,7 +43,7 @@ main() {
 	strip --strip-all -o "$WORK/init" "$agent" || die "$agent is not a program"
 	# Compiled too, for the Python of this Debian, which is the guest's: its start is boot time.
 	mkdir "$WORK/repl"
-	cp "$GUEST_DIR"/repl/*.py "$WORK/repl/"
+	cp "$GUEST_DIR"/repl/*.py "$GUEST_DIR"/repl/*.cjs "$WORK/repl/"
 	PYTHONHASHSEED=0 "$PYTHON" -m compileall -q --invalidation-mode unchecked-hash \
 		-s "$WORK/repl" -p /run/podflare/repl "$WORK/repl" || die "the REPL does not compile"
 	{

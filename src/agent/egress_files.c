@@ -32,6 +32,9 @@
 #define EGRESS_WGET   "egress-wgetrc"
 #define EGRESS_SHELL  "egress-env.sh"
 
+/* Makes a Node.js without NODE_USE_ENV_PROXY use the proxy; comes with the REPL, and stays. */
+#define EGRESS_NODE "repl/egress-node.cjs"
+
 #define EGRESS_SYSTEM_MAX (4u << 20)
 
 /* File that a variable names: tools differ in whether theirs replaces the system's CAs. */
@@ -75,6 +78,19 @@ static int egress_env_add(struct egress *e, const char *name, const char *fmt, .
 	return 0;
 }
 
+/* A Node.js that is told to load a file which is not there does not start: so only if it is. */
+static int egress_add_node(struct egress *e)
+{
+	char path[256];
+	int rc;
+
+	rc = egress_env_add(e, "NODE_USE_ENV_PROXY", "1");
+	snprintf(path, sizeof(path), "%s/" EGRESS_NODE, e->run_dir);
+	if (rc == 0 && access(path, R_OK) == 0)
+		rc = egress_env_add(e, "NODE_OPTIONS", "--require=%s", path);
+	return rc;
+}
+
 static int egress_make_env(struct egress *e)
 {
 	/* http for all of them: who knows no SOCKS stumbles over a proxy of that kind. */
@@ -88,7 +104,7 @@ static int egress_make_env(struct egress *e)
 	for (size_t i = 0; i < ARRAY_SIZE(none) && rc == 0; i++)
 		rc = egress_env_add(e, none[i], "localhost,127.0.0.1,::1");
 	if (rc == 0)
-		rc = egress_env_add(e, "NODE_USE_ENV_PROXY", "1");
+		rc = egress_add_node(e);
 	for (size_t i = 0; e->ca && i < ARRAY_SIZE(ca_variables) && rc == 0; i++)
 		rc = egress_env_add(e, ca_variables[i].name, "%s/%s", e->run_dir,
 				    ca_variables[i].file);

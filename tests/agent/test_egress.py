@@ -72,6 +72,7 @@ def wanted(agent: EgressAgent, ca: bool = False) -> dict[str, str]:
     env = {name: f"http://127.0.0.1:{agent.ports[0]}" for name in PROXIES}
     env.update({name: "localhost,127.0.0.1,::1" for name in ("NO_PROXY", "no_proxy")})
     env["NODE_USE_ENV_PROXY"] = "1"
+    env["NODE_OPTIONS"] = f"--require={agent.dir}/repl/egress-node.cjs"
     if ca:
         env.update({name: f"{agent.dir}/egress-bundle.pem" for name in BUNDLE})
         env.update({name: f"{agent.dir}/egress-ca.pem" for name in CA_ONLY})
@@ -279,6 +280,18 @@ def test_environment(egress: EgressAgent, language: str, ca: str | None) -> None
 
 
 @needs_root
+def test_without_what_node_loads(egress: EgressAgent) -> None:
+    """A Node.js that is to load a file that is missing would not start: it is told of none."""
+    path = Path(egress.dir) / "repl"
+    path.rename(path.with_name("aside"))
+    try:
+        assert egress.egress(True) == {}
+        assert "NODE_OPTIONS" not in environment(egress, "argv")
+        assert egress.egress(False) == {}
+    finally:
+        path.with_name("aside").rename(path)
+
+
 def test_environment_of_root(on: EgressAgent) -> None:
     assert added(on, "bash", user="root") == wanted(on)
 

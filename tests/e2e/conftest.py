@@ -92,7 +92,7 @@ def daemon(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[Da
             "PODFLARE_EGRESS_CONFIG": str(operator),
             # A halted guest is found out sooner than by default.
             "PODFLARE_PING_AFTER": "5",
-            "PODFLARE_PONG_WITHIN": "30",
+            "PODFLARE_PONG_WITHIN": "60",
             # Copies of a busy sandbox with two vCPUs share one emulated processor with it.
             "PODFLARE_CREATE_TIMEOUT": "300",
         },

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 from egress_content import MODULE, PACKAGE, SAYING
@@ -16,7 +17,7 @@ from egress_world import World
 from guest import py, sh
 from served import Daemon
 
-from podflare import Sandbox
+from podflare import Client, Sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,11 +25,12 @@ ROOT = Path(__file__).resolve().parents[2]
 PROXY = "http://127.0.0.1:3128"
 
 
-def needs(sandbox: Sandbox, command: str) -> None:
-    """Skips where the template does not have a tool: default has neither node nor npm, nor the Python
-    packages that are only asked for here."""
-    if not sandbox.run_code(f"{command} >/dev/null 2>&1", language="bash").ok:
-        pytest.skip(f"the template has no {shlex.split(command)[-1]}")
+@pytest.fixture(scope="module")
+def tools(client: Client, outside: World) -> Iterator[Sandbox]:
+    """As `granted`, with what users bring along: the template of web-tools/, which `make test` builds."""
+    with Sandbox(client=client, template="web-tools", egress_allow=outside.everything()) as sandbox:
+        sandbox.upload(outside.ca.encode(), "/tmp/ca.pem")
+        yield sandbox
 
 
 def test_environment_of_commands_and_of_python(granted: Sandbox):
@@ -185,30 +187,69 @@ for url in URLS:
 
 
 @pytest.mark.parametrize("library", FETCH)
-def test_http_libraries_of_python(granted: Sandbox, outside: World, library: str):
-    needs(granted, f"python3 -c 'import {library}'")
+def test_http_libraries_of_python(tools: Sandbox, outside: World, library: str):
     urls = [
         f"http://api.test:{outside.http.port}/json?a",
         f"https://api.test:{outside.https.port}/json?b",
     ]
-    granted.upload(f"URLS = {urls!r}\n{FETCH[library]}".encode(), "/tmp/fetch.py")
-    assert sh(granted, "python3 /tmp/fetch.py").split() == ["/json?a", "/json?b"]
-    # In the interpreter that was there before the sandbox was anybody's, too.
+    tools.upload(f"URLS = {urls!r}\n{FETCH[library]}".encode(), "/tmp/fetch.py")
+    assert sh(tools, "python3 /tmp/fetch.py").split() == ["/json?a", "/json?b"]
+    # In the interpreter that was there before the sandbox was anybody's, too (which has a loop).
     if library != "aiohttp":
-        assert py(granted, f"URLS = {urls!r}\n{FETCH[library]}").split() == ["/json?a", "/json?b"]
+        assert py(tools, f"URLS = {urls!r}\n{FETCH[library]}").split() == ["/json?a", "/json?b"]
 
 
-def test_fetch_of_node(granted: Sandbox, outside: World):
-    needs(granted, "node --version")
-    code = f"fetch('http://api.test:{outside.http.port}/json').then(r => r.json()).then(j => console.log(j.path))"
-    assert sh(granted, f"node -e {shlex.quote(code)}") == "/json\n"
+NODE = """
+const http = require("http");
+const https = require("https");
+const get = (url) => new Promise((done, failed) => {
+  const request = (url.startsWith("https") ? https : http).get(url, (reply) => {
+    let text = "";
+    reply.on("data", (data) => text += data);
+    reply.on("end", () => done(text.trim()));
+  });
+  request.on("error", failed);
+});
+(async () => {
+  for (const url of URLS) {
+    console.log((await (await fetch(url)).json()).path, JSON.parse(await get(url)).path);
+    console.log((await Promise.all([1, 2, 3].map(() => fetch(url).then((r) => r.status)))).join());
+  }
+  for (const url of ["http://evil.test/", "https://evil.test/"])
+    console.log(await fetch(url).then((r) => r.status, (e) => e.cause.message),
+                await get(url).catch((e) => e.message));
+})();
+"""
 
 
-def test_npm(granted: Sandbox, outside: World):
-    needs(granted, "npm --version")
+def test_node(tools: Sandbox, outside: World):
+    """fetch(), http and https, of a Node.js that knows nothing of proxies by itself; what is denied, too."""
+    urls = [
+        f"http://api.test:{outside.http.port}/json?a",
+        f"https://api.test:{outside.https.port}/json?b",
+    ]
+    tools.upload(f"const URLS = {urls!r};\n{NODE}".encode(), "/tmp/fetch.js")
+    r = tools.run_code("NODE_EXTRA_CA_CERTS=/tmp/ca.pem node /tmp/fetch.js", "bash")
+    assert r.ok, r
+    lines = r.stdout.splitlines()
+    assert lines[:4] == ["/json?a /json?a", "200,200,200", "/json?b /json?b", "200,200,200"], r
+    assert lines[4].startswith("403 {") and "not_allowed" in lines[4], r
+    assert lines[5].count("evil.test:443: 403") == 2 and "not_allowed" in lines[5], r
+    assert {(one.host, one.port) for one in r.denied} == {("evil.test", 80), ("evil.test", 443)}
+    # As a call of its own language, and with what is not for the proxy.
+    code = f"fetch('{urls[0]}').then(r => r.json()).then(j => console.log(j.path))"
+    assert tools.run_code(code, "javascript").stdout == "/json?a\n"
+    local = (
+        "const s = require('http').createServer((q, r) => r.end('mine')).listen(0, '127.0.0.1', async () => {"
+        " console.log(await (await fetch(`http://127.0.0.1:${s.address().port}/`)).text()); process.exit() })"
+    )
+    assert sh(tools, f"node -e {shlex.quote(local)}") == "mine\n"
+
+
+def test_npm(tools: Sandbox, outside: World):
     registry = f"http://npm.test:{outside.http.port}/npm/"
-    sh(granted, f"mkdir -p /tmp/n && cd /tmp/n && npm install --registry {registry} {PACKAGE}")
-    assert sh(granted, f"cd /tmp/n && node -p 'require(\"{PACKAGE}\")'") == f"{SAYING}\n"
+    sh(tools, f"mkdir -p /tmp/n && cd /tmp/n && npm install --registry {registry} {PACKAGE}")
+    assert sh(tools, f"cd /tmp/n && node -p 'require(\"{PACKAGE}\")'") == f"{SAYING}\n"
 
 
 def test_apt_says_what_is_denied(granted: Sandbox):
