@@ -31,7 +31,10 @@ def check_refused(r: httpx.Response, words: str) -> None:
     assert '"forkable": false' in o["hint"]
 
 
-@pytest.mark.parametrize("body,leaf", [({}, False), ({"forkable": None}, False), ({"forkable": True}, False), ({"forkable": False}, True)])
+@pytest.mark.parametrize(
+    "body,leaf",
+    [({}, False), ({"forkable": None}, False), ({"forkable": True}, False), ({"forkable": False}, True)],
+)
 def test_create(daemon: Daemon, body: dict, leaf: bool) -> None:
     r = daemon.http.post("/v1/sandboxes", json=body)
     assert r.status_code == 200 and r.json()["forkable"] is not leaf
@@ -64,9 +67,10 @@ def test_forks_are_refused(start: Callable[..., Daemon]) -> None:
     d = start(args=["--max-sandboxes", "3"])
     sid = d.create(forkable=False)
     pid = d.info(sid)["pid"]
-    running = d.http.post(f"/v1/sandboxes/{sid}/commands", json={"argv": ["cat"], "command_id": "c", "stdin": True})
-    assert running.status_code == 200
-    for body in ({}, {"n": 2}, {"n": 3, "forkable": False}, {"reseed": False}, {"egress": grant("a.test")}):
+    command = {"argv": ["cat"], "command_id": "c", "stdin": True}
+    assert d.http.post(f"/v1/sandboxes/{sid}/commands", json=command).status_code == 200
+    bodies = ({}, {"n": 2}, {"n": 3, "forkable": False}, {"reseed": False}, {"egress": grant("a.test")})
+    for body in bodies:
         check_refused(d.http.post(f"/v1/sandboxes/{sid}/fork", json=body), "it cannot be forked")
     assert d.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 0}).json()["field"] == "n"
     commands = d.http.get(f"/v1/sandboxes/{sid}/commands").json()["commands"]

@@ -126,10 +126,13 @@ def test_every_call_of_the_child(host: Host, error: int, kind: int) -> None:
 def test_a_jail_that_a_vcpu_cannot_enter(host: Host, kind: int) -> None:
     """The VM ends; a leaf before any of its vCPUs runs the guest."""
     vmm = host.booted(vcpus=2)
+    vmm.fork().end()  # its own vCPUs are in theirs
     before = vmm.fds()
     host.fail(VCPUS, 0, errno.ENOMEM)
     child = vmm.start_fork(code=kind)
-    child.pid = vmm.expect(FORKED).value[0]
+    forked = vmm.expect(FORKED)
+    assert forked.code == 0, forked
+    child.pid = forked.value[0]
     said = child.receive()
     if kind != LEAF and said is not None and said.type == BOOTED:
         said = child.receive()
