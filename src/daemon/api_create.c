@@ -22,8 +22,9 @@ struct create {
 	struct template_size size;
 	json_t *metadata;
 	struct grant *grant; /* NULL: none */
-	bool place;          /* in the registry, reserved and not the sandbox's yet */
-	struct sandbox *sb;  /* while it is being made */
+	bool forkable;
+	bool place;         /* in the registry, reserved and not the sandbox's yet */
+	struct sandbox *sb; /* while it is being made */
 	struct template_waiter waiter;
 	struct sandbox_user user;
 };
@@ -59,7 +60,7 @@ static void create_done(struct create *c, struct sandbox *sb)
 		return;
 	}
 	if (memcmp(&c->size, &own, sizeof(own)) == 0)
-		c->t->used = true;
+		c->t->pool[template_kind(c->forkable)].used = true;
 	pool_kick(c->r->http->d);
 	reply_json(c->r, 200, sandbox_json(sb, false));
 }
@@ -109,6 +110,7 @@ static void create_fork(struct create *c, struct template_vm *vm)
 	p.owner = c->r->owner;
 	p.metadata = c->metadata;
 	p.grant = c->grant;
+	p.forkable = c->forkable;
 	c->sb = sandbox_new(c->r->http->d, &p, create_ready, c);
 	if (!c->sb) {
 		reply_json(c->r, 500, NULL);
@@ -137,7 +139,7 @@ static bool create_from_pool(struct create *c)
 
 	/* Those of the pool have been renewed: without egress. */
 	if (!c->grant && memcmp(&c->size, &own, sizeof(own)) == 0)
-		sb = pool_take(c->t);
+		sb = pool_take(c->t, c->forkable);
 	if (!sb)
 		return false;
 	sandbox_count(sb, c->r->owner);
@@ -185,8 +187,8 @@ static void reply_unknown_template(struct request *r, const char *name)
 /* Values of the body, checked. False: answered. */
 static bool create_params(struct request *r, json_t *body, struct create *c)
 {
-	static const char *const known[] = {"template", "memory_mib", "vcpus", "disk_mib",
-					    "egress",   "metadata",   NULL};
+	static const char *const known[] = {"template", "memory_mib", "vcpus",    "disk_mib",
+					    "egress",   "metadata",   "forkable", NULL};
 	struct templates *ts = &r->http->d->templates;
 	const char *name = NULL;
 	json_int_t memory, vcpus, disk;
@@ -204,10 +206,12 @@ static bool create_params(struct request *r, json_t *body, struct create *c)
 	memory = c->t->spec.memory_mib;
 	vcpus = c->t->spec.vcpus;
 	disk = c->t->spec.disk_mib;
+	c->forkable = true;
 	if (!fields_int(r, body, "memory_mib", LIMIT_MEMORY_MIN_MIB, LIMIT_MEMORY_MAX_MIB,
 			&memory) ||
 	    !fields_int(r, body, "vcpus", 1, LIMIT_VCPUS_MAX, &vcpus) ||
 	    !fields_int(r, body, "disk_mib", LIMIT_DISK_MIN_MIB, LIMIT_DISK_MAX_MIB, &disk) ||
+	    !fields_bool(r, body, "forkable", &c->forkable) ||
 	    !api_egress_grant(r, json_object_get(body, "egress"), &c->grant) ||
 	    !fields_map(r, body, "metadata", LIMIT_METADATA, LIMIT_METADATA_BYTES, &metadata))
 		return false;

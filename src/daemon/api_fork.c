@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * POST /v1/sandboxes/:id/fork: the body, checked, becomes a fork.
+ * POST /v1/sandboxes/:id/fork: the body, checked, becomes a fork. A sandbox that was made not to be
+ * forked is refused here, before it is frozen.
  */
 #include "daemon/api.h"
 #include "daemon/daemon.h"
@@ -32,24 +33,28 @@ static bool fork_egress(struct request *r, const json_t *body, struct fork_order
 
 void api_fork(struct request *r)
 {
-	static const char *const known[] = {"n", "reseed", "egress", "inherit_inject", NULL};
+	static const char *const known[] = {"n",        "reseed", "egress", "inherit_inject",
+					    "forkable", NULL};
 	struct sandbox *sb = api_find_sandbox(r);
 	struct daemon *d = r->http->d;
 	json_t *body = sb ? fields_parse(r, true) : NULL;
-	struct fork_order order = {.reseed = true};
+	struct fork_order order = {.reseed = true, .forkable = true};
 	json_int_t n = 1;
 	bool ok;
 
 	if (!body)
 		return;
 	ok = fields_only(r, body, known) && fields_int(r, body, "n", 1, d->config.max_fork, &n) &&
-	     fields_bool(r, body, "reseed", &order.reseed) && fork_egress(r, body, &order);
+	     fields_bool(r, body, "reseed", &order.reseed) &&
+	     fields_bool(r, body, "forkable", &order.forkable) && fork_egress(r, body, &order);
 	api_egress_forget(r, body);
 	order.n = (unsigned int)n;
 	if (!ok)
 		return;
 	if (d->stopping)
 		reply_error(r, 503, "stopping", "the daemon is stopping", NULL, NULL);
+	else if (!sb->forkable)
+		reply_not_forkable(r, "it cannot be forked");
 	else
 		fork_submit(sb, r, &order);
 	grant_unref(order.grant);

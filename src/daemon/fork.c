@@ -40,7 +40,7 @@ struct fork_op {
 	uint64_t start_ns, freeze_ns, pause_us;
 	enum fork_egress egress;
 	struct grant *grant; /* of the children */
-	bool reseed, starting;
+	bool reseed, forkable, starting;
 	unsigned int n, places;
 	char ended[1500]; /* why the parent has, before there were children */
 	struct fork_child child[];
@@ -176,6 +176,7 @@ static void child_start(struct fork_op *op, struct fork_child *c)
 		.metadata = parent->metadata,
 		.grant = op->grant,
 		.reseed = op->reseed,
+		.forkable = op->forkable,
 		.hold = true,
 	};
 
@@ -414,6 +415,7 @@ void fork_submit(struct sandbox *sb, struct request *r, const struct fork_order 
 	op->req = r;
 	op->n = op->places = n;
 	op->reseed = order->reseed;
+	op->forkable = order->forkable;
 	op->egress = order->egress;
 	op->grant = grant_ref(order->grant);
 	op->start_ns = r->start_ns;

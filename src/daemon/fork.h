@@ -27,9 +27,10 @@ enum fork_egress {
 struct fork_order {
 	unsigned int n;
 	bool reseed;
+	bool forkable; /* the children */
 	enum fork_egress egress;
 	struct grant *grant; /* borrowed; NULL: none */
 };
 
-/* Takes over the request; answers it, at once or later. */
+/* Takes over the request; answers it, at once or later. sb is one that can be forked. */
 void fork_submit(struct sandbox *sb, struct request *r, const struct fork_order *order);

@@ -3,6 +3,9 @@
  * POST /v1/sandboxes/:id/merge_into/:other: the VM of the winner (:other) goes on
  * under the id :id, the VM that had it ends. The winner's id is dead afterwards,
  * its children are those of :id.
+ *
+ * Whether it can be forked is the winner's. An id that was promised a VM that
+ * cannot keeps it: nothing is merged into one that is not forkable.
  */
 #include "daemon/api.h"
 #include "daemon/daemon.h"
@@ -116,5 +119,8 @@ void api_merge(struct request *r)
 			    "the two sandboxes do not descend from the same one", NULL, NULL);
 		return;
 	}
-	merge_start(r, sb, winner);
+	if (sb->forkable)
+		merge_start(r, sb, winner);
+	else
+		reply_not_forkable(r, "no other can take its place");
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The pool. Invariant: an entry is in its template's list when its sandbox is
+ * The pool. Invariant: an entry is in its template's list of its kind when its sandbox is
  * ready, or is pool->making.
  */
 #include "daemon/pool.h"
@@ -10,9 +10,10 @@
 #include <stdlib.h>
 
 struct pool_entry {
-	struct list link; /* template->pool */
+	struct list link; /* template->pool[kind].ready */
 	struct pool *pool;
 	struct template *t;
+	enum template_kind kind;
 	struct sandbox *sb;
 	struct sandbox_user user;
 };
@@ -42,7 +43,7 @@ static void entry_free(struct pool_entry *e)
 	if (e->pool->making == e)
 		e->pool->making = NULL;
 	else
-		e->t->npool--;
+		e->t->pool[e->kind].n--;
 	sandbox_drop_user(&e->user);
 	list_del(&e->link);
 	free(e);
@@ -69,13 +70,13 @@ static void entry_ready(struct sandbox *sb, void *arg)
 	(void)sb;
 	e->pool->making = NULL;
 	e->pool->retry_ns = 0;
-	list_add_tail(&e->t->pool, &e->link);
-	e->t->npool++;
+	list_add_tail(&e->t->pool[e->kind].ready, &e->link);
+	e->t->pool[e->kind].n++;
 	pool_kick(e->pool->d);
 }
 
-/* The first template that has fewer than it should, and could fork now. */
-static struct template *pool_short(struct pool *p)
+/* The first template that has fewer of a kind than it should, and could fork now. */
+static struct template *pool_short(struct pool *p, enum template_kind *kind)
 {
 	struct templates *ts = &p->d->templates;
 
@@ -83,16 +84,19 @@ static struct template *pool_short(struct pool *p)
 		struct template *t = &ts->all[i];
 		struct template_vm *vm = template_ready(t);
 
-		if (t->used && t->npool < p->d->config.pool_size && vm &&
-		    list_empty(&vm->vmm.forks))
-			return t;
+		if (!vm || !list_empty(&vm->vmm.forks))
+			continue;
+		for (*kind = 0; *kind < TEMPLATE_KINDS; (*kind)++)
+			if (t->pool[*kind].used && t->pool[*kind].n < p->d->config.pool_size)
+				return t;
 	}
 	return NULL;
 }
 
 static void pool_make(struct pool *p)
 {
-	struct template *t = p->making || p->d->stopping ? NULL : pool_short(p);
+	enum template_kind kind = TEMPLATE_FORKABLE;
+	struct template *t = p->making || p->d->stopping ? NULL : pool_short(p, &kind);
 	struct sandbox_params params;
 	struct pool_entry *e;
 
@@ -103,8 +107,10 @@ static void pool_make(struct pool *p)
 		return;
 	params = sandbox_params_of_template(template_ready(t));
 	params.pool = true;
+	params.forkable = kind == TEMPLATE_FORKABLE;
 	e->pool = p;
 	e->t = t;
+	e->kind = kind;
 	list_init(&e->link);
 	e->sb = sandbox_new(p->d, &params, entry_ready, e);
 	if (!e->sb) {
@@ -116,17 +122,24 @@ static void pool_make(struct pool *p)
 	sandbox_start(e->sb);
 }
 
-struct sandbox *pool_take(struct template *t)
+struct sandbox *pool_take(struct template *t, bool forkable)
 {
+	struct list *ready = &t->pool[template_kind(forkable)].ready;
 	struct pool_entry *e;
 	struct sandbox *sb;
 
-	if (list_empty(&t->pool))
+	if (list_empty(ready))
 		return NULL;
-	e = list_entry(t->pool.next, struct pool_entry, link);
+	e = list_entry(ready->next, struct pool_entry, link);
 	sb = e->sb;
 	entry_free(e);
 	return sb;
+}
+
+static void pool_let_go(struct list *ready)
+{
+	while (!list_empty(ready))
+		entry_free(list_entry(ready->next, struct pool_entry, link));
 }
 
 void pool_stop(struct pool *p)
@@ -135,7 +148,6 @@ void pool_stop(struct pool *p)
 	if (p->making)
 		entry_free(p->making);
 	for (size_t i = 0; i < p->d->templates.n; i++)
-		while (!list_empty(&p->d->templates.all[i].pool))
-			entry_free(list_entry(p->d->templates.all[i].pool.next, struct pool_entry,
-					      link));
+		for (enum template_kind k = 0; k < TEMPLATE_KINDS; k++)
+			pool_let_go(&p->d->templates.all[i].pool[k].ready);
 }

@@ -4,6 +4,10 @@
  * template's own size. A create takes one and is answered at once; without one
  * it costs a fork. They are refilled one at a time, behind creates that wait.
  *
+ * Sandboxes that can be forked and those that cannot are two kinds, each kept
+ * ready where it is asked for: one of the second kind has given up what forks
+ * take before its guest ran, which cannot be made up for at hand-out.
+ *
  * A sandbox in the pool is complete and renewed, but was not announced: nobody
  * sees it, and it does not count against the limit of sandboxes.
  *
@@ -27,7 +31,7 @@ struct pool {
 void pool_init(struct pool *p, struct daemon *d);
 /* Lets go of all entries: their sandboxes are ended by whoever stops. */
 void pool_stop(struct pool *p);
-/* A ready one, which is the caller's now, or NULL. */
-struct sandbox *pool_take(struct template *t);
+/* A ready one of that kind, which is the caller's now, or NULL. */
+struct sandbox *pool_take(struct template *t, bool forkable);
 /* Something has changed: looks soon whether one is to be made. */
 void pool_kick(struct daemon *d);

@@ -97,6 +97,17 @@ void reply_ended(struct request *r, const char *reason)
 	reply_error(r, 409, "sandbox_ended", text, NULL, NULL);
 }
 
+void reply_not_forkable(struct request *r, const char *what)
+{
+	char text[160];
+
+	snprintf(text, sizeof(text), "this sandbox was made with forkable false: %s", what);
+	reply_error(r, 409, "not_forkable", text,
+		    "what forks take is given up for good when it is made; make it without "
+		    "\"forkable\": false",
+		    NULL);
+}
+
 void reply_no_stream(struct request *r, const struct err *err)
 {
 	if (err->num == EBUSY)

@@ -31,6 +31,8 @@ void reply_invalid(struct request *r, const char *field, const char *fmt, ...)
 void reply_no_sandbox(struct request *r);
 /* 409 of a sandbox whose VM has ended. */
 void reply_ended(struct request *r, const char *reason);
+/* 409 of a sandbox that was made not to be forked; what: that is impossible with it. */
+void reply_not_forkable(struct request *r, const char *what);
 /* agent_open() has failed: 429 when too many are under way, else 503. */
 void reply_no_stream(struct request *r, const struct err *err);
 /* 413 of a JSON body. */

@@ -245,6 +245,7 @@ struct sandbox_params sandbox_params_of_template(struct template_vm *vm)
 		.vcpus = vm->size.vcpus,
 		.disk_mib = vm->size.disk_mib,
 		.reseed = true,
+		.forkable = true,
 	};
 }
 
@@ -277,6 +278,7 @@ struct sandbox *sandbox_new(struct daemon *d, const struct sandbox_params *p,
 	sb->reseed = p->reseed;
 	sb->hold = p->hold;
 	sb->rehearsal = p->rehearsal;
+	sb->forkable = p->forkable;
 	sb->from = p->from;
 	sb->from_pool = p->pool;
 	sb->counted = !p->pool;
@@ -301,6 +303,13 @@ struct sandbox *sandbox_new(struct daemon *d, const struct sandbox_params *p,
 	return sb;
 }
 
+static enum ctl_fork_kind sandbox_kind(const struct sandbox *sb)
+{
+	if (sb->rehearsal)
+		return CTL_FORK_REHEARSAL;
+	return sb->forkable ? CTL_FORK_PLAIN : CTL_FORK_LEAF;
+}
+
 void sandbox_start(struct sandbox *sb)
 {
 	struct vmm *from = sb->from;
@@ -308,7 +317,7 @@ void sandbox_start(struct sandbox *sb)
 
 	sb->from = NULL;
 	loop_timer_set(&sb->d->loop, &sb->deadline, sb->d->config.create_timeout_s * SECOND_NS);
-	if (vmm_fork(&sb->vmm, from, sb->rehearsal, &err) < 0)
+	if (vmm_fork(&sb->vmm, from, sandbox_kind(sb), &err) < 0)
 		sandbox_end(sb, false, "%s", err.msg);
 }
 
@@ -425,19 +434,19 @@ static json_t *sandbox_children(const struct sandbox *sb)
 json_t *sandbox_json(const struct sandbox *sb, bool details)
 {
 	json_t *children = sandbox_children(sb), *more;
-	json_t *o = children
-			    ? json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:s?, s:o, s:I, "
-					"s:o, s:O?, s:I, s:s}",
-					"id", sb->id, "state", "ready", "template", sb->template,
-					"memory_mib", (json_int_t)sb->memory_mib, "vcpus",
-					(json_int_t)sb->vcpus, "disk_mib", (json_int_t)sb->disk_mib,
-					"generation", (json_int_t)sb->generation, "parent",
-					sb->parent[0] ? sb->parent : NULL, "children", children,
-					"created_at", (json_int_t)sb->created_ms, "egress",
-					egress_json(sb), "metadata", sb->metadata, "ready_us",
-					(json_int_t)sb->ready_us, "source",
-					sb->from_pool ? "pool" : "fork")
-			    : NULL;
+	json_t *o =
+		children ? json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:s?, s:o, s:I, "
+				     "s:o, s:O?, s:I, s:s, s:b}",
+				     "id", sb->id, "state", "ready", "template", sb->template,
+				     "memory_mib", (json_int_t)sb->memory_mib, "vcpus",
+				     (json_int_t)sb->vcpus, "disk_mib", (json_int_t)sb->disk_mib,
+				     "generation", (json_int_t)sb->generation, "parent",
+				     sb->parent[0] ? sb->parent : NULL, "children", children,
+				     "created_at", (json_int_t)sb->created_ms, "egress",
+				     egress_json(sb), "metadata", sb->metadata, "ready_us",
+				     (json_int_t)sb->ready_us, "source",
+				     sb->from_pool ? "pool" : "fork", "forkable", (int)sb->forkable)
+			 : NULL;
 
 	if (!o || !details)
 		return o;

@@ -61,6 +61,7 @@ struct sandbox_params {
 	bool pool;      /* does not count against the limit, until sandbox_count() */
 	bool hold;      /* it is not renewed before sandbox_go() */
 	bool rehearsal; /* its template learns from it (rehearsal.h) */
+	bool forkable;  /* false: its VM gives up what forks take before its guest runs */
 };
 
 struct sandbox {
@@ -76,7 +77,7 @@ struct sandbox {
 	int64_t created_ms;
 	uint64_t start_ns, exec_count, disk_errors;
 	uint64_t ready_us; /* from the request to ready */
-	bool from_pool, reseed, hold, rehearsal;
+	bool from_pool, reseed, hold, rehearsal, forkable;
 	bool called; /* something was run in it */
 
 	enum sandbox_state state;

@@ -402,7 +402,8 @@ int templates_init(struct templates *ts, struct daemon *d, struct err *err)
 		t->root.fd = -1;
 		t->image_bytes = image_size(t->spec.image_path);
 		list_init(&t->vms);
-		list_init(&t->pool);
+		for (enum template_kind k = 0; k < TEMPLATE_KINDS; k++)
+			list_init(&t->pool[k].ready);
 	}
 	ts->n = n;
 	free(specs); /* their strings are the templates' now */
@@ -471,12 +472,14 @@ static json_t *template_vm_json(const struct template_vm *vm)
 		[TEMPLATE_FAILED] = "failed",
 	};
 	bool own = template_vm_is_own(vm), failed = vm->state == TEMPLATE_FAILED;
+	const struct template_pool *pool = vm->t->pool;
 
 	return json_pack("{s:I, s:I, s:I, s:s, s:I, s:I, s:I, s:s*}", "memory_mib",
 			 (json_int_t)vm->size.memory_mib, "vcpus", (json_int_t)vm->size.vcpus,
 			 "disk_mib", (json_int_t)vm->size.disk_mib, "state", names[vm->state],
-			 "pool", (json_int_t)(own ? vm->t->npool : 0), "boot_ms",
-			 (json_int_t)vm->boot_ms, "hot_pages",
+			 "pool",
+			 (json_int_t)(own ? pool[TEMPLATE_FORKABLE].n + pool[TEMPLATE_LEAF].n : 0),
+			 "boot_ms", (json_int_t)vm->boot_ms, "hot_pages",
 			 (json_int_t)(vm->rehearsal.pages & INT64_MAX), "reason",
 			 failed ? vm->reason : NULL);
 }

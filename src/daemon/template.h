@@ -77,6 +77,21 @@ struct template_waiter {
 	void *arg;
 };
 
+/* Of the sandboxes that are made of it: those that can be forked, and those that cannot. */
+enum template_kind { TEMPLATE_FORKABLE, TEMPLATE_LEAF, TEMPLATE_KINDS };
+
+static inline enum template_kind template_kind(bool forkable)
+{
+	return forkable ? TEMPLATE_FORKABLE : TEMPLATE_LEAF;
+}
+
+/* Ready forks of one kind (pool.c). */
+struct template_pool {
+	bool used; /* a sandbox of that kind and of the template's own size was made */
+	struct list ready;
+	unsigned int n;
+};
+
 struct template
 {
 	struct daemon *d;
@@ -86,9 +101,7 @@ struct template
 	struct image_loader loader;
 	struct list vms;
 
-	bool used;        /* a sandbox of its own size was made */
-	struct list pool; /* ready forks (pool.c) */
-	unsigned int npool;
+	struct template_pool pool[TEMPLATE_KINDS];
 };
 
 struct templates {

@@ -96,8 +96,8 @@ struct vmm {
 	struct vmm *parent;    /* until told of */
 	struct list fork_link; /* parent->forks */
 	uint32_t fork_id;      /* of the request; 0 = not sent */
-	bool rehearsal;        /* see vmm_fork() */
-	int peer_fd;           /* the child's end of its control socket, until sent */
+	enum ctl_fork_kind kind;
+	int peer_fd; /* the child's end of its control socket, until sent */
 };
 
 void vmm_host_init(struct vmm_host *h, struct loop *loop, const char *vmm_path,
@@ -111,8 +111,8 @@ void vmm_host_reap(struct vmm_host *h);
 
 /* v->ops is set by the caller before, here and in vmm_fork(). */
 int vmm_start(struct vmm *v, struct vmm_host *h, const struct vmm_params *p, struct err *err);
-/* rehearsal: a child of a paused one, from which it learns (CTL_FORK_REHEARSAL). */
-int vmm_fork(struct vmm *v, struct vmm *parent, bool rehearsal, struct err *err);
+/* Of a leaf there is no fork, and it cannot be paused: that is refused by its VMM. */
+int vmm_fork(struct vmm *v, struct vmm *parent, enum ctl_fork_kind kind, struct err *err);
 
 /* Stops it for good, as a template; ops->paused() follows. 0 or -errno. */
 int vmm_pause(struct vmm *v);

@@ -47,9 +47,7 @@ void vmm_end_forks(struct vmm *v, const char *reason)
 
 static int fork_send(struct vmm *parent, struct vmm *v, struct err *err)
 {
-	struct ctl_msg m = {.type = CTL_FORK,
-			    .id = ++parent->next_id,
-			    .code = v->rehearsal ? CTL_FORK_REHEARSAL : 0};
+	struct ctl_msg m = {.type = CTL_FORK, .id = ++parent->next_id, .code = v->kind};
 	_cleanup_fd int prw = -1, pro = -1, crw = -1, cro = -1;
 	int rc = layerfile_make(parent->host->disk_dir, &prw, &pro);
 
@@ -99,7 +97,7 @@ static void fork_pump(struct vmm *parent)
 	}
 }
 
-int vmm_fork(struct vmm *v, struct vmm *parent, bool rehearsal, struct err *err)
+int vmm_fork(struct vmm *v, struct vmm *parent, enum ctl_fork_kind kind, struct err *err)
 {
 	_cleanup_fd int ctl = -1, peer = -1;
 	int rc;
@@ -119,7 +117,7 @@ int vmm_fork(struct vmm *v, struct vmm *parent, bool rehearsal, struct err *err)
 	take_fd(&ctl);
 	v->peer_fd = take_fd(&peer);
 	v->parent = parent;
-	v->rehearsal = rehearsal;
+	v->kind = kind;
 	list_add_tail(&parent->forks, &v->fork_link);
 	fork_pump(parent);
 	return 0;

@@ -29,7 +29,7 @@ enum ctl_type {
 	CTL_STAT = 3,    /* id */
 	CTL_STOP = 4,    /* end at once */
 	CTL_PAUSE = 5,   /* id; stop for good, to be forked from */
-	CTL_FORK = 6,    /* id, code = 0 or CTL_FORK_REHEARSAL; CTL_FORK_FDS fds */
+	CTL_FORK = 6,    /* id, code = enum ctl_fork_kind; CTL_FORK_FDS fds */
 	CTL_RECORD = 7,  /* id, code = enum ctl_hotset; to a rehearsal: the set is complete */
 	CTL_LEARN = 8,   /* id; to a paused one: its rehearsal is over */
 	CTL_WARM = 9,    /* code = enum ctl_hotset; make its pages ready, without an answer */
@@ -86,11 +86,22 @@ enum ctl_fork_fd {
 	CTL_FORK_FDS
 };
 
-/*
- * The child of a paused machine whose writes to its memory are logged, from which the machine
- * learns what all children after it will write (vmm/core/hotset.h). It must not run foreign code.
- */
-#define CTL_FORK_REHEARSAL 1u
+/* What kind of child CTL_FORK is to make. */
+enum ctl_fork_kind {
+	CTL_FORK_PLAIN,
+	/*
+	 * The child of a paused machine whose writes to its memory are logged, from which the
+	 * machine learns what all children after it will write (vmm/core/hotset.h). It must not
+	 * run foreign code.
+	 */
+	CTL_FORK_REHEARSAL,
+	/*
+	 * It is never forked or paused: before its guest runs it has given up what that would take
+	 * (vmm/jail/jail.h). CTL_FORK and CTL_PAUSE are refused with EPERM.
+	 */
+	CTL_FORK_LEAF,
+	CTL_FORK_KINDS
+};
 
 /* Moments of a child's life with pages of their own. */
 enum ctl_hotset {

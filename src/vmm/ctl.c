@@ -166,8 +166,8 @@ static void ctl_fork(struct ctl *c, const struct ctl_msg *m, int *fds)
 	struct fork_times t = {0};
 	struct err err = {0};
 	struct layer_fds top = {fds[CTL_FORK_PARENT_RW], fds[CTL_FORK_PARENT_RO]};
-	bool rehearsal = m->code == CTL_FORK_REHEARSAL;
-	pid_t pid = c->booted ? machine_fork(&c->machine, &top, rehearsal, &t, &err)
+	enum ctl_fork_kind kind = m->code < CTL_FORK_KINDS ? m->code : CTL_FORK_KINDS;
+	pid_t pid = c->booted ? machine_fork(&c->machine, &top, kind, &t, &err)
 			      : err_text(&err, ENOTCONN, "there is no machine to fork");
 
 	fds[CTL_FORK_PARENT_RW] = top.rw;

@@ -538,7 +538,7 @@ class Stream(Files, Commands):
         out["boot"] = self.vmm.boot
         out["renew"] = self.vmm.renew
         out["connects"] = self.vmm.connects
-        small = ("generation", "vars", "hashed", "frozen")
+        small = ("generation", "vars", "hashed", "frozen", "leaf")
         out["state"] = {k: self.vmm.state[k] for k in small}
         out["paths"] = self.vmm.changes_paths
         text = json.dumps(out).encode() + b"\n"

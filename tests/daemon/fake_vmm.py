@@ -38,7 +38,7 @@ WIRE_MAX = 4096
 BOOT, CONNECT, STAT, STOP, PAUSE, FORK, RECORD, LEARN, WARM = range(1, 10)
 BOOTED, STATUS, CONNECTED, REFUSED, STATS_REPLY, EXITED = 0x81, 0x82, 0x83, 0x84, 0x85, 0x86
 PAUSED, FORKED, RECORDED, LEARNED = 0x87, 0x88, 0x8A, 0x8B
-REHEARSAL = 1
+REHEARSAL, LEAF = 1, 2
 BOOT_FDS = ("kvm", "kernel", "initrd", "root", "console", "disk_rw", "disk_ro")
 FORK_FDS = ("control", "console", "parent_rw", "parent_ro", "child_rw", "child_ro")
 
@@ -51,6 +51,7 @@ def fresh_state() -> dict:
     """What children inherit."""
     return {
         "generation": 0,
+        "leaf": False,
         "files": "",  # the one directory in which anything is changed
         "inert": False,  # whatever is to be run, something harmless runs instead
         "frozen": False,
@@ -137,6 +138,7 @@ class Vmm:
 
     def freeze(self, by: Stream) -> None:
         """Commands stop; streams other than this one rest."""
+        assert not self.state["leaf"], "a leaf was frozen: it is never forked"
         self.state["frozen"] = True
         self.thawed.clear()
         by.fresh = True
@@ -212,13 +214,15 @@ class Vmm:
 
     # --- fork ---------------------------------------------------------------------------
 
-    def on_fork(self, ident: int, fds: dict[str, int], rehearsal: bool) -> None:
+    def on_fork(self, ident: int, fds: dict[str, int], code: int) -> None:
         """Makes a child, or fails in the way that was ordered."""
+        rehearsal = code == REHEARSAL
         kind = "rehearsal" if rehearsal else "fork"
         how = self.once(kind)
         if not how and self.mode.startswith(kind + ":"):
             how = self.mode.partition(":")[2]
         assert not rehearsal or self.paused
+        assert not self.state["leaf"], "a leaf was asked to fork"
         word, _, rest = how.partition(" ")
         if not self.frozen:
             self.exit(3, "asked to fork while user code runs")
@@ -240,7 +244,7 @@ class Vmm:
         else:
             if word == "slow":
                 time.sleep(float(rest))
-            pid = self.clone(fds, how)
+            pid = self.clone(fds, how, code == LEAF)
             if word == "stray":
                 os.kill(os.getpid(), signal.SIGKILL)
             if word == "late":
@@ -274,7 +278,7 @@ class Vmm:
         elif self.mode != "learn-hang":
             self.send(LEARNED, ident, value=600)
 
-    def clone(self, fds: dict[str, int], mode: str) -> int:
+    def clone(self, fds: dict[str, int], mode: str, leaf: bool) -> int:
         """The child: this program again, with our state."""
         given = {n: self.fds[n] for n in ("kvm", "kernel", "initrd", "root")}
         given |= {
@@ -286,7 +290,7 @@ class Vmm:
             "mode": mode,
             "fds": given,
             "boot": self.boot,
-            "state": self.state,
+            "state": {**self.state, "leaf": leaf},
             "wire": self.wire,
         }
         mem = os.memfd_create("state")
@@ -368,7 +372,7 @@ class Vmm:
             elif kind == PAUSE:
                 self.on_pause(ident)
             elif kind == FORK:
-                self.on_fork(ident, dict(zip(FORK_FDS, fds)), code == REHEARSAL)
+                self.on_fork(ident, dict(zip(FORK_FDS, fds)), code)
                 for fd in fds:
                     os.close(fd)
 

@@ -70,6 +70,7 @@ def test_answers(daemon: Daemon, tmp_path: Path, method: str, path: str) -> None
         bodies = [b"{}", b"{", b"[]", b'{"code": "echo x", "language": "bash", "rich": true}']
         bodies += [b'{"code": "1", "language": 7}', b'{"vcpus": "x"}', b"x" * (5 << 20)]
         bodies += [b'{"n": 2}', b'{"n": 0}', b'{"n": 33}', b'{"n": 1, "reseed": false}']
+        bodies += [b'{"forkable": false}', b'{"forkable": 0}']
         bodies += [b'{"code": "#fake:error busy no"}', b'{"code": "#fake:badframe"}']
         bodies += [b'{"argv": ["true"], "rich": true}', b'{"escalate": true}', b'{"known": 1}']
         bodies += [json.dumps(b).encode() for b in file_bodies(tmp_path)]

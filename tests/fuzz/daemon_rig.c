@@ -209,7 +209,8 @@ static void make_template(struct rig *g)
 	t->spec.disk_mib = 64;
 	t->root.fd = memfd_create("root", MFD_CLOEXEC);
 	list_init(&t->vms);
-	list_init(&t->pool);
+	for (enum template_kind k = 0; k < TEMPLATE_KINDS; k++)
+		list_init(&t->pool[k].ready);
 	g->d.templates = (struct templates){t, 1};
 	g->tvm = calloc(1, sizeof(*g->tvm));
 	MUST(g->tvm);

@@ -347,7 +347,7 @@ static void fork_machine(bool paused)
 	child.top = layer();
 	child.console_fd = memfd_create("console", MFD_CLOEXEC);
 	MUST(ftruncate(child.console_fd, CONSOLE_RING_SIZE) == 0);
-	pid = machine_fork(&m, &top, false, &t, &err);
+	pid = machine_fork(&m, &top, CTL_FORK_PLAIN, &t, &err);
 	MUST(pid >= 0);
 	if (pid == 0) {
 		if (!paused) /* the parent's state of the moment is what was inherited */

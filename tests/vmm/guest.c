@@ -12,6 +12,8 @@
 #include "vmm/core/machine.h"
 #include "vmm/virtio/vsock_packet.h"
 
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -45,7 +47,11 @@ static void reg(struct vcpu *v, unsigned int dev, uint32_t off, uint32_t val)
 
 static uint8_t *mem(struct vcpu *v, uint64_t gpa, uint64_t len)
 {
-	return gmem_slice(&v->machine->ram, gpa, len);
+	uint8_t *p = gmem_slice(&v->machine->ram, gpa, len);
+
+	if (!p)
+		abort(); /* a mistake of this file */
+	return p;
 }
 
 /* The line of a device, edge-triggered, to the first processor. */
@@ -93,25 +99,32 @@ struct seg {
 	uint16_t flags;
 };
 
-/* A chain from descriptor 0 on; n is small. Then the notification. */
-static void offer(struct vcpu *v, unsigned int dev, unsigned int q, struct guest_queue *gq,
-		  const struct seg *seg, uint16_t n)
+/* A chain from descriptor head on; n is small. */
+static void add(struct vcpu *v, struct guest_queue *gq, uint16_t head, const struct seg *seg,
+		uint16_t n)
 {
-	uint16_t head = 0, idx = ++gq->avail_idx;
+	uint16_t idx = ++gq->avail_idx;
 
 	for (uint16_t i = 0; i < n; i++) {
 		struct {
 			uint64_t at;
 			uint32_t len;
 			uint16_t flags, next;
-		} d = {seg[i].at, seg[i].len, seg[i].flags, (uint16_t)(i + 1)};
+		} d = {seg[i].at, seg[i].len, seg[i].flags, (uint16_t)(head + i + 1)};
 
 		if (i + 1 < n)
 			d.flags |= VIRTQ_DESC_F_NEXT;
-		memcpy(mem(v, gq->desc + 16ull * i, sizeof(d)), &d, sizeof(d));
+		memcpy(mem(v, gq->desc + 16ull * (head + i), sizeof(d)), &d, sizeof(d));
 	}
 	memcpy(mem(v, gq->avail + 4 + 2ull * ((idx - 1) % RING), 2), &head, 2);
 	memcpy(mem(v, gq->avail + 2, 2), &idx, 2);
+}
+
+/* The only chain; then the notification. */
+static void offer(struct vcpu *v, unsigned int dev, unsigned int q, struct guest_queue *gq,
+		  const struct seg *seg, uint16_t n)
+{
+	add(v, gq, 0, seg, n);
 	reg(v, dev, VIRTIO_MMIO_QUEUE_NOTIFY, q);
 }
 
@@ -127,38 +140,82 @@ static bool used(struct vcpu *v, struct guest_queue *gq)
 	return true;
 }
 
-/* A request of one segment of data, which is carried out at once. */
-static void disk(struct guest *g, struct vcpu *v, uint32_t type, uint32_t len)
+/* Sleeps in this thread's jail. */
+static void wait_ms(unsigned int ms)
+{
+	const struct timespec t = {.tv_nsec = 1000000L * ms};
+	static uint32_t never;
+
+	syscall(SYS_futex, &never, FUTEX_WAIT_PRIVATE, 0, &t, NULL, 0);
+}
+
+/* A request of at most one segment of data, its chain from descriptor head on; how many it took. */
+static uint16_t add_disk(struct guest *g, struct vcpu *v, uint16_t head, uint32_t type,
+			 uint32_t len)
 {
 	uint16_t to_guest = type == VIRTIO_BLK_T_IN ? VIRTQ_DESC_F_WRITE : 0;
-	struct seg seg[3] = {{.at = DISK_AT, .len = VIRTIO_BLK_HDR_BYTES}};
-	uint8_t *head = mem(v, DISK_AT, 0x1000);
+	uint64_t at = DISK_AT + 0x100u * head;
+	struct seg seg[3] = {{.at = at, .len = VIRTIO_BLK_HDR_BYTES}};
+	uint8_t *request = mem(v, at, 0x100);
 	uint16_t n = 1;
 
-	memset(head, 0, 0x1000);
-	memcpy(head, &type, sizeof(type));
-	head[0x800] = 0xff;
+	memset(request, 0, 0x100);
+	memcpy(request, &type, sizeof(type));
+	request[0x80] = 0xff;
 	if (len)
 		seg[n++] = (struct seg){DATA_AT, len, to_guest};
-	seg[n++] = (struct seg){DISK_AT + 0x800, 1, VIRTQ_DESC_F_WRITE};
-	offer(v, MACHINE_DEV_BLK, VIRTIO_BLK_QUEUE, &g->disk, seg, n);
-	if (!used(v, &g->disk) || head[0x800] != VIRTIO_BLK_S_OK)
+	seg[n++] = (struct seg){at + 0x80, 1, VIRTQ_DESC_F_WRITE};
+	add(v, &g->disk, head, seg, n);
+	return n;
+}
+
+static bool disk_is_ok(struct vcpu *v, uint16_t head)
+{
+	return *mem(v, DISK_AT + 0x100u * head + 0x80, 1) == VIRTIO_BLK_S_OK;
+}
+
+/* It is carried out at once. */
+static void disk(struct guest *g, struct vcpu *v, uint32_t type, uint32_t len)
+{
+	add_disk(g, v, 0, type, len);
+	reg(v, MACHINE_DEV_BLK, VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_BLK_QUEUE);
+	if (!used(v, &g->disk) || !disk_is_ok(v, 0))
 		g->wrong++;
 }
 
-static void use_disk(struct guest *g, struct vcpu *v)
+/* A flush takes all that is done at once: what is behind it, and another flush, are the loop's. */
+static void disk_later(struct guest *g, struct vcpu *v, uint32_t type, uint32_t len)
+{
+	uint16_t head = add_disk(g, v, 0, VIRTIO_BLK_T_FLUSH, 0), middle = head;
+	unsigned int done = 0;
+
+	head += add_disk(g, v, head, type, len);
+	add_disk(g, v, head, VIRTIO_BLK_T_FLUSH, 0);
+	reg(v, MACHINE_DEV_BLK, VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_BLK_QUEUE);
+	for (unsigned int i = 0; i < 5000 && done < 3; i++) {
+		while (used(v, &g->disk))
+			done++;
+		if (done < 3)
+			wait_ms(1);
+	}
+	if (done != 3 || !disk_is_ok(v, 0) || !disk_is_ok(v, middle) || !disk_is_ok(v, head))
+		g->wrong++;
+}
+
+static void use_disk(struct guest *g, struct vcpu *v,
+		     void (*request)(struct guest *g, struct vcpu *v, uint32_t type, uint32_t len))
 {
 	const uint32_t range[4] = {0, 0, LAYERS_CLUSTER / VIRTIO_BLK_SECTOR, 0};
 	uint8_t *data = mem(v, DATA_AT, LAYERS_CLUSTER);
 
 	memset(data, 'd', LAYERS_CLUSTER);
-	disk(g, v, VIRTIO_BLK_T_OUT, LAYERS_CLUSTER);
+	request(g, v, VIRTIO_BLK_T_OUT, LAYERS_CLUSTER);
 	memset(data, 0, LAYERS_CLUSTER);
-	disk(g, v, VIRTIO_BLK_T_IN, LAYERS_CLUSTER);
+	request(g, v, VIRTIO_BLK_T_IN, LAYERS_CLUSTER);
 	g->wrong += data[0] != 'd' || data[LAYERS_CLUSTER - 1] != 'd';
-	disk(g, v, VIRTIO_BLK_T_FLUSH, 0);
+	request(g, v, VIRTIO_BLK_T_FLUSH, 0);
 	memcpy(data, range, sizeof(range));
-	disk(g, v, VIRTIO_BLK_T_DISCARD, sizeof(range));
+	request(g, v, VIRTIO_BLK_T_DISCARD, sizeof(range));
 }
 
 static void offer_rx(struct guest *g, struct vcpu *v)
@@ -190,11 +247,29 @@ static void answer(struct guest *g, struct vcpu *v, const struct vsock_hdr *to, 
 		g->wrong++;
 }
 
+/* As an exit that takes long: the loop's thread comes to wait for it. */
+static void hold_lock(struct machine *m)
+{
+	pthread_mutex_lock(&m->lock);
+	wait_ms(200);
+	pthread_mutex_unlock(&m->lock);
+}
+
 static void take_data(struct guest *g, struct vcpu *v, const struct vsock_hdr *h)
 {
 	const uint8_t *data = mem(v, BUFFERS + VSOCK_HDR_BYTES, RX_BUF);
 	uint8_t *out = mem(v, TX_BUF + VSOCK_HDR_BYTES, BLOB);
 
+	if (data[0] == 'H')
+		hold_lock(v->machine);
+	if (data[0] == 'K') {
+		v->run->immediate_exit = 1;
+		g->wrong += vcpu_run(v) != -EINTR;
+	}
+	if (data[0] == 'D') {
+		use_disk(g, v, disk);
+		use_disk(g, v, disk_later);
+	}
 	switch (data[0]) {
 	case 'S':
 		answer(g, v, h, VSOCK_OP_SHUTDOWN, VSOCK_SHUT_RCV, 0);
@@ -203,8 +278,11 @@ static void take_data(struct guest *g, struct vcpu *v, const struct vsock_hdr *h
 		answer(g, v, h, VSOCK_OP_RST, 0, 0);
 		break;
 	case 'B':
-		memset(out, 'B', BLOB);
+	case 'E':
+		memset(out, data[0], BLOB);
 		answer(g, v, h, VSOCK_OP_RW, 0, BLOB);
+		if (data[0] == 'E')
+			answer(g, v, h, VSOCK_OP_RST, 0, 0);
 		break;
 	default:
 		memcpy(out, data, h->len);
@@ -240,7 +318,7 @@ int guest_run(struct guest *g, struct vcpu *v)
 		start_device(v, MACHINE_DEV_BLK, VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_DISCARD);
 		start_queue(v, MACHINE_DEV_BLK, VIRTIO_BLK_QUEUE, &g->disk, 0);
 		reg(v, MACHINE_DEV_BLK, VIRTIO_MMIO_STATUS, 0xf);
-		use_disk(g, v);
+		use_disk(g, v, disk);
 		start_device(v, MACHINE_DEV_VSOCK, 0);
 		start_queue(v, MACHINE_DEV_VSOCK, VSOCK_QUEUE_RX, &g->rx, 1);
 		start_queue(v, MACHINE_DEV_VSOCK, VSOCK_QUEUE_TX, &g->tx, 2);

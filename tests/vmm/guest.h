@@ -6,7 +6,9 @@
  *
  * The disk is written, read, flushed and discarded once. Then streams are served
  * on any port: what comes is sent back; and a stream whose first byte is 'S'
- * gets a SHUTDOWN for receiving, 'R' an RST, 'B' 32 KiB of 'B'.
+ * gets a SHUTDOWN for receiving, 'R' an RST, 'B' 32 KiB of 'B', 'E' 32 KiB of 'E' and an RST.
+ * Before it is sent back, 'D' has the disk used again, by this thread and by the loop's, 'H' the
+ * device lock held for a while, and 'K' KVM_RUN called, for a stay of no length.
  *
  * Thread: that of the first vCPU. fork: the copy goes on with the devices as they are.
  */

@@ -2,10 +2,12 @@
 /*
  * Enters the jail of podflare-vmm as the program does, and tries one thing.
  *
- *   vmm-jail-probe WHERE NAME       WHERE: process, vcpu (a thread in that jail, too), or
- *                                   unfiltered: all of the jail but its seccomp filter
+ *   vmm-jail-probe WHERE NAME       WHERE: process; vcpu, leaf, leaf-vcpu: a thread that is in that
+ *                                   jail, too; unfiltered: all of the jail but its seccomp filters
+ *   vmm-jail-probe WHERE rule-N     the call that row N of the table of WHERE is about
+ *   vmm-jail-probe WHERE enter      how many nanoseconds it takes to enter that jail: a uint64_t
  *   vmm-jail-probe                  the names, one a line, behind "any", "vcpu" or "unfiltered";
- *                                   the rules, behind "process-rule" or "vcpu-rule"
+ *                                   the rules in force, behind "WHERE-rule"
  *
  * Exit status: 0: it could be done; 255: the jail could not be entered; else the errno. A death by
  * SIGSYS is the filter's.
@@ -13,6 +15,7 @@
 #define _GNU_SOURCE
 #include "jail_probe.h"
 
+#include "lib/io.h"
 #include "lib/landlock.h"
 #include "vmm/jail/jail.h"
 #include "vmm/jail/jail_rules.h"
@@ -25,6 +28,7 @@
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/ptrace.h>
@@ -165,6 +169,7 @@ static const struct {
 } more[] = {
 	{"any", "pass-descriptor", try_pass_descriptor},
 	{"any", "nothing", try_nothing},
+	{"timed", "enter", try_nothing},
 	{"any", "stream", try_stream},
 	{"vcpu", "thread", try_thread},
 	{"unfiltered", "read-file", try_read_file},
@@ -180,14 +185,27 @@ static const struct {
 	{"unfiltered", "core", try_core},
 };
 
+static const char *const kinds[JAIL_KINDS] = {
+	[JAIL_PROCESS] = "process",
+	[JAIL_VCPU] = "vcpu",
+	[JAIL_LEAF] = "leaf",
+	[JAIL_LEAF_VCPU] = "leaf-vcpu",
+};
+
 /* Number, system call and what its arguments are compared with. */
-static void list_rules(const char *word, const struct jail_rules *rules)
+static void list_rules(enum jail_kind kind)
 {
+	const struct jail_rules *rules = jail_rules_of(kind);
+
 	for (size_t i = 0; i < rules->n; i++) {
 		const struct jail_rule *r = &rules->rule[i];
 		char *name = seccomp_syscall_resolve_num_arch(SCMP_ARCH_NATIVE, r->nr);
 
-		printf("%s %zu-%s", word, i, name);
+		if (!jail_rule_holds(kind, r)) {
+			free(name);
+			continue;
+		}
+		printf("%s-rule %zu-%s", kinds[kind], i, name);
 		free(name);
 		for (unsigned int k = 0; k < r->nargs; k++)
 			printf("-%llx", (unsigned long long)(r->args[k].op == SCMP_CMP_EQ
@@ -205,13 +223,30 @@ static void list_names(void)
 	for (size_t i = 0; i < ARRAY_SIZE(more); i++)
 		printf("%s %s\n", more[i].where, more[i].name);
 	printf("landlock %d\n", landlock_abi());
-	list_rules("process-rule", &jail_process_rules);
-	list_rules("vcpu-rule", &jail_vcpu_rules);
+	for (enum jail_kind kind = 0; kind < JAIL_KINDS; kind++)
+		list_rules(kind);
+}
+
+/* The call that a rule is about, as far as it says; the rest of it is zeros. */
+static int try_rule(const struct jail_rules *rules, size_t i)
+{
+	unsigned long a[6] = {0};
+
+	if (i >= rules->n)
+		return -1;
+	for (unsigned int k = 0; k < rules->rule[i].nargs; k++) {
+		const struct scmp_arg_cmp *c = &rules->rule[i].args[k];
+
+		a[c->arg] = c->op == SCMP_CMP_EQ ? c->datum_a : c->datum_b;
+	}
+	return errno_or_0(syscall(rules->rule[i].nr, a[0], a[1], a[2], a[3], a[4], a[5]));
 }
 
 /* -1: there is no probe of that name. */
-static int try(const char *name)
+static int try(enum jail_kind kind, const char *name)
 {
+	if (strncmp(name, "rule-", 5) == 0)
+		return try_rule(jail_rules_of(kind), strtoul(name + 5, NULL, 10));
 	for (size_t t = 0; t < PROBE_TABLES; t++)
 		for (size_t i = 0; i < probe_tables[t].n; i++)
 			if (strcmp(probe_tables[t].probe[i].name, name) == 0)
@@ -224,16 +259,35 @@ static int try(const char *name)
 
 struct attempt {
 	const struct jail *jail;
+	enum jail_kind kind;
 	const char *name;
 	int result;
+	uint64_t ns; /* that it took to enter the jail: bench/leaf_native.py */
 };
 
-static void *vcpu_thread(void *arg)
+static void *jailed_thread(void *arg)
 {
 	struct attempt *a = arg;
+	uint64_t from = io_now_ns();
+	int rc = jail_enter_thread(a->jail, a->kind);
 
-	a->result = jail_enter_vcpu(a->jail) < 0 ? FAILED_JAIL : try(a->name);
+	a->ns = io_now_ns() - from;
+	a->result = rc < 0 ? FAILED_JAIL : try(a->kind, a->name);
 	return NULL;
+}
+
+/* Threads of vCPUs are such from the start; a leaf's loop has been the process's first one. */
+static int attempt(struct attempt *a)
+{
+	pthread_t t;
+
+	if (a->kind == JAIL_PROCESS)
+		return try(a->kind, a->name);
+	if (a->kind == JAIL_LEAF)
+		jailed_thread(a);
+	else if (pthread_create(&t, NULL, jailed_thread, a) != 0 || pthread_join(t, NULL) != 0)
+		return FAILED_JAIL;
+	return a->result;
 }
 
 static bool filtered;
@@ -250,7 +304,6 @@ int main(int argc, char **argv)
 	static struct jail jail;
 	struct attempt a = {.jail = &jail};
 	struct err err = {0};
-	pthread_t t;
 
 	if (argc != 3) {
 		list_names();
@@ -265,9 +318,11 @@ int main(int argc, char **argv)
 		fprintf(stderr, "%s\n", err.msg);
 		return FAILED_JAIL;
 	}
-	if (strcmp(argv[1], "vcpu") != 0)
-		a.result = try(a.name);
-	else if (pthread_create(&t, NULL, vcpu_thread, &a) != 0 || pthread_join(t, NULL) != 0)
-		return FAILED_JAIL;
+	for (enum jail_kind kind = 0; kind < JAIL_KINDS; kind++)
+		if (strcmp(argv[1], kinds[kind]) == 0)
+			a.kind = kind;
+	a.result = attempt(&a);
+	if (strcmp(a.name, "enter") == 0 && write(1, &a.ns, sizeof(a.ns)) < 0)
+		_exit(FAILED_JAIL);
 	_exit(a.result);
 }

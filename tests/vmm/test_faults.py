@@ -17,11 +17,15 @@ from conftest import (
     BOOTED,
     CHILD,
     EXIT_BOOT,
+    EXIT_ERROR,
     EXITED,
     FORKED,
+    LEAF,
     NOBODY,
     PARENT,
     STAT_DISK_LAYERS,
+    UNJAILED,
+    VCPUS,
     Host,
     Vmm,
 )
@@ -76,8 +80,9 @@ def test_every_call_of_the_parent(host: Host, paused: bool, error: int) -> None:
     still_forks(host, vmm, vmm.fds())
 
 
+@pytest.mark.parametrize("kind", [0, LEAF], ids=["plain", "leaf"])
 @pytest.mark.parametrize("error", [errno.ENOMEM, errno.EMFILE], ids=["ENOMEM", "EMFILE"])
-def test_every_call_of_the_child(host: Host, error: int) -> None:
+def test_every_call_of_the_child(host: Host, error: int, kind: int) -> None:
     host.plan.write = 1
     vmm = host.booted(vcpus=2)
     vmm.fork().end()
@@ -87,7 +92,7 @@ def test_every_call_of_the_child(host: Host, error: int) -> None:
     failed = 0
     for nth in range(1, 400):
         host.fail(CHILD, nth, error)
-        child = vmm.start_fork()
+        child = vmm.start_fork(code=kind)
         said = vmm.expect(FORKED)
         assert said.code == 0, said
         child.pid = said.value[0]
@@ -112,6 +117,33 @@ def test_every_call_of_the_child(host: Host, error: int) -> None:
     assert {"clone"}.isdisjoint(names)
     assert {"eventfd", "epoll_create1", "epoll_ctl", "close_range", "mmap64"} <= names
     assert {"fstat", "pthread_create", "ioctl 0xae01", "ioctl 0xae41"} <= names
+    assert ("seccomp" in names) == (kind == LEAF and not UNJAILED)
+    still_forks(host, vmm, before)
+
+
+@pytest.mark.skipif(UNJAILED, reason="there is no jail in this build")
+@pytest.mark.parametrize("kind", [0, LEAF], ids=["plain", "leaf"])
+def test_a_jail_that_a_vcpu_cannot_enter(host: Host, kind: int) -> None:
+    """The VM ends; a leaf before any of its vCPUs runs the guest."""
+    vmm = host.booted(vcpus=2)
+    vmm.fork().end()  # its own vCPUs are in theirs
+    before = vmm.fds()
+    host.fail(VCPUS, 0, errno.ENOMEM)
+    child = vmm.start_fork(code=kind)
+    forked = vmm.expect(FORKED)
+    assert forked.code == 0, forked
+    child.pid = forked.value[0]
+    said = child.receive()
+    if kind != LEAF and said is not None and said.type == BOOTED:
+        said = child.receive()
+    assert host.plan.fired and said is not None and said.type == EXITED
+    if kind == LEAF:
+        assert said.code == EXIT_BOOT
+        assert said.text == "cannot enter the jail of a leaf: Cannot allocate memory"
+    else:
+        assert said.code == EXIT_ERROR and "cannot enter its jail: errno 12" in said.text
+    assert child.receive() is None
+    child.end()
     still_forks(host, vmm, before)
 
 

@@ -9,7 +9,11 @@ import pytest
 from conftest import (
     BOOTED,
     CONNECT,
+    FORKED,
     LAYERS_MAX,
+    LEAF,
+    PAUSE,
+    PAUSED,
     REFUSED,
     STAT_DISK_LAYERS,
     Host,
@@ -153,3 +157,57 @@ def test_paused_machine_takes_no_streams(host: Host) -> None:
     assert vmm.expect(REFUSED).id == 3
     assert ours.recv(1) == b""
     ours.close()
+
+
+@pytest.mark.parametrize("vcpus", [1, 2, 4])
+@pytest.mark.parametrize("paused", [False, True], ids=["live", "paused"])
+def test_a_leaf_is_neither_forked_nor_paused(host: Host, vcpus: int, paused: bool) -> None:
+    """It refuses with a reason, keeps nothing of the request, and goes on."""
+    host.plan.write = 1
+    vmm = host.booted(vcpus=vcpus)
+    if paused:
+        vmm.pause()
+    leaf = vmm.fork(LEAF)
+    before = leaf.fds()
+    for kind in (0, LEAF, 1):
+        child = leaf.start_fork(code=kind)
+        refused = leaf.expect(FORKED)
+        assert (refused.code, refused.text) == (1, "this machine was made not to be forked")
+        assert child.receive() is None
+    leaf.send(Message(PAUSE, id=8))
+    refused = leaf.expect(PAUSED)
+    assert (refused.id, refused.code) == (8, 1)
+    assert leaf.fds() == before
+    # Whom it was forked from is as before.
+    vmm.fork().fork(LEAF).stats()
+    vmm.end()
+    leaf.stats()
+    assert host.plan.wrong == 0
+
+
+@pytest.mark.parametrize("kind", [3, 0xFFFFFFFF])
+def test_no_such_kind_of_fork(host: Host, kind: int) -> None:
+    vmm = host.booted()
+    vmm.start_fork(code=kind)
+    refused = vmm.expect(FORKED)
+    assert refused.code == 22 and "no such kind" in refused.text
+    vmm.fork().stats()
+
+
+def test_a_leaf_of_many_layers(host: Host) -> None:
+    """They are thinned out by the loop of a leaf as well."""
+    import time
+
+    host.plan.write = 1
+    vmm = host.booted()
+    for _ in range(20):
+        child = vmm.fork()
+        vmm.end()
+        vmm = child
+    leaf = vmm.fork(LEAF)
+    vmm.end()
+    deadline = time.monotonic() + 20
+    while layers(leaf) > 9 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert layers(leaf) <= 9
+    assert host.plan.wrong == 0

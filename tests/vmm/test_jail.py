@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The jail of a VMM: what the kernel says of its processes and threads, and what happens to one
-that tries what is not allowed (jail_probe.c), on the loop's thread and on a vCPU's."""
+that tries what is not allowed (jail_probe.c), on the loop's thread and on a vCPU's; and the same of
+a leaf, which is never forked and may do less."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import BUILD, Host, Vmm
+from conftest import BUILD, LEAF, Host, Vmm
 
 PROBE = str(BUILD / "tests/vmm/vmm-jail-probe")
 LISTING = (
@@ -24,8 +25,11 @@ LISTING = (
 LINES = [line.split() for line in LISTING.splitlines()]
 NAMES: dict[str, list[str]] = {
     where: [n for w, n in LINES if w == where]
-    for where in ("any", "vcpu", "unfiltered", "landlock", "process-rule", "vcpu-rule")
+    for where in ("any", "vcpu", "unfiltered", "landlock")
 }
+WHERES = ["process", "vcpu", "leaf", "leaf-vcpu"]
+# The rules in force, each as number-name-arguments.
+RULES = {where: [n for w, n in LINES if w == f"{where}-rule"] for where in WHERES}
 LANDLOCK = int(NAMES["landlock"][0]) if NAMES["landlock"] else 0
 
 # What both may do, with the errno that it gives for descriptor 0, which is /dev/null.
@@ -82,6 +86,10 @@ PROCESS = {
 }
 # What would be done in the name of the test itself, or break the probe: see tests of forks.
 NOT_IN_THE_PROCESS = {"clone-sibling", "clone-thread"}
+# Of what only a process's first thread may do: what that of a leaf still may.
+LEAF_TOO = {"recvmsg", "send-waiting", "epoll_wait", "read", "fstat", "exit_group"}
+# What its vCPUs' threads do.
+NOT_IN_A_LEAFS_LOOP = {"ioctl-run"}
 KILLED = [n for n in NAMES["any"] if n not in ALLOWED]
 
 
@@ -100,21 +108,57 @@ def test_the_lists_are_whole() -> None:
 
 
 @pytest.mark.parametrize("name", KILLED)
-@pytest.mark.parametrize("where", ["process", "vcpu"])
+@pytest.mark.parametrize("where", WHERES)
 def test_what_is_forbidden_kills(where: str, name: str) -> None:
     assert probe(where, name) == -signal.SIGSYS
 
 
 @pytest.mark.parametrize("name", NAMES["vcpu"])
-def test_what_is_forbidden_to_a_vcpu_kills(name: str) -> None:
-    assert probe("vcpu", name) == -signal.SIGSYS
+@pytest.mark.parametrize("where", ["vcpu", "leaf-vcpu"])
+def test_what_is_forbidden_to_a_vcpu_kills(where: str, name: str) -> None:
+    assert probe(where, name) == -signal.SIGSYS
 
 
 @pytest.mark.parametrize("name", ALLOWED)
-@pytest.mark.parametrize("where", ["process", "vcpu"])
+@pytest.mark.parametrize("where", WHERES)
 def test_what_is_needed_works(where: str, name: str) -> None:
     """So that a probe that is killed was killed for what it did."""
-    assert probe(where, name) == ALLOWED[name]
+    killed = where == "leaf" and name in NOT_IN_A_LEAFS_LOOP
+    assert probe(where, name) == (-signal.SIGSYS if killed else ALLOWED[name])
+
+
+@pytest.mark.parametrize("name", NAMES["vcpu"])
+def test_what_a_leaf_may_no_more(name: str) -> None:
+    """Of what the process may: test_what_the_process_needs_works."""
+    assert probe("leaf", name) == (PROCESS[name] if name in LEAF_TOO else -signal.SIGSYS)
+
+
+def number(rule: str) -> str:
+    return rule.partition("-")[0]
+
+
+def test_a_leaf_has_a_part_of_the_rules() -> None:
+    for where, leaf, taken in (("process", "leaf", 60), ("vcpu", "leaf-vcpu", 3)):
+        assert set(RULES[leaf]) < set(RULES[where])
+        assert len(RULES[where]) - len(RULES[leaf]) >= taken
+
+
+@pytest.mark.parametrize(
+    "where,rule", [(w, r) for w in ("process", "vcpu") for r in RULES[w] if "-clone-" not in r]
+)
+def test_of_each_rule_what_becomes_of_it_in_a_leaf(where: str, rule: str) -> None:
+    """The call that it allows is made: it kills a leaf from which the rule was taken, and nobody
+    else. (Forks and threads, which cannot be made for nothing: below, and in tests of forks.)"""
+    leaf = "leaf" if where == "process" else "leaf-vcpu"
+    call = f"rule-{number(rule)}"
+    assert probe(where, call) != -signal.SIGSYS
+    assert (probe(leaf, call) == -signal.SIGSYS) == (rule not in RULES[leaf])
+
+
+@pytest.mark.parametrize("rule", [r for r in RULES["process"] if "-clone-" in r])
+def test_a_leaf_makes_no_process_and_no_thread(rule: str) -> None:
+    assert rule not in RULES["leaf"]
+    assert probe("leaf", f"rule-{number(rule)}") == -signal.SIGSYS
 
 
 @pytest.mark.parametrize("name", PROCESS)
@@ -140,7 +184,7 @@ def test_the_other_walls_hold_without_the_filter(name: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("name,result", [("nothing", 0), ("stream", 0), ("openat", -signal.SIGSYS)])
-@pytest.mark.parametrize("where", ["process", "vcpu"])
+@pytest.mark.parametrize("where", WHERES)
 def test_jail_of_an_ordinary_user(where: str, name: str, result: int) -> None:
     done = subprocess.run(
         [PROBE, where, name],
@@ -160,12 +204,12 @@ def status(path: Path) -> dict[str, str]:
 
 
 def filters(proc: Path) -> list[tuple[str, int]]:
-    """Name and number of seccomp filters of each thread."""
+    """Name and number of seccomp filters of each thread, but KVM's own, which run no code of ours."""
     tasks = [status(task) for task in (proc / "task").iterdir()]
-    return sorted((t["Name"], int(t["Seccomp_filters"])) for t in tasks)
+    return sorted((t["Name"], int(t["Seccomp_filters"])) for t in tasks if t["Name"][:4] != "kvm-")
 
 
-def check_process(vmm: Vmm, vcpus: int) -> None:
+def check_process(vmm: Vmm, vcpus: int, leaf: bool = False) -> None:
     vmm.stats()
     proc = Path(f"/proc/{vmm.pid}")
     s = status(proc)
@@ -182,8 +226,10 @@ def check_process(vmm: Vmm, vcpus: int) -> None:
     assert limits["Max open files"][1] == "1024"
     assert limits["Max file size"][1] == str(64 << 30)
     assert all(status(t)["NoNewPrivs"] == "1" for t in (proc / "task").iterdir())
-    # One of the process, one more in each vCPU's thread once it has begun.
-    wanted = [("vmm-still", 1), *((f"vcpu{i}", 2) for i in range(vcpus))]
+    # One of the process, one more in each vCPU's thread once it has begun; and in a leaf's first.
+    wanted = [("vmm-still", 1 + leaf), *((f"vcpu{i}", 2) for i in range(vcpus))]
+    if leaf:  # from before its guest ran
+        assert filters(proc) == sorted(wanted)
     deadline = time.monotonic() + 20
     while filters(proc) != sorted(wanted):
         assert time.monotonic() < deadline, filters(proc)
@@ -198,6 +244,16 @@ def test_of_a_machine_and_of_its_copies(host: Host) -> None:
     vmm.pause()
     grandchild = child.fork()
     check_process(grandchild, 2)
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["live", "paused"])
+def test_of_leaves(host: Host, paused: bool) -> None:
+    vmm = host.booted(vcpus=2)
+    if paused:
+        vmm.pause()
+    check_process(vmm.fork(LEAF), 2, leaf=True)
+    check_process(vmm.fork(), 2)
+    check_process(vmm, 2)
 
 
 def test_limits_that_are_lower_stay(host: Host) -> None:

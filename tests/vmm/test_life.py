@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole life of a VMM: boot, a guest's work on the disk and on streams (guest.c), forks live and
-paused, a rehearsal, the end, each process with status 0."""
+paused, a rehearsal, the end, each process with status 0. And that of a leaf, which gives up for
+good what forks take."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import time
 
 import pytest
 
-from conftest import CONNECT, CONNECTED, EXIT_STOPPED, EXITED, LEARN, LEARNED, RECORD, RECORDED
-from conftest import REHEARSAL, STAT_STREAMS, STOP, WARM, Host, Message, Vmm
+from conftest import CONNECT, CONNECTED, EXIT_STOPPED, EXITED, LEAF, LEARN, LEARNED, RECORD
+from conftest import RECORDED, REHEARSAL, STAT_STREAMS, STOP, WARM, Host, Message, Vmm
 
 
 def stream(vmm: Vmm, number: int) -> socket.socket:
@@ -53,6 +54,13 @@ def use_streams(vmm: Vmm) -> None:
         assert exactly(s, 32 << 10) == b"B" * (32 << 10)
         s.sendall(b"R")
         assert s.recv(1) == b""
+    with stream(vmm, 4) as s, stream(vmm, 8) as other:
+        s.sendall(b"E")
+        assert exactly(s, 1) == b"E"
+        other.sendall(b"x")
+        assert exactly(other, 1) == b"x"  # so the RST has come; the last bytes wait for the socket
+        assert exactly(s, (32 << 10) - 1) == b"E" * ((32 << 10) - 1)
+        assert s.recv(1) == b""
     while vmm.stats()[STAT_STREAMS]:
         time.sleep(0.005)
 
@@ -84,6 +92,51 @@ def life(host: Host) -> None:
     assert host.plan.wrong == 0
 
 
+def use_disk(vmm: Vmm) -> None:
+    with stream(vmm, 5) as s:
+        s.sendall(b"D")
+        assert exactly(s, 1) == b"D"
+
+
+def enter_the_guest(vmm: Vmm) -> None:
+    with stream(vmm, 7) as s:
+        s.sendall(b"K")
+        assert exactly(s, 1) == b"K"
+
+
+def meet_at_the_lock(vmm: Vmm) -> None:
+    """The loop's thread wants the device lock while a vCPU's has it."""
+    with stream(vmm, 6) as s:
+        s.sendall(b"H")
+        s.setblocking(False)
+        while True:
+            vmm.stats()
+            try:
+                assert s.recv(1) == b"H"
+                break
+            except BlockingIOError:
+                time.sleep(0.002)
+
+
+def leaf_life(host: Host) -> None:
+    host.plan.guest = 1
+    template = host.booted(vcpus=2)
+    use_streams(template)
+    template.pause()
+    template.fork(REHEARSAL).ctl.close()
+    ask(template, LEARN, LEARNED)
+    leaf = template.fork(LEAF)
+    use_streams(leaf)
+    use_disk(leaf)
+    enter_the_guest(leaf)
+    meet_at_the_lock(leaf)
+    leaf.send(Message(WARM, code=1))
+    leaf.stats()
+    leaf.send(Message(STOP))
+    assert leaf.expect(EXITED).code == EXIT_STOPPED
+    assert host.plan.wrong == 0
+
+
 def ends(host: Host) -> list[int]:
     """Everything that has been started ends: with these statuses."""
     for vmm in host.vmms:
@@ -99,3 +152,17 @@ def ends(host: Host) -> list[int]:
 def test_a_whole_life(host: Host) -> None:
     life(host)
     assert ends(host) == [0] * 4
+
+
+def test_a_leafs_life(host: Host) -> None:
+    leaf_life(host)
+    assert ends(host) == [0] * 3
+
+
+def test_what_else_the_guest_does(host: Host) -> None:
+    host.plan.guest = 1
+    vmm = host.booted()
+    use_disk(vmm)
+    enter_the_guest(vmm)
+    meet_at_the_lock(vmm)
+    assert host.plan.wrong == 0

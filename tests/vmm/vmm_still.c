@@ -4,7 +4,8 @@
  * same code, jail and control socket, beside them descriptor 4: a page shared
  * with the test (struct plan), which says
  *
- * - which of the calls below is to fail, counted in one process from now on;
+ * - which of the calls below is to fail, counted in one process from now on, or that no vCPU's
+ * thread can enter its jail;
  * - that the first vCPU does what a guest would do to the devices (guest.h);
  * - that something is to be written to the disk before the next fork, so that its top
  *   is in use. Every child compares what its disk holds with what its ancestors wrote.
@@ -34,7 +35,7 @@
 
 #define PLAN_FD 4
 
-enum side { NOBODY, PARENT, CHILD };
+enum side { NOBODY, PARENT, CHILD, VCPUS };
 
 /* Mirrored in conftest.py. */
 struct plan {
@@ -119,8 +120,14 @@ long __wrap_syscall(long n, ...)
 	for (int i = 0; i < 5; i++)
 		a[i] = va_arg(ap, long);
 	va_end(ap);
-	if ((n == SYS_clone && fails("clone")) || (n == SYS_fstat && fails("fstat")))
+	if ((n == SYS_clone && fails("clone")) || (n == SYS_fstat && fails("fstat")) ||
+	    (n == SYS_seccomp && fails("seccomp")))
 		return -1;
+	if (n == SYS_seccomp && !main_thread && plan->side == VCPUS) {
+		plan->fired = 1;
+		errno = (int)plan->error;
+		return -1;
+	}
 	n = __real_syscall(call, a[0], a[1], a[2], a[3], a[4], 0L);
 	if (call == SYS_clone && n == 0)
 		self = 0;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A jail that lacks one rule, so that a test can see who misses it. With
- * VMM_STILL_WITHOUT="process 17", or "vcpu 3", that row of the table is passed over.
+ * VMM_STILL_WITHOUT="process 17", or "vcpu", "leaf", "leaf-vcpu", that row of its table is not in
+ * the filter of that kind.
  */
 #include "vmm/jail/jail_rules.h"
 
@@ -9,23 +10,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-int __real_seccomp_rule_add_array(scmp_filter_ctx ctx, uint32_t action, int nr, unsigned int n,
-				  const struct scmp_arg_cmp *args);
-int __wrap_seccomp_rule_add_array(scmp_filter_ctx ctx, uint32_t action, int nr, unsigned int n,
-				  const struct scmp_arg_cmp *args);
-int __wrap_seccomp_rule_add_array(scmp_filter_ctx ctx, uint32_t action, int nr, unsigned int n,
-				  const struct scmp_arg_cmp *args)
+bool __real_jail_rule_holds(enum jail_kind kind, const struct jail_rule *r);
+bool __wrap_jail_rule_holds(enum jail_kind kind, const struct jail_rule *r);
+bool __wrap_jail_rule_holds(enum jail_kind kind, const struct jail_rule *r)
 {
+	static const char *const names[JAIL_KINDS] = {"process", "vcpu", "leaf", "leaf-vcpu"};
 	const char *without = getenv("VMM_STILL_WITHOUT");
-	char table[16];
+	char word[16];
 	size_t i;
 
-	if (without && sscanf(without, "%15s %zu", table, &i) == 2) {
-		const struct jail_rules *r =
-			strcmp(table, "vcpu") == 0 ? &jail_vcpu_rules : &jail_process_rules;
-
-		if (i < r->n && args == r->rule[i].args)
-			return 0;
-	}
-	return __real_seccomp_rule_add_array(ctx, action, nr, n, args);
+	if (without && sscanf(without, "%15s %zu", word, &i) == 2 &&
+	    strcmp(word, names[kind]) == 0 && r == &jail_rules_of(kind)->rule[i])
+		return false;
+	return __real_jail_rule_holds(kind, r);
 }

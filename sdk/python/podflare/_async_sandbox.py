@@ -27,6 +27,7 @@ from ._base import (
     AsyncClosing,
     SandboxBase,
     client_from,
+    forkable_wish,
     id_of,
     not_persistent,
     wish_from,
@@ -90,6 +91,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         memory_mib: Optional[int] = None,
         vcpus: Optional[int] = None,
         disk_mib: Optional[int] = None,
+        forkable: bool = True,
         metadata: Optional[Mapping[str, str]] = None,
     ) -> None:
         self._wish = wish_from(
@@ -102,6 +104,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
             memory_mib,
             vcpus,
             disk_mib,
+            forkable,
             metadata,
         )
         self._attach(client, host, api_key, traceparent, AsyncClient)
@@ -401,6 +404,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         n: int = 1,
         *,
         reseed: bool = True,
+        forkable: bool = True,
         egress: Union[None, Literal[False], Iterable[EgressEntry]] = None,
         egress_inject: Optional[EgressInject] = None,
         egress_intercept: Iterable[str] = (),
@@ -414,6 +418,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
                     self._id,
                     n,
                     reseed,
+                    forkable_wish(forkable),
                     _egress.inheritance(egress, egress_inject, egress_intercept, inherit_inject),
                 )
             )

@@ -128,6 +128,7 @@ def wish_from(
     memory_mib: Optional[int],
     vcpus: Optional[int],
     disk_mib: Optional[int],
+    forkable: bool,
     metadata: Optional[Mapping[str, str]],
 ) -> Dict[str, Any]:
     """What a create asks for."""
@@ -139,8 +140,16 @@ def wish_from(
         "memory_mib": memory_mib,
         "vcpus": vcpus,
         "disk_mib": disk_mib,
+        "forkable": forkable_wish(forkable),
         "metadata": checked_strings("metadata", metadata) if metadata is not None else None,
     }
+
+
+def forkable_wish(forkable: bool) -> Optional[bool]:
+    """What is asked for: None, as every sandbox can be forked unless it is made otherwise."""
+    if not isinstance(forkable, bool):
+        raise TypeError(f"forkable is True or False, not {type(forkable).__name__}")
+    return None if forkable else False
 
 
 def not_persistent() -> InvalidRequestError:

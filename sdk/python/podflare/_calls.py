@@ -164,7 +164,11 @@ class Forked(NamedTuple):
 
 
 def fork(
-    id: str, n: int, reseed: bool, inheritance: Optional[Mapping[str, Any]] = None
+    id: str,
+    n: int,
+    reseed: bool,
+    forkable: Optional[bool] = None,
+    inheritance: Optional[Mapping[str, Any]] = None,
 ) -> Call[Forked]:
     def parse(reply: Reply) -> Forked:
         results = reply.get("results") or [{"id": one} if one else {} for one in reply["children"]]
@@ -176,6 +180,8 @@ def fork(
         )
 
     wish = {"n": n, "reseed": reseed, **(inheritance or {})}
+    if forkable is not None:
+        wish["forkable"] = forkable
     return Call("POST", url(id, "/fork"), parse, "children", json=wish, patient=True)
 
 

@@ -118,6 +118,11 @@ class OtherLineageError(InvalidRequestError):
     nor compared."""
 
 
+class NotForkableError(InvalidRequestError):
+    """409: the sandbox was made with `forkable=False`, so that it can neither be forked nor go on as
+    another one. Nothing was done to it."""
+
+
 class TooLargeError(PodflareError):
     """413: the request is larger than the daemon takes."""
 
@@ -208,6 +213,7 @@ _BY_CODE: dict[str, type[PodflareError]] = {
     "template_failed": TemplateFailedError,
     "fork_failed": ForkError,
     "other_lineage": OtherLineageError,
+    "not_forkable": NotForkableError,
 }
 
 _BY_STATUS: dict[int, type[PodflareError]] = {

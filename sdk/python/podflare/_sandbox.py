@@ -23,6 +23,7 @@ from ._base import (
     Closing,
     SandboxBase,
     client_from,
+    forkable_wish,
     id_of,
     not_persistent,
     wish_from,
@@ -84,6 +85,9 @@ class Sandbox(SandboxBase[Client], Closing):
                  none.
     memory_mib, vcpus, disk_mib   size of the machine; else the template's. The first sandbox of a
                  size waits until the template has booted once more in that size.
+    forkable     False for one that is never forked: its process on the host gives up, before its
+                 guest runs, the system calls that make, save and fork machines. `fork`, `map`,
+                 `race` and `merge_into` raise NotForkableError then; all else works as ever.
     metadata     str to str, kept with the sandbox.
     """
 
@@ -103,6 +107,7 @@ class Sandbox(SandboxBase[Client], Closing):
         memory_mib: Optional[int] = None,
         vcpus: Optional[int] = None,
         disk_mib: Optional[int] = None,
+        forkable: bool = True,
         metadata: Optional[Mapping[str, str]] = None,
     ) -> None:
         wish = wish_from(
@@ -115,6 +120,7 @@ class Sandbox(SandboxBase[Client], Closing):
             memory_mib,
             vcpus,
             disk_mib,
+            forkable,
             metadata,
         )
         self._attach(client, host, api_key, traceparent, Client)
@@ -494,6 +500,7 @@ class Sandbox(SandboxBase[Client], Closing):
         n: int = 1,
         *,
         reseed: bool = True,
+        forkable: bool = True,
         egress: Union[None, Literal[False], Iterable[EgressEntry]] = None,
         egress_inject: Optional[EgressInject] = None,
         egress_intercept: Iterable[str] = (),
@@ -514,6 +521,8 @@ class Sandbox(SandboxBase[Client], Closing):
         reseed   False leaves the random generators of programs (`random`, numpy) as they are, so
                  that every copy draws the same numbers. The kernel's generator, and with it
                  os.urandom, secrets and uuid4, differs in every copy all the same.
+        forkable False for copies that cannot be forked in their turn, as of the class. They may be
+                 the winner of `merge_into`.
         egress   what each copy may reach: None for what this sandbox may, without its injections;
                  False for nothing; or a list of entries, as `egress_allow` of the class.
         egress_inject, egress_intercept   with such a list: as those of the class.
@@ -523,6 +532,7 @@ class Sandbox(SandboxBase[Client], Closing):
         Connections of this sandbox go on; a copy's own are reset.
 
         Raises ForkError if not all of them came to be; it carries those that did, open.
+        NotForkableError if this sandbox was made with `forkable=False`: nothing was done to it.
         """
         self._check_open()
         try:
@@ -531,6 +541,7 @@ class Sandbox(SandboxBase[Client], Closing):
                     self._id,
                     n,
                     reseed,
+                    forkable_wish(forkable),
                     _egress.inheritance(egress, egress_inject, egress_intercept, inherit_inject),
                 )
             )
@@ -552,6 +563,9 @@ class Sandbox(SandboxBase[Client], Closing):
         The winner is a fork of this sandbox, or any other of the same lineage. Its own id is dead
         afterwards; its object counts as closed, and closing it does nothing. Calls that still run
         in this sandbox end with the reason "closed". Its other forks live on.
+
+        Whether this sandbox can be forked afterwards is as it was with the winner. One that was
+        made with `forkable=False` keeps its machine: NotForkableError.
         """
         self._check_open()
         self._call(_calls.merge(self._id, id_of(winner)))

@@ -208,6 +208,7 @@ class SandboxInfo:
                        full, mostly).
     source, ready_us   how it was made ("fork" or "pool"), and microseconds from the request until
                        it was ready.
+    forkable           whether it can be forked; None when it has ended, or the daemon is older.
     raw                the daemon's whole answer, also what is newer than this SDK.
     """
 
@@ -229,6 +230,7 @@ class SandboxInfo:
     disk_errors: Optional[int] = None
     source: Optional[str] = None
     ready_us: Optional[int] = None
+    forkable: Optional[bool] = None
 
     @classmethod
     def from_reply(cls, reply: Mapping[str, Any]) -> "SandboxInfo":
@@ -252,6 +254,7 @@ class SandboxInfo:
             disk_errors=reply.get("disk_errors"),
             source=reply.get("source"),
             ready_us=reply.get("ready_us"),
+            forkable=reply.get("forkable"),
         )
 
 

@@ -26,6 +26,7 @@ class Box:
         self.sizes = {"memory_mib": 1024, "vcpus": 2, "disk_mib": 4096}
         self.metadata: dict[str, str] = {}
         self.source = "pool"
+        self.forkable = True
         self.files: dict[str, bytes] = {}
         self.exec_count = 0
         self.grant = Grant([], {})
@@ -110,6 +111,7 @@ class FakeFleet(FakeDaemon):
                 "disk_errors": 0,
                 "source": box.source,
                 "ready_us": 1234,
+                "forkable": box.forkable,
             }
         return reply
 
@@ -136,6 +138,7 @@ class FakeFleet(FakeDaemon):
         box = self.make(None)
         box.grant = grant
         box.template = wish.get("template", "default")
+        box.forkable = wish.get("forkable", True)
         box.sizes |= {key: wish[key] for key in SIZES if key in wish}
         box.metadata = wish.get("metadata", {})
         request.reply(200, self.describe(box))
@@ -163,6 +166,9 @@ class FakeFleet(FakeDaemon):
         box = self.find(request, id)
         if box is None:
             return
+        if not box.forkable:
+            self.not_forkable(request)
+            return
         wish = request.json if request.body else {}
         n = wish.get("n", 1)
         if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= self.max_fork:
@@ -186,6 +192,7 @@ class FakeFleet(FakeDaemon):
             else:
                 child = self.make(box)
                 child.grant = box.grant.inherited(wish)
+                child.forkable = wish.get("forkable", True)
                 results.append(self.describe(child))
         request.reply(
             200,
@@ -195,6 +202,11 @@ class FakeFleet(FakeDaemon):
                 "pause_us": 800,
                 "ready_us": 5000,
             },
+        )
+
+    def not_forkable(self, request: Request) -> None:
+        request.reply(
+            409, {"error": "made not to be forked", "code": "not_forkable", "hint": "make it so"}
         )
 
     def merge(self, request: Request, id: str, winner_id: str) -> None:
@@ -211,6 +223,9 @@ class FakeFleet(FakeDaemon):
                 return
             if loser.root != winner.root:
                 request.reply(409, {"error": "not of one lineage", "code": "other_lineage"})
+                return
+            if not loser.forkable:
+                self.not_forkable(request)
                 return
             del self.boxes[winner_id]
             self.dead[winner_id] = loser

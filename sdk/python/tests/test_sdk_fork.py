@@ -47,6 +47,61 @@ def test_fork(fleet: FakeFleet):
         assert asked(fleet, "POST", "/fork")[-1].json == {"n": 1, "reseed": False}
 
 
+def test_not_forkable(fleet: FakeFleet):
+    """Asked for by one word, which every other sandbox goes without."""
+    with Sandbox(forkable=False) as s, Sandbox(forkable=True) as other:
+        wishes = asked(fleet, "POST", "/sandboxes")
+        assert [r.json if r.body else {} for r in wishes] == [{"forkable": False}, {}]
+        assert (s.info().forkable, other.info().forkable) == (False, True)
+        assert s.run_code("print here").stdout == "here\n"
+        attempts = [
+            lambda: s.fork(),
+            lambda: s.fork(3, forkable=False),
+            lambda: s.map(["print 1"]),
+            lambda: s.race(["print 1"]),
+        ]
+        for attempt in attempts:
+            with pytest.raises(podflare.NotForkableError) as e:
+                attempt()
+            assert (e.value.status, e.value.code) == (409, "not_forkable")
+            assert e.value.hint and isinstance(e.value, podflare.InvalidRequestError)
+        assert s.info().children == ()
+        assert s.run_code("print here").stdout == "here\n"
+
+
+def test_copies_that_are_not_forkable(fleet: FakeFleet):
+    with Sandbox() as s:
+        a, b = s.fork(2, forkable=False)
+        assert asked(fleet, "POST", "/fork")[-1].json == {"n": 2, "reseed": True, "forkable": False}
+        assert [one.info().forkable for one in (s, a, b)] == [True, False, False]
+        with pytest.raises(podflare.NotForkableError):
+            a.fork()
+        with pytest.raises(podflare.NotForkableError):
+            a.merge_into(b)
+        s.merge_into(a)  # one of them may win
+        assert s.info().forkable is False
+        with pytest.raises(podflare.NotForkableError):
+            s.fork()
+        b.close()
+
+
+@pytest.mark.parametrize("value", [None, 0, 1, "no", []])
+def test_forkable_is_true_or_false(fleet: FakeFleet, value: object):
+    """What is meant to lock a sandbox down must not be taken for something else."""
+    with pytest.raises(TypeError, match="forkable is True or False"):
+        Sandbox(forkable=value)  # type: ignore[arg-type]
+    assert not fleet.boxes
+    with Sandbox() as s:
+        with pytest.raises(TypeError, match="forkable is True or False"):
+            s.fork(forkable=value)  # type: ignore[arg-type]
+        assert s.info().children == ()
+
+
+def test_forkable_of_an_ended_sandbox(fleet: FakeFleet):
+    info = podflare.SandboxInfo.from_reply({"id": "x", "state": "ended"})
+    assert info.forkable is None
+
+
 def test_children_outlive_their_parent_and_its_client(fleet: FakeFleet):
     s = Sandbox()
     children = s.fork(2)

@@ -110,7 +110,7 @@ struct machine {
 
 	/* vcpu_run(); tests and benches of the machine without a guest put something else here. */
 	int (*run)(struct vcpu *v);
-	const struct jail *jail; /* of vCPU threads; NULL: none, in tests and benches */
+	const struct jail *jail; /* of threads; NULL: none, in tests and benches */
 	struct vcpu_park park;
 	struct vcpu *vcpus;
 	unsigned int nvcpus;
@@ -119,9 +119,13 @@ struct machine {
 	struct msr_list msrs;
 	struct vcpu_state *saved; /* one a vCPU */
 	struct clock_state saved_clock;
-	bool paused;        /* stays parked: a template */
-	bool rehearsal;     /* a child whose writes are logged */
-	uint64_t forked_ns; /* when fork(2) was called last */
+	bool paused;    /* stays parked: a template */
+	bool rehearsal; /* a child whose writes are logged */
+	bool leaf;      /* a child that is neither forked nor paused (vmm/jail/jail.h) */
+	/* Of a leaf with a jail: its threads, the loop's among them, wait here for each other. */
+	pthread_barrier_t gate;
+	_Atomic int gate_errnum; /* one of a vCPU could not enter its jail; 0: all have */
+	uint64_t forked_ns;      /* when fork(2) was called last */
 };
 
 void machine_init(struct machine *m, struct loop *loop, const struct machine_events *events);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * vCPU threads. Each runs until the machine has ended; the loop thread then
- * ends the process. All signals but the kick are blocked in them.
+ * ends the process. All signals but the kick are blocked in them; in those of a leaf the kick as
+ * well, as they may not return from its handler.
  *
  * A kick needs both halves: immediate_exit for a thread on its way into
  * KVM_RUN, the signal for one that is inside.
@@ -157,6 +158,25 @@ static int vcpu_enter(struct vcpu *v, bool *parking)
 	return v->machine->run(v);
 }
 
+/*
+ * The jail of its thread. A leaf's then waits until every other thread is in its own, too; when
+ * one could not, none runs the guest, and the loop's thread tells of it.
+ */
+static int vcpu_enter_jail(struct machine *m)
+{
+	int rc;
+
+	if (!m->jail)
+		return 0;
+	rc = jail_enter_thread(m->jail, m->leaf ? JAIL_LEAF_VCPU : JAIL_VCPU);
+	if (!m->leaf)
+		return rc;
+	if (rc < 0)
+		atomic_store_explicit(&m->gate_errnum, -rc, memory_order_relaxed);
+	pthread_barrier_wait(&m->gate); /* orders it */
+	return -atomic_load_explicit(&m->gate_errnum, memory_order_relaxed);
+}
+
 static void *vcpu_thread(void *arg)
 {
 	struct vcpu *v = arg;
@@ -166,7 +186,7 @@ static void *vcpu_thread(void *arg)
 
 	snprintf(name, sizeof(name), "vcpu%u", v->id);
 	prctl(PR_SET_NAME, name);
-	jailed = v->machine->jail ? jail_enter_vcpu(v->machine->jail) : 0;
+	jailed = vcpu_enter_jail(v->machine);
 	if (jailed < 0)
 		exit_reason_set(&why, CTL_EXIT_ERROR,
 				"the thread of vCPU %u cannot enter its jail: errno %d", v->id,
@@ -199,7 +219,8 @@ int vcpu_start(struct vcpu *v, struct err *err)
 	int rc;
 
 	sigfillset(&all);
-	sigdelset(&all, KICK_SIGNAL);
+	if (!v->machine->leaf)
+		sigdelset(&all, KICK_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	rc = pthread_create(&v->thread, NULL, vcpu_thread, v);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);

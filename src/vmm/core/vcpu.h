@@ -6,7 +6,8 @@
  *
  * Parking: vcpus_park() stops all threads outside the guest and outside every
  * lock, with no instruction half done, so that their state can be read; and
- * vcpus_unpark() lets them go on. A vCPU may be parked from the start.
+ * vcpus_unpark() lets them go on. A vCPU may be parked from the start. Those of a
+ * leaf (struct machine) are never parked: no signal reaches their threads.
  *
  * Thread: created by the loop thread; the loop thread touches a vCPU's
  * descriptor only before vcpu_start() and while it is parked.
@@ -49,7 +50,11 @@ __must_check int vcpu_create(struct vcpu *v, struct machine *m, unsigned int id,
 /* Enters the guest: KVM_RUN of v->fd, 0 or -errno. What struct machine's `run` is by default. */
 int vcpu_run(struct vcpu *v);
 
-/* Starts the thread. There is no stop: a VM ends with its process. */
+/*
+ * Starts the thread, which enters its jail and then the guest; that of a leaf waits in between
+ * until machine->gate has let all of them and the loop's thread in. There is no stop: a VM ends
+ * with its process.
+ */
 __must_check int vcpu_start(struct vcpu *v, struct err *err);
 
 /* Tells the guest's watchdogs, before it runs (on), that it was stopped. */

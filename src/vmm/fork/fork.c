@@ -3,19 +3,22 @@
  * VM fork. Parent: room for a layer of the disk, park, save, new top of the
  * disk, fork, unpark. Child: what devices have of the parent's goes, then every
  * other descriptor that is not on the list; then a new VM with memory slots before
- * anything else, vCPUs, clock, state; then the devices' queues, then threads. No lock is held
+ * anything else, vCPUs, clock, state; then the devices' queues, then threads; of a leaf at last the
+ * jail in which none of this can be done again. No lock is held
  * across fork(2) and no other thread of the VMM allocates, so the child finds every lock free and
  * malloc intact.
  */
 #define _GNU_SOURCE
 #include "vmm/fork/fork.h"
 #include "lib/io.h"
+#include "vmm/jail/jail.h"
 #include "vmm/x86/state.h"
 
 #include <errno.h>
 #include <linux/close_range.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -43,10 +46,18 @@ static int machine_park(struct machine *m, struct err *err)
 	return rc < 0 ? err_set(err, -rc, "a vCPU does not stop") : 0;
 }
 
+/* It would die of the attempt. */
+static int machine_refuse_leaf(const struct machine *m, struct err *err)
+{
+	return m->leaf ? err_text(err, EPERM, "this machine was made not to be forked") : 0;
+}
+
 int machine_pause(struct machine *m, struct err *err)
 {
-	int rc;
+	int rc = machine_refuse_leaf(m, err);
 
+	if (rc < 0)
+		return rc;
 	if (m->paused)
 		return 0;
 	rc = machine_park(m, err);
@@ -74,22 +85,31 @@ static pid_t fork_process(void)
 	return pid < 0 ? -errno : pid;
 }
 
-/* The child must not be asked to fork: its children would be logged as well, into the same bitmap.
+/*
+ * A rehearsal must not be asked to fork: its children would be logged as well, into the same
+ * bitmap.
  */
-static int machine_prepare_rehearsal(struct machine *m, bool rehearsal, struct err *err)
+static int machine_prepare(struct machine *m, enum ctl_fork_kind kind, struct err *err)
 {
+	bool rehearsal = kind == CTL_FORK_REHEARSAL;
+	int rc = machine_refuse_leaf(m, err);
+
+	if (rc < 0)
+		return rc;
+	if (kind >= CTL_FORK_KINDS)
+		return err_text(err, EINVAL, "there is no such kind of fork");
 	if (m->rehearsal || (rehearsal && !m->paused))
 		return err_text(err, EINVAL, "a rehearsal is the child of a template and has none");
 	return rehearsal ? hotsets_begin(&m->hot, &m->ram, err) : 0;
 }
 
-pid_t machine_fork(struct machine *m, struct layer_fds *top, bool rehearsal, struct fork_times *t,
-		   struct err *err)
+pid_t machine_fork(struct machine *m, struct layer_fds *top, enum ctl_fork_kind kind,
+		   struct fork_times *t, struct err *err)
 {
 	bool live = !m->paused;
 	uint64_t t0, t1;
 	pid_t pid;
-	int rc = machine_prepare_rehearsal(m, rehearsal, err);
+	int rc = machine_prepare(m, kind, err);
 
 	if (rc == 0)
 		rc = machine_disk_make_room(m, err);
@@ -111,7 +131,8 @@ pid_t machine_fork(struct machine *m, struct layer_fds *top, bool rehearsal, str
 	m->forked_ns = io_now_ns();
 	pid = rc < 0 ? rc : fork_process();
 	if (pid == 0) {
-		m->rehearsal = rehearsal;
+		m->rehearsal = kind == CTL_FORK_REHEARSAL;
+		m->leaf = kind == CTL_FORK_LEAF;
 		return 0;
 	}
 	if (live)
@@ -230,10 +251,34 @@ static int child_make_vm(struct machine *m, struct err *err)
 	return rc;
 }
 
+static int child_make_gate(struct machine *m, struct err *err)
+{
+	int rc = m->leaf && m->jail ? pthread_barrier_init(&m->gate, NULL, m->nvcpus + 1) : 0;
+
+	return rc ? err_set(err, rc, "cannot make the gate of a leaf") : 0;
+}
+
+/* The threads of vCPUs go to theirs by themselves. When all are in, the guest runs. */
+static int child_enter_leaf(struct machine *m, struct err *err)
+{
+	int rc;
+
+	if (!m->leaf || !m->jail)
+		return 0;
+	rc = -jail_enter_thread(m->jail, JAIL_LEAF);
+	if (rc == 0) {
+		pthread_barrier_wait(&m->gate); /* orders it */
+		rc = atomic_load_explicit(&m->gate_errnum, memory_order_relaxed);
+	}
+	return rc ? err_set(err, rc, "cannot enter the jail of a leaf") : 0;
+}
+
 static int child_run(struct machine *m, struct err *err)
 {
 	int rc = machine_init_handover(m, err);
 
+	if (rc == 0)
+		rc = child_make_gate(m, err);
 	if (rc == 0)
 		rc = machine_watch_vsock(m, err);
 	m->paused = false;
@@ -244,7 +289,7 @@ static int child_run(struct machine *m, struct err *err)
 		vcpu_stood(&m->vcpus[i]);
 		rc = vcpu_start(&m->vcpus[i], err);
 	}
-	return rc;
+	return rc == 0 ? child_enter_leaf(m, err) : rc;
 }
 
 int machine_fork_child(struct machine *m, const struct fork_child *c, struct err *err)

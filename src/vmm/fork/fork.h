@@ -29,17 +29,18 @@ struct fork_times {
 
 /*
  * Stops the machine for good as something to be forked from: its vCPUs stay
- * parked, its clock stands still for its children. 0 or -errno.
+ * parked, its clock stands still for its children. 0 or -errno; a leaf refuses with -EPERM.
  */
 __must_check int machine_pause(struct machine *m, struct err *err);
 
 /*
  * top: the parent's new top; taken over and set to -1, or not needed and left to the caller.
- * rehearsal: the child's writes are logged (hotset.h); of a paused machine only.
+ * kind: of the child; a rehearsal (hotset.h) is one of a paused machine, and neither it nor a leaf
+ * has children.
  * In the parent: the child's pid; or -errno, with the machine as it was before.
  * In the child: 0; nothing of the machine works until machine_fork_child().
  */
-__must_check pid_t machine_fork(struct machine *m, struct layer_fds *top, bool rehearsal,
+__must_check pid_t machine_fork(struct machine *m, struct layer_fds *top, enum ctl_fork_kind kind,
 				struct fork_times *t, struct err *err);
 
 /* What a child is given. */
@@ -51,8 +52,9 @@ struct fork_child {
 
 /*
  * In the child: makes the inherited machine its own and starts its vCPUs. Takes over all that c
- * names but ctl_fd; of all other descriptors only the machine's own are open afterwards. On
- * failure the process is expected to end.
+ * names but ctl_fd; of all other descriptors only the machine's own are open afterwards. All
+ * threads of a leaf have entered its jail, the caller included, before its guest runs. On failure
+ * the process is expected to end, and no guest has run.
  */
 __must_check int machine_fork_child(struct machine *m, const struct fork_child *c, struct err *err);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The order of the steps, as each takes away what the one before it needed:
- * limits, namespaces, capabilities, privileges; then the filter of vCPU threads
- * is made, which takes a memfd; then Landlock; then the process's own filter.
+ * limits, namespaces, capabilities, privileges; then the filters of threads
+ * are made, which takes memfds; then Landlock; then the process's own filter.
  *
  * What is not limited: RLIMIT_AS and RLIMIT_DATA, as guests are of any size;
  * RLIMIT_MEMLOCK, as no rule allows to lock; RLIMIT_NPROC, which counts all
@@ -82,15 +82,17 @@ static int jail_privileges(struct err *err)
 }
 
 /* To be freed with seccomp_release(); NULL: *rc is -errno. */
-static scmp_filter_ctx jail_filter(const struct jail_rules *rules, int *rc)
+static scmp_filter_ctx jail_context(enum jail_kind kind, int *rc)
 {
+	const struct jail_rules *rules = jail_rules_of(kind);
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
 
 	*rc = ctx ? 0 : -ENOMEM;
 	for (size_t i = 0; *rc == 0 && i < rules->n; i++) {
 		const struct jail_rule *r = &rules->rule[i];
 
-		*rc = seccomp_rule_add_array(ctx, r->action, r->nr, r->nargs, r->args);
+		if (jail_rule_holds(kind, r))
+			*rc = seccomp_rule_add_array(ctx, r->action, r->nr, r->nargs, r->args);
 	}
 	/* KVM_RUN is called more often than all the others together: it is looked for first. */
 	if (*rc == 0)
@@ -101,27 +103,35 @@ static scmp_filter_ctx jail_filter(const struct jail_rules *rules, int *rc)
 	return NULL;
 }
 
-static int jail_make_vcpu_filter(struct jail *j, struct err *err)
+static int jail_make_filter(struct jail_filter *f, enum jail_kind kind)
 {
 	_cleanup_fd int fd = memfd_create("filter", MFD_CLOEXEC);
 	scmp_filter_ctx ctx = NULL;
 	int64_t size;
 	int rc = fd < 0 ? -errno : 0;
 
-	*j = (struct jail){0};
 	if (rc == 0)
-		ctx = jail_filter(&jail_vcpu_rules, &rc);
+		ctx = jail_context(kind, &rc);
 	if (rc == 0)
 		rc = seccomp_export_bpf(ctx, fd);
 	seccomp_release(ctx);
 	size = rc == 0 ? io_size(fd) : rc;
-	if (size > (int64_t)sizeof(j->vcpu))
+	if (size > (int64_t)sizeof(f->insn))
 		size = -E2BIG;
-	rc = size < 0 ? (int)size : io_pread_full(fd, j->vcpu, (size_t)size, 0);
-	if (rc < 0)
-		return err_set(err, -rc, "cannot make the seccomp filter of vCPU threads");
-	j->vcpu_len = (unsigned short)((size_t)size / sizeof(j->vcpu[0]));
-	return 0;
+	rc = size < 0 ? (int)size : io_pread_full(fd, f->insn, (size_t)size, 0);
+	if (rc == 0)
+		f->len = (unsigned short)((size_t)size / sizeof(f->insn[0]));
+	return rc;
+}
+
+static int jail_make_filters(struct jail *j, struct err *err)
+{
+	int rc = 0;
+
+	*j = (struct jail){0};
+	for (enum jail_kind kind = JAIL_PROCESS + 1; rc == 0 && kind < JAIL_KINDS; kind++)
+		rc = jail_make_filter(&j->filter[kind], kind);
+	return rc < 0 ? err_set(err, -rc, "cannot make the seccomp filters of threads") : 0;
 }
 
 static int jail_landlock(struct err *err)
@@ -134,7 +144,7 @@ static int jail_landlock(struct err *err)
 static int jail_close(struct err *err)
 {
 	int rc;
-	scmp_filter_ctx ctx = jail_filter(&jail_process_rules, &rc);
+	scmp_filter_ctx ctx = jail_context(JAIL_PROCESS, &rc);
 
 	if (rc == 0)
 		rc = seccomp_load(ctx);
@@ -151,7 +161,7 @@ int jail_enter(struct jail *j, bool without_namespaces, struct err *err)
 	if (rc == 0)
 		rc = jail_privileges(err);
 	if (rc == 0)
-		rc = jail_make_vcpu_filter(j, err);
+		rc = jail_make_filters(j, err);
 	if (rc == 0)
 		rc = jail_landlock(err);
 	if (rc == 0)
@@ -159,10 +169,11 @@ int jail_enter(struct jail *j, bool without_namespaces, struct err *err)
 	return rc;
 }
 
-int jail_enter_vcpu(const struct jail *j)
+int jail_enter_thread(const struct jail *j, enum jail_kind kind)
 {
-	const struct sock_fprog prog = {.len = j->vcpu_len,
-					.filter = (struct sock_filter *)(uintptr_t)j->vcpu};
+	const struct jail_filter *f = &j->filter[kind];
+	const struct sock_fprog prog = {.len = f->len,
+					.filter = (struct sock_filter *)(uintptr_t)f->insn};
 
 	return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog) < 0 ? -errno : 0;
 }

@@ -9,8 +9,13 @@
  * The threads of vCPUs, which deal with what the guest wrote, may do less: each
  * enters a jail of its own within that of the process.
  *
+ * A leaf, a VM that is not to be forked, needs nothing of what makes, saves and
+ * forks VMs once it is made. Each of its threads gives that up, too, before its
+ * guest runs: it makes no process, thread, VM, vCPU, memory slot, mapping or
+ * descriptor any more, and reads or writes no state of a vCPU.
+ *
  * Thread: jail_enter() is called once by main() before any thread exists,
- * jail_enter_vcpu() by each thread of a vCPU for itself.
+ * jail_enter_thread() by each thread for itself.
  * fork: all of it is inherited; the child's new threads enter theirs.
  */
 #pragma once
@@ -21,12 +26,24 @@
 #include <linux/filter.h>
 #include <stdbool.h>
 
-#define JAIL_VCPU_INSNS 512u
+#define JAIL_INSNS 512u
 
-/* The filter of vCPU threads, made before the process's own forbids what that takes. */
+enum jail_kind {
+	JAIL_PROCESS,   /* of all threads */
+	JAIL_VCPU,      /* of a vCPU's thread, within that */
+	JAIL_LEAF,      /* of the loop's thread of a leaf, within that of the process */
+	JAIL_LEAF_VCPU, /* of a leaf's vCPU's thread, within that of the process */
+	JAIL_KINDS
+};
+
+struct jail_filter {
+	struct sock_filter insn[JAIL_INSNS];
+	unsigned short len;
+};
+
+/* The filters of threads, made before the process's own forbids what that takes. */
 struct jail {
-	struct sock_filter vcpu[JAIL_VCPU_INSNS];
-	unsigned short vcpu_len;
+	struct jail_filter filter[JAIL_KINDS]; /* none for JAIL_PROCESS */
 };
 
 /*
@@ -35,5 +52,5 @@ struct jail {
  */
 __must_check int jail_enter(struct jail *j, bool without_namespaces, struct err *err);
 
-/* One system call, no memory: 0 or -errno. */
-__must_check int jail_enter_vcpu(const struct jail *j);
+/* Of the calling thread; not JAIL_PROCESS. One system call, no memory: 0 or -errno. */
+__must_check int jail_enter_thread(const struct jail *j, enum jail_kind kind);
