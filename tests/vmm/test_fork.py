@@ -4,11 +4,16 @@ children whose ancestors end."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from conftest import (
     BOOTED,
     CONNECT,
+    EXIT_BOOT,
+    EXITED,
+    FORKED,
     LAYERS_MAX,
     REFUSED,
     STAT_DISK_LAYERS,
@@ -153,3 +158,42 @@ def test_paused_machine_takes_no_streams(host: Host) -> None:
     assert vmm.expect(REFUSED).id == 3
     assert ours.recv(1) == b""
     ours.close()
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["live", "paused"])
+def test_a_child_waits_at_its_gate(host: Host, paused: bool) -> None:
+    """It has neither a VM nor a thread beside its own until a byte comes; its parent goes on."""
+    vmm = host.booted(vcpus=2)
+    if paused:
+        vmm.pause()
+    gate, opener = os.pipe()
+    child = vmm.start_fork({"gate": gate})
+    os.close(gate)
+    child.pid = vmm.expect(FORKED).value[0]
+    with pytest.raises(TimeoutError):
+        child.receive(0.3)
+    links = [os.readlink(f.path) for f in os.scandir(f"/proc/{child.pid}/fd")]
+    assert not any(link.startswith("anon_inode:kvm-v") for link in links), links
+    assert len(os.listdir(f"/proc/{child.pid}/task")) == 1
+    vmm.stats()
+    vmm.fork().end()
+    os.write(opener, b"x")
+    child.expect(BOOTED)
+    child.stats()
+    assert len(os.listdir(f"/proc/{child.pid}/task")) == 3
+    os.close(opener)
+    child.stats()
+
+
+def test_a_gate_that_does_not_open(host: Host) -> None:
+    """Whoever was to open it is gone: the child ends and says so, its parent lives."""
+    vmm = host.booted()
+    gate, opener = os.pipe()
+    child = vmm.start_fork({"gate": gate})
+    os.close(gate)
+    child.pid = vmm.expect(FORKED).value[0]
+    os.close(opener)
+    said = child.expect(EXITED)
+    assert said.code == EXIT_BOOT and said.text == "the child was not let go on"
+    assert child.receive() is None
+    vmm.fork().end()

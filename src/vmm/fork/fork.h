@@ -47,12 +47,13 @@ struct fork_child {
 	int ctl_fd;           /* its control socket, the caller's */
 	int console_fd;       /* a ring of its own */
 	struct layer_fds top; /* the top of its disk */
+	int gate_fd;          /* CTL_FORK_GATE */
 };
 
 /*
- * In the child: makes the inherited machine its own and starts its vCPUs. Takes over all that c
- * names but ctl_fd; of all other descriptors only the machine's own are open afterwards. On
- * failure the process is expected to end.
+ * In the child: makes the inherited machine its own and starts its vCPUs, both when the gate has
+ * opened. Takes over all that c names but ctl_fd; of all other descriptors only the machine's own
+ * are open afterwards. On failure the process is expected to end.
  */
 __must_check int machine_fork_child(struct machine *m, const struct fork_child *c, struct err *err);
 

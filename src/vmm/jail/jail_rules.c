@@ -122,7 +122,7 @@ static const struct jail_rule process_rules[] = {
 	ALLOW_IF(epoll_create1, IS(0, EPOLL_CLOEXEC)), /* loop.c, vsock.c */
 	ALLOW(epoll_ctl), /* loop.c, vsock.c */
 	ALLOW(epoll_wait), /* loop.c, vsock.c */
-	ALLOW(read), /* eventfds */
+	ALLOW(read), /* eventfds; fork.c: the gate */
 	ALLOW(write), /* eventfds */
 
 	/* --- files that were handed over: kernel, root image, console, layers of the disk --- */
@@ -154,7 +154,8 @@ static const struct jail_rule process_rules[] = {
 	/* --- processes and threads: with exactly these flags, so without namespaces --- */
 	ALLOW_IF(clone, IS(0, CLONE_PARENT | SIGCHLD), IS(1, 0)), /* fork.c */
 	ALLOW_IF(clone, IS(0, THREAD_FLAGS)), /* libc: pthread_create() */
-	/* libc: the flags lie in memory, where no filter sees them. It goes on with clone(). */
+	/* libc: the flags lie in memory, where no filter sees them. It goes on with clone(). So there
+	 * is no CLONE_INTO_CGROUP either: the daemon moves a child (daemon/vm_group.h). */
 	RULE(SCMP_ACT_ERRNO(ENOSYS), clone3),
 	ALLOW(set_robust_list), /* libc: start of a thread */
 	ALLOW(rseq), /* libc: start of a thread */
