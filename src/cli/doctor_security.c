@@ -7,6 +7,7 @@
  */
 #include "cli/addr.h"
 #include "cli/doctor.h"
+#include "lib/cgroup2.h"
 #include "lib/io.h"
 
 #include <ctype.h>
@@ -265,6 +266,43 @@ static void check_api(const struct place *p)
 			 "(PODFLARE_API_KEYS) in any case");
 }
 
+/*
+ * As seen from where doctor was started: the daemon finds the same when it is started there, and
+ * else when it is a service with groups of its own.
+ */
+static void check_cgroups(const struct place *p)
+{
+	const unsigned int all = CGROUP2_CPU | CGROUP2_MEMORY | CGROUP2_PIDS;
+	struct finding *f = doctor_add(p->d, FINDING_NOTE, "cgroups");
+	struct cgroup2_place place;
+	struct err err = {0};
+	char names[64];
+
+	if (cgroup2_find(&place, p->root, &err) < 0 || (place.controllers & all) != all) {
+		cgroup2_names(all & ~place.controllers, names, sizeof(names));
+		if (err.num)
+			doctor_found(f, "a daemon started from here limits no VM: %.150s", err.msg);
+		else
+			doctor_found(f,
+				     "a daemon started from here does not limit all of a VM; not "
+				     "delegated: %s",
+				     names);
+		doctor_advise(f,
+			      "run it as a service with Delegate=yes, and PODFLARE_CGROUP=require: "
+			      "docs/hardening.md");
+		return;
+	}
+	if (!place.favordynmods) {
+		doctor_found(f, "a daemon started from here limits each VM, and each new one waits "
+				"5 to 25 ms for the host's kernel");
+		doctor_advise(f,
+			      "mount -o remount,favordynmods /sys/fs/cgroup (Linux 6.0 or later)");
+		return;
+	}
+	f->level = FINDING_OK;
+	doctor_found(f, "a daemon started from here limits processor, memory and tasks of each VM");
+}
+
 void doctor_check_security(struct doctor *d, const char *root, bool is_root)
 {
 	struct place p = {.d = d, .root = root};
@@ -278,5 +316,6 @@ void doctor_check_security(struct doctor *d, const char *root, bool is_root)
 	check_kvm_device(&p);
 	check_user(&p, is_root);
 	check_state(&p);
+	check_cgroups(&p);
 	check_api(&p);
 }

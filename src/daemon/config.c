@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Command line and environment of podflared. Runs once, before the event loop.
+ * Command line of podflared, and what fits together with what. Runs once, before
+ * the event loop. The environment: config_env.c.
  */
 #define _GNU_SOURCE
 #include "daemon/config.h"
+#include "daemon/config_impl.h"
 #include "daemon/limits.h"
 #include "lib/cleanup.h"
 
@@ -50,6 +52,12 @@ static const char usage_text[] =
 	"  PODFLARE_AUTH_DISABLED   1: ask nobody for a key\n"
 	"  PODFLARE_WITHOUT_NAMESPACES  1: start where the host allows a VMM no namespaces of its\n"
 	"                           own; the other walls around it hold\n"
+	"  PODFLARE_CGROUP          auto (default): each VM gets a control group with limits "
+	"where\n"
+	"                           the daemon's own was delegated to it; require: start only\n"
+	"                           there; groups: also where no limit can be set; off: never\n"
+	"  PODFLARE_CGROUP_IO_MIB   MiB a second that a VM may read from the disk of the state\n"
+	"                           directory, and as many that it may write (default: any)\n"
 	"  PODFLARE_HOSTD_ADDR      default of --addr\n"
 	"  PODFLARE_LOG_FORMAT      text (default) or json\n"
 	"  PODFLARE_CREATE_TIMEOUT  seconds a sandbox may take to start (default: 120)\n"
@@ -71,28 +79,6 @@ static const char usage_text[] =
 const char *config_usage(void)
 {
 	return usage_text;
-}
-
-static int parse_number(const char *what, const char *text, uint32_t min, uint32_t max,
-			uint32_t *out, struct err *err)
-{
-	unsigned long v;
-	char *end;
-
-	errno = 0;
-	v = strtoul(text, &end, 10);
-	if (errno || end == text || *end || text[0] < '0' || text[0] > '9' || v < min || v > max)
-		return err_text(err, EINVAL, "%s is \"%s\", not a number from %u to %u", what, text,
-				min, max);
-	*out = (uint32_t)v;
-	return 0;
-}
-
-static int env_number(const char *name, uint32_t min, uint32_t max, uint32_t *out, struct err *err)
-{
-	const char *text = getenv(name);
-
-	return text && *text ? parse_number(name, text, min, max, out, err) : 0;
 }
 
 void config_format_addr(const struct sockaddr_storage *addr, char *out, size_t len)
@@ -124,7 +110,7 @@ int config_parse_addr(struct config *c, const char *text, struct err *err)
 
 	if (!colon || hlen == 0 || hlen >= sizeof(host))
 		return err_text(err, EINVAL, "the address \"%s\" is not HOST:PORT", text);
-	rc = parse_number("the port of the address", colon + 1, 0, 65535, &port, err);
+	rc = config_parse_number("the port of the address", colon + 1, 0, 65535, &port, err);
 	if (rc < 0)
 		return rc;
 	memcpy(host, text, hlen);
@@ -152,83 +138,6 @@ int config_parse_addr(struct config *c, const char *text, struct err *err)
 	}
 	config_format_addr(&c->addr, c->addr_text, sizeof(c->addr_text));
 	return 0;
-}
-
-/* Splits the comma list; blanks around a key do not count, empty entries are skipped. */
-static int load_keys(struct config *c, struct err *err)
-{
-	const char *s = getenv("PODFLARE_API_KEYS");
-
-	while (s && *s) {
-		size_t len;
-
-		s += strspn(s, ", \t");
-		len = strcspn(s, ",");
-		while (len && (s[len - 1] == ' ' || s[len - 1] == '\t'))
-			len--;
-		if (len == 0)
-			continue;
-		for (size_t i = 0; i < len; i++)
-			if (s[i] <= ' ' || s[i] == 0x7f)
-				return err_text(err, EINVAL,
-						"PODFLARE_API_KEYS: key %u has a blank or control "
-						"character",
-						c->nkeys + 1);
-		if (c->nkeys == CONFIG_KEYS_MAX)
-			return err_text(err, E2BIG, "PODFLARE_API_KEYS has more than %d keys",
-					CONFIG_KEYS_MAX);
-		c->keys[c->nkeys] = strndup(s, len);
-		if (!c->keys[c->nkeys])
-			return err_set(err, ENOMEM, "PODFLARE_API_KEYS");
-		c->nkeys++;
-		s += len;
-		s += strcspn(s, ",");
-	}
-	return 0;
-}
-
-static int load_env(struct config *c, struct err *err)
-{
-	const char *s = getenv("PODFLARE_LOG_FORMAT");
-	int rc;
-
-	if (s && strcmp(s, "json") == 0)
-		c->log_format = LOG_JSON;
-	else if (s && *s && strcmp(s, "text") != 0)
-		return err_text(err, EINVAL, "PODFLARE_LOG_FORMAT is \"%s\", not text or json", s);
-	s = getenv("PODFLARE_AUTH_DISABLED");
-	if (s && strcmp(s, "1") == 0)
-		c->auth_disabled = true;
-	else if (s && *s && strcmp(s, "0") != 0)
-		return err_text(err, EINVAL, "PODFLARE_AUTH_DISABLED is \"%s\", not 1 or 0", s);
-	s = getenv("PODFLARE_WITHOUT_NAMESPACES");
-	if (s && strcmp(s, "1") == 0)
-		c->without_namespaces = true;
-	else if (s && *s && strcmp(s, "0") != 0)
-		return err_text(err, EINVAL, "PODFLARE_WITHOUT_NAMESPACES is \"%s\", not 1 or 0",
-				s);
-	rc = env_number("PODFLARE_CREATE_TIMEOUT", 1, 3600, &c->create_timeout_s, err);
-	if (rc == 0)
-		rc = env_number("PODFLARE_TEMPLATE_TIMEOUT", 1, 86400, &c->template_timeout_s, err);
-	if (rc == 0)
-		rc = c->pool_given
-			     ? 0
-			     : env_number("PODFLARE_POOL_SIZE", 0, LIMIT_POOL, &c->pool_size, err);
-	if (rc == 0)
-		rc = c->fork_given
-			     ? 0
-			     : env_number("PODFLARE_MAX_FORK", 1, LIMIT_FORK, &c->max_fork, err);
-	if (rc == 0)
-		rc = env_number("PODFLARE_FREEZE_TIMEOUT", 1, 3600, &c->freeze_timeout_s, err);
-	if (rc == 0)
-		rc = env_number("PODFLARE_PING_AFTER", 1, 86400, &c->ping_after_s, err);
-	if (rc == 0)
-		rc = env_number("PODFLARE_PONG_WITHIN", 1, 86400, &c->pong_within_s, err);
-	if (rc == 0)
-		rc = env_number("PODFLARE_EXEC_SLACK", 1, 3600, &c->exec_slack_s, err);
-	if (rc == 0)
-		rc = env_number("PODFLARE_HTTP_TIMEOUT", 1, 3600, &c->http_timeout_s, err);
-	return rc == 0 ? load_keys(c, err) : rc;
 }
 
 static int guest_paths(struct config *c, const char *guest, const char *image, struct err *err)
@@ -293,7 +202,7 @@ static int check_public(const struct config *c, struct err *err)
 	if (!colon || colon == c->public_addr)
 		return err_text(err, EINVAL, "--public-addr \"%s\" is not HOST:PORT",
 				c->public_addr);
-	return parse_number("the port of --public-addr", colon + 1, 1, 65535, &port, err);
+	return config_parse_number("the port of --public-addr", colon + 1, 1, 65535, &port, err);
 }
 
 /* Settings that are right one by one must also fit together. */
@@ -365,13 +274,14 @@ static int load_number(struct config *c, int opt, const char *value, struct err 
 {
 	switch (opt) {
 	case OPT_MAX:
-		return parse_number("--max-sandboxes", value, 1, 65536, &c->max_sandboxes, err);
+		return config_parse_number("--max-sandboxes", value, 1, 65536, &c->max_sandboxes,
+					   err);
 	case OPT_POOL:
 		c->pool_given = true;
-		return parse_number("--pool", value, 0, LIMIT_POOL, &c->pool_size, err);
+		return config_parse_number("--pool", value, 0, LIMIT_POOL, &c->pool_size, err);
 	case OPT_FORK:
 		c->fork_given = true;
-		return parse_number("--max-fork", value, 1, LIMIT_FORK, &c->max_fork, err);
+		return config_parse_number("--max-fork", value, 1, LIMIT_FORK, &c->max_fork, err);
 	default:
 		return 1;
 	}
@@ -480,7 +390,7 @@ int config_load(struct config *c, int argc, char **argv, struct err *err)
 	rc = load_options(c, &raw, argc, argv, err);
 	if (rc < 0 || c->show_help || c->show_version || c->show_routes)
 		return rc;
-	rc = load_env(c, err);
+	rc = config_load_env(c, err);
 	if (rc == 0)
 		rc = config_parse_addr(c, raw.addr && *raw.addr ? raw.addr : "127.0.0.1:7070", err);
 	if (rc == 0)

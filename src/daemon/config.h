@@ -23,6 +23,14 @@
 #define CONFIG_KEYS_MAX      64
 #define CONFIG_TEMPLATES_MAX 64
 
+/* Control groups for VMs (cgroups.h): PODFLARE_CGROUP. */
+enum cgroup_mode {
+	CGROUP_AUTO,    /* where limits can be set */
+	CGROUP_OFF,     /* never */
+	CGROUP_REQUIRE, /* or no start */
+	CGROUP_GROUPS,  /* also where no limit can be set: for what ends with them, and to see */
+};
+
 struct config {
 	struct sockaddr_storage addr;
 	socklen_t addr_len;
@@ -57,6 +65,8 @@ struct config {
 	uint32_t http_timeout_s; /* limits.h */
 	uint32_t exec_slack_s;   /* that a guest has beyond the deadline of a command */
 	enum log_format log_format;
+	enum cgroup_mode cgroup;
+	uint32_t cgroup_io_mib; /* a second, of each VM; 0: any */
 
 	bool show_help, show_version, show_routes; /* print and exit */
 };

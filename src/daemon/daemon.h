@@ -24,6 +24,7 @@ struct daemon {
 	struct config config;
 	struct loop loop;
 	struct vmm_host vmms;
+	struct cgroups cgroups;
 	struct image image;
 	struct templates templates;
 	struct pool pool;

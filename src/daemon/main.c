@@ -35,7 +35,7 @@
 /* A connection's socket, and the stream that its request may hold. */
 #define FDS_PER_CONNECTION 2
 /* Ours, those of template VMs, and what forks under way hold for a moment. */
-#define FDS_OTHER (64 + (LIMIT_SIZED + 8) * 4 + LIMIT_FORKS_IN_FLIGHT * 6)
+#define FDS_OTHER (64 + (LIMIT_SIZED + 8) * 4 + LIMIT_FORKS_IN_FLIGHT * 8)
 
 static void print_routes(void)
 {
@@ -160,6 +160,10 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	rc = store_open(&d->store, &d->loop, c->state_dir, err);
 	if (rc == 0)
 		rc = prepare_disks(c, err);
+	if (rc == 0)
+		rc = cgroups_start(&d->cgroups, &d->loop, c, err);
+	if (d->cgroups.on)
+		d->vmms.groups = &d->cgroups;
 	owners_init(&d->owners, c, d->store.salt);
 	pool_init(&d->pool, d);
 	d->vmms.others = &d->egress;
@@ -239,6 +243,7 @@ static int run(struct daemon *d, uint64_t start_ns)
 			log_error("the event loop failed: %s", strerror(-rc));
 		stop(d);
 	}
+	cgroups_stop(&d->cgroups);
 	http_free(&d->http);
 	templates_free(&d->templates);
 	image_free(&d->image);
@@ -270,7 +275,7 @@ int main(int argc, char **argv)
 	d.image = (struct image){.kernel_fd = -1, .initramfs_fd = -1};
 	d.store.lock_fd = d.store.reserve.fd = d.http.spare_fd = d.loop.epfd = d.loop.wakefd = -1;
 	list_init(&d.loop.garbage);
-	d.egress.audit.fd = -1;
+	d.egress.audit.fd = d.cgroups.dir_fd = -1;
 	rc = 0;
 	if (d.config.show_help)
 		fputs(config_usage(), stdout);

@@ -91,6 +91,7 @@ static void vmm_message(struct vmm *v, struct ctl_msg *m)
 		break;
 	case CTL_PAUSED:
 		vmm_clean_line(m->text);
+		v->paused = m->code == 0;
 		if (v->ops->paused)
 			v->ops->paused(v, m->code ? errno_of(m->code) : 0, m->text);
 		break;
@@ -167,7 +168,7 @@ static void vmm_on_ctl(struct loop_src *src, uint32_t events)
 
 /* --- boot -------------------------------------------------------------------------------- */
 
-static int vmm_boot(struct vmm *v, const struct vmm_params *p, int ctl, struct err *err)
+int vmm_boot(struct vmm *v, const struct vmm_params *p, int ctl, struct err *err)
 {
 	struct ctl_msg m = {.type = CTL_BOOT,
 			    .mem_mib = p->memory_mib,
@@ -198,7 +199,7 @@ void vmm_init(struct vmm *v, struct vmm_host *h)
 {
 	const struct vmm_ops *ops = v->ops;
 
-	*v = (struct vmm){.host = h, .ops = ops, .console_fd = -1, .peer_fd = -1};
+	*v = (struct vmm){.host = h, .ops = ops, .console_fd = -1, .peer_fd = -1, .gate_fd = -1};
 	v->ctl = (struct loop_src){.fd = -1, .fn = vmm_on_ctl, .arg = v};
 	v->proc.fd = -1;
 	list_init(&v->link);
@@ -231,7 +232,12 @@ int vmm_start(struct vmm *v, struct vmm_host *h, const struct vmm_params *p, str
 	rc = vmm_make_ends(v, &ctl, &peer, err);
 	if (rc < 0)
 		return rc;
-	rc = vmm_boot(v, p, ctl, err); /* waits in the socket for the process */
+	v->size = (struct vm_size){p->memory_mib, p->vcpus, p->disk_mib};
+	v->boot = *p;
+	rc = vmm_group_make(v, &v->size, NULL, err);
+	v->booting = v->group != NULL; /* otherwise it waits in the socket for the process */
+	if (rc == 0 && !v->booting)
+		rc = vmm_boot(v, p, ctl, err);
 	if (rc == 0) {
 		rc = vmm_spawn(v, p->id, peer);
 		if (rc < 0)
@@ -249,10 +255,13 @@ int vmm_start(struct vmm *v, struct vmm_host *h, const struct vmm_params *p, str
 		}
 	}
 	if (rc < 0) {
+		vmm_group_leave(v);
 		close_fd(&v->console_fd);
 		return rc;
 	}
 	take_fd(&ctl);
+	if (v->group)
+		vmm_group_join(v);
 	return 0;
 }
 

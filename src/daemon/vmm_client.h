@@ -13,8 +13,9 @@
  *
  * A child is made by its parent's VMM and becomes a child process of the daemon
  * (CLONE_PARENT). Its control socket exists from vmm_fork() on: what is sent
- * there waits for it. When the parent ends before it has told of a child, the
- * child ends as well; one that was told of lives on alone.
+ * there waits for it. Where there are control groups, it waits itself until it is in its own. When
+ * the parent ends before it has told of a child, the child ends as well; one that was told of lives
+ * on alone.
  *
  * Thread: the loop's. fork: posix_spawn; the process gets the control socket
  * as descriptor CTL_FD, /dev/null as 0 and 1, stderr as 2, an empty
@@ -23,6 +24,7 @@
 #pragma once
 
 #include "daemon/limits.h"
+#include "daemon/vm_group.h"
 #include "lib/err.h"
 #include "lib/list.h"
 #include "lib/loop.h"
@@ -58,6 +60,8 @@ struct vmm_host {
 	const char *vmm_path, *kvm_path, *disk_dir;
 	bool without_namespaces; /* what a VMM is told: it may do without where it gets none */
 	struct list vmms;        /* those that have a process */
+	struct cgroups *groups;  /* every VMM gets one; NULL: none does */
+	bool reap_again;         /* what has ended is being moved to its group */
 	/*
 	 * Children of the daemon that are not VMMs: whether one is, and to reap it. A VMM must not
 	 * be able to call one its own child. NULL: there are none.
@@ -98,6 +102,14 @@ struct vmm {
 	uint32_t fork_id;      /* of the request; 0 = not sent */
 	enum ctl_fork_kind kind;
 	int peer_fd; /* the child's end of its control socket, until sent */
+
+	/* vmm_group.c */
+	struct vm_group *group; /* NULL: none, or left */
+	struct vm_size size;
+	struct vmm_params boot; /* while booting: what it will be told */
+	bool moving, booting;
+	bool paused; /* a template */
+	int gate_fd; /* of a child that waits; -1 */
 };
 
 void vmm_host_init(struct vmm_host *h, struct loop *loop, const char *vmm_path,

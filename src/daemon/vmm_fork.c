@@ -48,7 +48,7 @@ void vmm_end_forks(struct vmm *v, const char *reason)
 static int fork_send(struct vmm *parent, struct vmm *v, struct err *err)
 {
 	struct ctl_msg m = {.type = CTL_FORK, .id = ++parent->next_id, .code = v->kind};
-	_cleanup_fd int prw = -1, pro = -1, crw = -1, cro = -1;
+	_cleanup_fd int prw = -1, pro = -1, crw = -1, cro = -1, gate = -1;
 	int rc = layerfile_make(parent->host->disk_dir, &prw, &pro);
 
 	if (rc == 0)
@@ -56,6 +56,9 @@ static int fork_send(struct vmm *parent, struct vmm *v, struct err *err)
 	if (rc < 0)
 		return err_set(err, -rc, "cannot make a layer of the disk in %s",
 			       parent->host->disk_dir);
+	rc = vmm_gate(v, &gate);
+	if (rc < 0)
+		return err_set(err, -rc, "cannot make a gate for the new virtual machine");
 	rc = parent->ctl.fd < 0 ? -ENOTCONN
 				: ctl_send(parent->ctl.fd, &m,
 					   (int[CTL_FORK_FDS]){
@@ -65,6 +68,7 @@ static int fork_send(struct vmm *parent, struct vmm *v, struct err *err)
 						   [CTL_FORK_PARENT_RO] = pro,
 						   [CTL_FORK_CHILD_RW] = crw,
 						   [CTL_FORK_CHILD_RO] = cro,
+						   [CTL_FORK_GATE] = gate,
 					   });
 	if (rc < 0)
 		return err_set(err, -rc, "cannot ask the virtual machine to fork");
@@ -83,11 +87,17 @@ static struct vmm *fork_waiting(struct vmm *parent)
 	return NULL;
 }
 
-static void fork_pump(struct vmm *parent)
+/* Children that are not in their own groups yet count in their parent's (pids.max). */
+static unsigned int fork_under_way(const struct vmm *parent)
+{
+	return parent->in_flight + (parent->group ? vm_group_guests(parent->group) : 0);
+}
+
+void vmm_pump_forks(struct vmm *parent)
 {
 	struct vmm *v;
 
-	while (parent->in_flight < LIMIT_FORKS_IN_FLIGHT && (v = fork_waiting(parent))) {
+	while (fork_under_way(parent) < LIMIT_FORKS_IN_FLIGHT && (v = fork_waiting(parent))) {
 		struct err err = {0};
 
 		if (fork_send(parent, v, &err) < 0)
@@ -106,11 +116,18 @@ int vmm_fork(struct vmm *v, struct vmm *parent, enum ctl_fork_kind kind, struct 
 	if (parent->ended || parent->ctl.fd < 0)
 		return err_text(err, ENOTCONN,
 				"the virtual machine that it was to be forked from has ended");
-	rc = vmm_make_ends(v, &ctl, &peer, err);
+	v->size = parent->size;
+	rc = vmm_group_make(v, &v->size, parent, err);
 	if (rc < 0)
 		return rc;
+	rc = vmm_make_ends(v, &ctl, &peer, err);
+	if (rc < 0) {
+		vmm_group_leave(v);
+		return rc;
+	}
 	rc = loop_add(v->host->loop, &v->ctl, ctl, EPOLLIN);
 	if (rc < 0) {
+		vmm_group_leave(v);
 		close_fd(&v->console_fd);
 		return err_set(err, -rc, "cannot watch a control socket");
 	}
@@ -119,7 +136,7 @@ int vmm_fork(struct vmm *v, struct vmm *parent, enum ctl_fork_kind kind, struct 
 	v->parent = parent;
 	v->kind = kind;
 	list_add_tail(&parent->forks, &v->fork_link);
-	fork_pump(parent);
+	vmm_pump_forks(parent);
 	return 0;
 }
 
@@ -141,7 +158,9 @@ static void fork_adopt(struct vmm *parent, struct vmm *v, uint64_t pid)
 	vmm_leave_parent(v);
 	v->pid = fd < 0 ? 0 : (pid_t)pid;
 	if (fd >= 0 && vmm_watch(v, fd, &err) == 0) {
-		if (v->ops->forked)
+		if (v->group)
+			vmm_group_join(v);
+		else if (v->ops->forked)
 			v->ops->forked(v);
 		return;
 	}
@@ -183,5 +202,5 @@ void vmm_on_forked(struct vmm *parent, struct ctl_msg *m)
 	} else if (m->code == 0) {
 		fork_unwanted(parent->host, m->value[CTL_FORKED_PID]);
 	}
-	fork_pump(parent);
+	vmm_pump_forks(parent);
 }

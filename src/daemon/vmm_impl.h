@@ -2,7 +2,7 @@
 /*
  * What the files behind vmm_client.h share: vmm_client.c (messages and boot),
  * vmm_proc.c (processes), vmm_fork.c (forks), vmm_guest.c (connections that the
- * guest opens), console.c (the ring).
+ * guest opens), vmm_group.c (control groups), console.c (the ring).
  * Thread: the loop's. fork: no state.
  */
 #pragma once
@@ -18,6 +18,9 @@ int vmm_make_ends(struct vmm *v, int *ctl, int *peer, struct err *err);
 void vmm_end(struct vmm *v, const char *reason);
 /* The control socket is of no use any more; the process must go. */
 void vmm_close_ctl(struct vmm *v);
+
+/* Sends CTL_BOOT. */
+int vmm_boot(struct vmm *v, const struct vmm_params *p, int ctl, struct err *err);
 
 /* Makes one clean line of what a VMM or guest wrote. */
 void vmm_clean_line(char *s);
@@ -47,3 +50,16 @@ void vmm_on_forked(struct vmm *v, struct ctl_msg *m);
 void vmm_end_forks(struct vmm *v, const char *reason);
 /* The child is out of its parent's queue. */
 void vmm_leave_parent(struct vmm *v);
+/* As many requests as may be in flight; there is room for more. */
+void vmm_pump_forks(struct vmm *parent);
+
+/* Where the host has them: its own group, before there is a process. */
+int vmm_group_make(struct vmm *v, const struct vm_size *size, struct vmm *parent, struct err *err);
+/* The process is gone, or will not come. */
+void vmm_group_leave(struct vmm *v);
+/* The child's end of its gate, which opens when the child is in its group. -errno. */
+__must_check int vmm_gate(struct vmm *v, int *theirs);
+/* The process is there and watched: into its group, and then it may begin. */
+void vmm_group_join(struct vmm *v);
+/* The host has killed it for want of memory: the sentence. */
+bool vmm_oom_text(const struct vmm *v, char *out, size_t len);

@@ -44,6 +44,7 @@ static void vmm_gone(struct vmm *v, const char *how)
 	loop_timer_cancel(&v->exit_timer);
 	vmm_end(v, how);
 	vmm_end_forks(v, how);
+	vmm_group_leave(v);
 	close_fd(&v->console_fd);
 	v->ops->reaped(v);
 }
@@ -51,9 +52,11 @@ static void vmm_gone(struct vmm *v, const char *how)
 static void vmm_reap(struct vmm *v)
 {
 	siginfo_t si = {0};
-	char text[128];
+	char text[192];
 
-	vmm_poll(v); /* a reason that was sent before the end counts more than the exit status */
+	if (v->moving)
+		return; /* its number must stay its own for now */
+	vmm_poll(v);    /* a reason that was sent before the end counts more than the exit status */
 	if (v->proc.fd < 0)
 		return;
 	if (waitid(P_PIDFD, (id_t)v->proc.fd, &si, WEXITED | WNOHANG) < 0) {
@@ -64,7 +67,7 @@ static void vmm_reap(struct vmm *v)
 	} else if (si.si_code == CLD_EXITED) {
 		snprintf(text, sizeof(text), "the virtual machine's process exited with status %d",
 			 si.si_status);
-	} else {
+	} else if (si.si_status != SIGKILL || !vmm_oom_text(v, text, sizeof(text))) {
 		snprintf(text, sizeof(text),
 			 "the virtual machine's process was killed by signal %d (%s)", si.si_status,
 			 strsignal(si.si_status));
@@ -99,6 +102,10 @@ void vmm_host_reap(struct vmm_host *h)
 		if (waitid(P_ALL, 0, &si, WEXITED | WNOHANG | WNOWAIT) < 0 || si.si_pid == 0)
 			return;
 		v = vmm_by_pid(h, si.si_pid);
+		if (v && v->moving) {
+			h->reap_again = true; /* what comes behind it waits for that */
+			return;
+		}
 		if (v) {
 			vmm_reap(v);
 			continue;
@@ -135,6 +142,7 @@ void vmm_no_process(struct vmm *v)
 	v->exit_timer.arg = v;
 	vmm_close_ctl(v);
 	close_fd(&v->peer_fd);
+	vmm_group_leave(v);
 	close_fd(&v->console_fd);
 	loop_timer_set(v->host->loop, &v->exit_timer, 0);
 }

@@ -83,6 +83,10 @@ enum ctl_fork_fd {
 	CTL_FORK_PARENT_RO,
 	CTL_FORK_CHILD_RW,
 	CTL_FORK_CHILD_RO,
+	/* The child reads one byte from it before it takes memory of its own or runs its guest, and
+	 * ends when there will be none: the daemon has then seen to what must be so before. A file
+	 * that always has one (/dev/zero) means that nothing must. */
+	CTL_FORK_GATE,
 	CTL_FORK_FDS
 };
 

@@ -133,7 +133,8 @@ static void ctl_become_child(struct ctl *c, int *fds)
 {
 	struct fork_child child = {.ctl_fd = fds[CTL_FORK_CONTROL],
 				   .console_fd = fds[CTL_FORK_CONSOLE],
-				   .top = {fds[CTL_FORK_CHILD_RW], fds[CTL_FORK_CHILD_RO]}};
+				   .top = {fds[CTL_FORK_CHILD_RW], fds[CTL_FORK_CHILD_RO]},
+				   .gate_fd = fds[CTL_FORK_GATE]};
 	struct ctl_msg booted = {.type = CTL_BOOTED};
 	struct ctl_msg exited = {.type = CTL_EXITED, .code = CTL_EXIT_BOOT};
 	struct err err = {0};

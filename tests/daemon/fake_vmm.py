@@ -40,7 +40,7 @@ BOOTED, STATUS, CONNECTED, REFUSED, STATS_REPLY, EXITED = 0x81, 0x82, 0x83, 0x84
 PAUSED, FORKED, RECORDED, LEARNED = 0x87, 0x88, 0x8A, 0x8B
 REHEARSAL, LEAF = 1, 2
 BOOT_FDS = ("kvm", "kernel", "initrd", "root", "console", "disk_rw", "disk_ro")
-FORK_FDS = ("control", "console", "parent_rw", "parent_ro", "child_rw", "child_ro")
+FORK_FDS = ("control", "console", "parent_rw", "parent_ro", "child_rw", "child_ro", "gate")
 
 CLONE_PARENT, SYS_CLONE = 0x8000, 56
 libc = ctypes.PyDLL(None, use_errno=True)
@@ -285,6 +285,7 @@ class Vmm:
             "console": fds["console"],
             "disk_rw": fds["child_rw"],
             "disk_ro": fds["child_ro"],
+            "gate": fds["gate"],
         }
         state = {
             "mode": mode,
@@ -327,6 +328,9 @@ class Vmm:
         os.close(mem)
         self.mode, self.fds, self.boot = told["mode"], told["fds"], tuple(told["boot"])
         self.state, self.wire = told["state"], told["wire"]
+        if os.read(self.fds["gate"], 1) == b"":
+            os._exit(8)
+        os.close(self.fds.pop("gate"))
         for fd in self.fds.values():
             os.set_inheritable(fd, False)
         os.set_inheritable(CTL_FD, False)

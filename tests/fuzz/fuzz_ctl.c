@@ -124,6 +124,8 @@ static void fork_fds(struct world *w, int *fds)
 	MUST(ftruncate(fds[CTL_FORK_CONSOLE], CONSOLE_RING_SIZE) == 0);
 	fake_kvm_layer(&fds[CTL_FORK_PARENT_RW], &fds[CTL_FORK_PARENT_RO]);
 	fake_kvm_layer(&fds[CTL_FORK_CHILD_RW], &fds[CTL_FORK_CHILD_RO]);
+	fds[CTL_FORK_GATE] = open("/dev/zero", O_RDONLY | O_CLOEXEC);
+	MUST(fds[CTL_FORK_GATE] >= 0);
 	if (fake_kvm.be_child)
 		w->child = fake_kvm_own(sv[0]);
 	else

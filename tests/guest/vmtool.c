@@ -143,6 +143,7 @@ void vmtool_fork(struct vmtool *t, struct vmtool *child)
 	fds[CTL_FORK_CONSOLE] = new_console(child);
 	new_layer(&fds[CTL_FORK_PARENT_RW], &fds[CTL_FORK_PARENT_RO]);
 	new_layer(&fds[CTL_FORK_CHILD_RW], &fds[CTL_FORK_CHILD_RO]);
+	fds[CTL_FORK_GATE] = open_ro("/dev/zero");
 	if (ctl_send(t->sock, &m, fds) < 0)
 		vmtool_die("sending CTL_FORK");
 	for (size_t i = 0; i < CTL_FORK_FDS; i++)

@@ -62,6 +62,9 @@ static void put(const struct host *h, const char *file, const char *text)
 
 #define VULNERABILITIES "/sys/devices/system/cpu/vulnerabilities/"
 
+#define GROUP "/sys/fs/cgroup/system.slice/podflare.service"
+#define MOUNT "25 30 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,favordynmods\n"
+
 /* A host that has nothing to be done. */
 static int setup(void **state)
 {
@@ -78,6 +81,11 @@ static int setup(void **state)
 	put(h, "/proc/sys/kernel/yama/ptrace_scope", "1\n");
 	put(h, "/proc/sys/kernel/unprivileged_bpf_disabled", "2\n");
 	put(h, "/proc/swaps", "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n");
+	put(h, "/proc/self/cgroup", "1:name=systemd:/other\n0::/system.slice/podflare.service\n");
+	put(h, "/proc/self/mountinfo", "21 1 8:1 / / rw - ext4 /dev/vda1 rw\n" MOUNT);
+	put(h, GROUP "/cgroup.procs", "");
+	put(h, GROUP "/cgroup.subtree_control", "");
+	put(h, GROUP "/cgroup.controllers", "cpuset cpu io memory pids\n");
 	put(h, "/dev/kvm", "");
 	put(h, "/state/lock", "");
 	snprintf(h->device, sizeof(h->device), "%s/dev/kvm", h->root);
@@ -149,6 +157,27 @@ static void test_each_file(void **state)
 		{"/proc/sys/kernel/seccomp/actions_avail", "kill trap allow\n", "seccomp "},
 		{"/proc/sys/kernel/seccomp/actions_avail", NULL, "seccomp "},
 		{"/proc/swaps", "Filename Type\n/dev/vda2 partition 1048572 0 -2\n", "swap "},
+		{"/proc/self/cgroup", "0::/system.slice/another.service\n", "cgroups "},
+		{"/proc/self/cgroup", "4:memory:/system.slice/podflare.service\n", "cgroups "},
+		{"/proc/self/cgroup", NULL, "cgroups "},
+		{"/proc/self/mountinfo", "21 1 8:1 / / rw - ext4 /dev/vda1 rw\n", "cgroups "},
+		{"/proc/self/mountinfo", "25 30 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+		 "cgroups "},
+		/* A container's view: what is mounted is not the root. */
+		{"/proc/self/mountinfo",
+		 "25 30 0:22 /system.slice /sys/fs/cgroup/system.slice rw - cgroup2 c "
+		 "favordynmods\n",
+		 ""},
+		{"/proc/self/mountinfo",
+		 "25 30 0:22 /system /sys/fs/cgroup/system.slice rw - cgroup2 c favordynmods\n",
+		 "cgroups "},
+		{"/proc/self/mountinfo",
+		 "25 30 0:22 / /sys/fs\\057cgroup rw - cgroup2 c favordynmods\n", ""},
+		{"/proc/self/mountinfo", "25 30 0:22 /\n - cgroup2 \n - \n", "cgroups "},
+		{GROUP "/cgroup.controllers", "cpuset cpu io pids\n", "cgroups "},
+		{GROUP "/cgroup.controllers", NULL, "cgroups "},
+		{GROUP "/cgroup.procs", NULL, "cgroups "},
+		{GROUP "/cgroup.subtree_control", NULL, "cgroups "},
 		{VULNERABILITIES "mds", "Vulnerable: Clear CPU buffers attempted\n",
 		 "processor_faults "},
 	};

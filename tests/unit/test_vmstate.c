@@ -332,7 +332,7 @@ static void fork_machine(bool paused)
 	static struct whole before, after;
 	static struct machine m;
 	static struct loop loop;
-	struct fork_child child = {.ctl_fd = -1};
+	struct fork_child child = {.ctl_fd = -1, .gate_fd = open("/dev/zero", O_RDONLY)};
 	struct layer_fds top = layer();
 	struct fork_times t;
 	struct err err = {0};

@@ -170,6 +170,7 @@ class Vmm:
         own = {"control": theirs.fileno(), "console": console()}
         own["parent_rw"], own["parent_ro"] = self.host.layer()
         own["child_rw"], own["child_ro"] = self.host.layer()
+        own["gate"] = os.open("/dev/zero", os.O_RDONLY | os.O_CLOEXEC)
         try:
             self.send(Message(FORK, id=5, code=code), tuple({**own, **(fds or {})}.values()))
         finally:  # it may have died

@@ -4,11 +4,15 @@ children whose ancestors end."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from conftest import (
     BOOTED,
     CONNECT,
+    EXIT_BOOT,
+    EXITED,
     FORKED,
     LAYERS_MAX,
     LEAF,
@@ -211,3 +215,42 @@ def test_a_leaf_of_many_layers(host: Host) -> None:
         time.sleep(0.05)
     assert layers(leaf) <= 9
     assert host.plan.wrong == 0
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["live", "paused"])
+def test_a_child_waits_at_its_gate(host: Host, paused: bool) -> None:
+    """It has neither a VM nor a thread beside its own until a byte comes; its parent goes on."""
+    vmm = host.booted(vcpus=2)
+    if paused:
+        vmm.pause()
+    gate, opener = os.pipe()
+    child = vmm.start_fork({"gate": gate})
+    os.close(gate)
+    child.pid = vmm.expect(FORKED).value[0]
+    with pytest.raises(TimeoutError):
+        child.receive(0.3)
+    links = [os.readlink(f.path) for f in os.scandir(f"/proc/{child.pid}/fd")]
+    assert not any(link.startswith("anon_inode:kvm-v") for link in links), links
+    assert len(os.listdir(f"/proc/{child.pid}/task")) == 1
+    vmm.stats()
+    vmm.fork().end()
+    os.write(opener, b"x")
+    child.expect(BOOTED)
+    child.stats()
+    assert len(os.listdir(f"/proc/{child.pid}/task")) == 3
+    os.close(opener)
+    child.stats()
+
+
+def test_a_gate_that_does_not_open(host: Host) -> None:
+    """Whoever was to open it is gone: the child ends and says so, its parent lives."""
+    vmm = host.booted()
+    gate, opener = os.pipe()
+    child = vmm.start_fork({"gate": gate})
+    os.close(gate)
+    child.pid = vmm.expect(FORKED).value[0]
+    os.close(opener)
+    said = child.expect(EXITED)
+    assert said.code == EXIT_BOOT and said.text == "the child was not let go on"
+    assert child.receive() is None
+    vmm.fork().end()

@@ -2,11 +2,10 @@
 /*
  * VM fork. Parent: room for a layer of the disk, park, save, new top of the
  * disk, fork, unpark. Child: what devices have of the parent's goes, then every
- * other descriptor that is not on the list; then a new VM with memory slots before
- * anything else, vCPUs, clock, state; then the devices' queues, then threads; of a leaf at last the
- * jail in which none of this can be done again. No lock is held
- * across fork(2) and no other thread of the VMM allocates, so the child finds every lock free and
- * malloc intact.
+ * other descriptor that is not on the list; then it waits for the daemon; then a new VM with memory
+ * slots before anything else, vCPUs, clock, state; then the devices' queues, then threads; of a leaf
+ * at last the jail in which none of this can be done again. No lock is held across fork(2) and no
+ * other thread of the VMM allocates, so the child finds every lock free and malloc intact.
  */
 #define _GNU_SOURCE
 #include "vmm/fork/fork.h"
@@ -184,12 +183,13 @@ static int close_all_but(int *keep, size_t n)
  */
 static int child_keep_fds(struct machine *m, const struct fork_child *c, struct err *err)
 {
-	int keep[10 + LAYERS_MAX], rc;
+	int keep[11 + LAYERS_MAX], rc;
 	size_t n = 0;
 
 	for (int std = 0; std <= 2; std++)
 		keep[n++] = std;
 	keep[n++] = c->ctl_fd;
+	keep[n++] = c->gate_fd;
 	keep[n++] = m->kvm.kvm_fd;
 	keep[n++] = m->loop->epfd;
 	keep[n++] = m->loop->wakefd;
@@ -230,6 +230,24 @@ static int child_take_over(struct machine *m, const struct fork_child *c, struct
 			err_set(err, -rc, "device %u in the child", i);
 	}
 	return rc < 0 ? rc : child_keep_fds(m, c, err);
+}
+
+/*
+ * Until the daemon lets it go on. What it holds of its parent's is closed by now, so nobody waits
+ * for the end of a stream meanwhile; what it takes of the host's memory comes afterwards, and is
+ * charged to the control group that the daemon has moved it to.
+ */
+static int child_pass_gate(const struct fork_child *c, struct err *err)
+{
+	char byte;
+	ssize_t n = io_read_some(c->gate_fd, &byte, 1);
+	int fd = c->gate_fd;
+
+	close_fd(&fd);
+	if (n == 1)
+		return 0;
+	return n < 0 ? err_set(err, (int)-n, "the gate of the child")
+		     : err_text(err, ECANCELED, "the child was not let go on");
 }
 
 static int child_make_vm(struct machine *m, struct err *err)
@@ -298,6 +316,8 @@ int machine_fork_child(struct machine *m, const struct fork_child *c, struct err
 
 	child_forget(m);
 	rc = child_take_over(m, c, err);
+	if (rc == 0)
+		rc = child_pass_gate(c, err);
 	/* Before there is a VM whose view of memory would have to follow. */
 	if (rc == 0)
 		hotsets_populate(&m->hot, &m->ram, CTL_HOTSET_READY);

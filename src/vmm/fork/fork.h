@@ -48,13 +48,14 @@ struct fork_child {
 	int ctl_fd;           /* its control socket, the caller's */
 	int console_fd;       /* a ring of its own */
 	struct layer_fds top; /* the top of its disk */
+	int gate_fd;          /* CTL_FORK_GATE */
 };
 
 /*
- * In the child: makes the inherited machine its own and starts its vCPUs. Takes over all that c
- * names but ctl_fd; of all other descriptors only the machine's own are open afterwards. All
- * threads of a leaf have entered its jail, the caller included, before its guest runs. On failure
- * the process is expected to end, and no guest has run.
+ * In the child: makes the inherited machine its own and starts its vCPUs, both when the gate has
+ * opened. Takes over all that c names but ctl_fd; of all other descriptors only the machine's own
+ * are open afterwards. All threads of a leaf have entered its jail, the caller included, before its
+ * guest runs. On failure the process is expected to end, and no guest has run.
  */
 __must_check int machine_fork_child(struct machine *m, const struct fork_child *c, struct err *err);
 

@@ -125,7 +125,7 @@ static const struct jail_rule process_rules[] = {
 	MAKE(ALLOW_IF(epoll_create1, IS(0, EPOLL_CLOEXEC))), /* loop.c, vsock.c */
 	RUN(ALLOW(epoll_ctl)), /* loop.c, vsock.c */
 	RUN(ALLOW(epoll_wait)), /* loop.c, vsock.c */
-	RUN(ALLOW(read)), /* eventfds */
+	RUN(ALLOW(read)), /* eventfds; fork.c: the gate */
 	RUN(ALLOW(write)), /* eventfds */
 
 	/* --- files that were handed over: kernel, root image, console, layers of the disk --- */
@@ -157,7 +157,8 @@ static const struct jail_rule process_rules[] = {
 	/* --- processes and threads: with exactly these flags, so without namespaces --- */
 	MAKE(ALLOW_IF(clone, IS(0, CLONE_PARENT | SIGCHLD), IS(1, 0))), /* fork.c */
 	MAKE(ALLOW_IF(clone, IS(0, THREAD_FLAGS))), /* libc: pthread_create() */
-	/* libc: the flags lie in memory, where no filter sees them. It goes on with clone(). */
+	/* libc: the flags lie in memory, where no filter sees them. It goes on with clone(). So there
+	 * is no CLONE_INTO_CGROUP either: the daemon moves a child (daemon/vm_group.h). */
 	MAKE(RULE(SCMP_ACT_ERRNO(ENOSYS), clone3)),
 	MAKE(ALLOW(set_robust_list)), /* libc: start of a thread */
 	MAKE(ALLOW(rseq)), /* libc: start of a thread */

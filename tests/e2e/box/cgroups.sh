@@ -1,0 +1,134 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# A group with controllers is delegated to the daemon: each VM has one of its own below it, with
+# limits that the kernel has taken; a VM that comes to its limit of memory ends with that reason, and
+# alone; nothing is left of them. Needs root, which delegates.
+set -u
+. ./common
+
+MOUNT=$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)
+GROUP=$MOUNT/podflare-test
+MIB=1048576
+export PODFLARE_CGROUP=require
+
+[ -n "$MOUNT" ] || fail "no cgroup v2 is mounted"
+for controller in cpu memory pids; do
+	echo "+$controller" >"$MOUNT/cgroup.subtree_control" || fail "$controller cannot be turned on"
+done
+mkdir "$GROUP" || fail "no group can be made"
+if [ "$DAEMON" = box-podflared ]; then # it becomes this user
+	chown podflare "$GROUP" "$GROUP/cgroup.procs" "$GROUP/cgroup.subtree_control"
+fi
+
+# The daemon is started in that group.
+cat >"$WORK/inside" <<END
+echo \$\$ >$GROUP/cgroup.procs && exec $DAEMON "\$@"
+END
+DAEMON="sh $WORK/inside"
+
+# The directory of the group that process $1 is in.
+group_of() {
+	echo "$MOUNT$(sed -n 's/^0:://p' "/proc/$1/cgroup")"
+}
+
+# Whether process $1 is alone in a group of a VM's.
+alone() {
+	case $(group_of "$1") in
+	"$GROUP"/podflare-*/vm-*) [ "$(cat "$(group_of "$1")/cgroup.procs")" = "$1" ] ;;
+	*) false ;;
+	esac
+}
+
+# How many groups VMs have.
+groups() {
+	find "$GROUP" -type d -name 'vm-*' | wc -l
+}
+
+groups_are() {
+	[ "$(groups)" = "$1" ]
+}
+
+# What is in the file $2 of process $1's group must be $3.
+limit_is() {
+	found=$(cat "$(group_of "$1")/$2")
+	[ "$found" = "$3" ] || fail "$2 of VMM $1 is $found, not $3"
+}
+
+# What has ended has left its group as well.
+settled() {
+	groups_are "$(count)"
+}
+
+youngest() {
+	vmms | tail -n 1
+}
+
+ended_for_memory() {
+	grep -q "came to the limit of memory of its control group" "$LOG"
+}
+
+start
+grep -q "every virtual machine has a control group" "$LOG" || fail "the daemon does not say so"
+case $(group_of "$daemon") in
+"$GROUP"/podflare-*/daemon) ;;
+*) fail "the daemon is in $(group_of "$daemon")" ;;
+esac
+id=$(create '{"memory_mib": 256, "vcpus": 1, "disk_mib": 64}')
+[ -n "$id" ] && alive "$id" || fail "no sandbox was created"
+parent=$(youngest)
+for pid in $(vmms); do
+	alone "$pid" || fail "VMM $pid is in $(group_of "$pid")"
+done
+ok "daemon and VMMs are in groups of their own: $(groups)"
+
+# Where disks are in memory, they count (src/daemon/vm_limits.h).
+disk=0
+where=$(df -P "$STATE" | awk 'END {print $6}')
+awk -v at="$where" '$2 == at {type = $3} END {exit type != "tmpfs"}' /proc/mounts && disk=64
+base=$(((256 + 4 + 128 + 2 * disk) * MIB))
+copy=$(((256 + disk + 1) * MIB + MIB / 2))
+limit_is "$parent" memory.max $base
+limit_is "$parent" cpu.max "150000 100000"
+limit_is "$parent" pids.max 34
+[ ! -e "$(group_of "$parent")/memory.swap.max" ] || limit_is "$parent" memory.swap.max 0
+ok "its limits are what its size says"
+
+within 10 settled || fail "there are $(groups) groups for $(count) VMMs"
+before=$(groups)
+children=$(fork "$id" 3) || fail "it cannot be forked"
+groups_are $((before + 3)) || fail "there are $(groups) groups, not $((before + 3))"
+for pid in $(vmms); do
+	alone "$pid" || fail "VMM $pid is in $(group_of "$pid")"
+done
+limit_is "$parent" memory.max $((base + 3 * copy))
+limit_is "$(youngest)" memory.max $base
+for child in $children; do
+	alive "$child" || fail "the copy $child does not run code"
+done
+alive "$id" || fail "it does not run code after its fork"
+ok "its copies are in groups of their own, and it may have more memory"
+
+# Guests cannot get there by themselves, so the limit comes to them.
+echo $MIB >"$(group_of "$(youngest)")/memory.max" &
+within 30 ended_for_memory || fail "a VM beyond its limit does not end, or not with that reason"
+within 10 groups_are $((before + 2)) || fail "its group is left"
+alive "$id" || fail "its original does not live"
+ok "what comes to its limit ends with the reason, alone"
+
+kill -9 "$daemon"
+wait "$daemon" 2>/dev/null
+daemon=
+left=$(groups)
+[ "$left" -ge 2 ] || fail "no groups were left to be removed"
+start
+grep -q "that a daemon before this one has left were removed" "$LOG" || fail "left groups are not told of"
+id=$(create)
+[ -n "$id" ] && alive "$id" || fail "no new sandbox was created"
+within 10 groups_are 2 || fail "there are $(groups) groups, not 2"
+ok "after kill -9 the next start removes $left groups"
+
+stop
+groups_are 0 || fail "$(groups) groups are left after a clean stop"
+ok "a clean stop leaves none"
+find "$GROUP" -depth -type d -exec rmdir {} \;
+rm -rf "$LOG" "$WORK"
