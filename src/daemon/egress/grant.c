@@ -230,6 +230,18 @@ static int parse_host(struct grant *g, const char *host, const json_t *o, size_t
 	return json_object_set_new(g->inject, host, own) == 0 ? 0 : -ENOMEM;
 }
 
+/*
+ * What a host is here for. One without headers is for its interception alone: clients may have a
+ * parameter of its own for that, and know nothing of "inject".
+ */
+static const char *inject_word(const json_t *o)
+{
+	return json_is_true(json_object_get(o, "intercept")) &&
+			       json_object_size(json_object_get(o, "headers")) == 0
+		       ? "interception"
+		       : "egress.inject";
+}
+
 static int parse_inject(struct grant *g, const struct egress_rules *rules, const json_t *inject,
 			struct grant_fault *fault)
 {
@@ -253,13 +265,13 @@ static int parse_inject(struct grant *g, const struct egress_rules *rules, const
 
 		rc = egress_host_normal(name, strlen(name), host, err);
 		if (rc < 0)
-			return err_prefix(err, "egress.inject");
+			return err_prefix(err, "%s", inject_word(o));
 		if (json_object_get(g->inject, host))
-			return err_text(err, EINVAL, "egress.inject has %s twice", host);
+			return err_text(err, EINVAL, "%s: %s is there twice", inject_word(o), host);
 		egress_rules_ask(rules, &q, &a);
 		if (a.match == EGRESS_NO_RULE)
-			return err_text(err, EINVAL,
-					"egress.inject: %s is not allowed by egress.allow", host);
+			return err_text(err, EINVAL, "%s: %s is not allowed by egress.allow",
+					inject_word(o), host);
 		rc = parse_host(g, host, o, &bytes, err);
 		if (rc < 0)
 			return rc;
