@@ -42,6 +42,10 @@ SANITIZER_ENV = {
     "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
 }
+# All races of a run are told; one is enough for its daemon to end badly.
+TSAN_ENV = {"TSAN_OPTIONS": "halt_on_error=0:exitcode=66"}
+# Clients that meet in one sandbox; and what has a thread of its own, the loading of images.
+TSAN_TESTS = ["tests/daemon/test_stress.py", "tests/daemon/test_template.py"]
 
 
 @dataclass
@@ -86,14 +90,14 @@ def c_files() -> list[str]:
     return [str(p.relative_to(ROOT)) for p in found]
 
 
-def setup_build(directory: Path, options: list[str], env: dict[str, str]) -> list[str]:
-    """Shell command that makes or refreshes a build directory and compiles everything in it."""
+def setup_build(directory: Path, options: list[str], *targets: str) -> list[str]:
+    """Shell command that makes or refreshes a build directory and compiles targets, or all of it."""
     setup = f"meson setup {directory} . {' '.join(options)} >{directory}.log 2>&1"
     return [
         "sh",
         "-c",
         f"[ -e {directory}/build.ninja ] || {setup} || {{ cat {directory}.log; exit 1; }};"
-        f" exec ninja -C {directory}",
+        f" exec ninja -C {directory} {' '.join(targets)}",
     ]
 
 
@@ -115,7 +119,7 @@ def fuzz_stages(clang: Path) -> list[Stage]:
 
 def stages(build: Path) -> list[Stage]:
     """All stages, cheap ones first."""
-    asan, clang = build / "asan", build / "clang"
+    asan, clang, tsan = build / "asan", build / "clang", build / "tsan"
     listed = [
         Stage(
             "format",
@@ -127,15 +131,22 @@ def stages(build: Path) -> list[Stage]:
             "build-asan",
             "check",
             setup_build(
-                asan, ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Doptimization=1"], {}
+                asan, ["-Db_sanitize=address,undefined", "-Db_lundef=false", "-Doptimization=1"]
             ),
             lane="first",
         ),
         Stage(
             "build-clang",
             "check",
-            setup_build(clang, ["-Dfuzz=true"], {}),
+            setup_build(clang, ["-Dfuzz=true"]),
             env={"CC": "clang"},
+            lane="first",
+        ),
+        # With the builds, as two compilations beside each other gain nothing; one program of it only.
+        Stage(
+            "build-tsan",
+            "check",
+            setup_build(tsan, ["-Db_sanitize=thread", "-Db_lundef=false"], "podflared"),
             lane="first",
         ),
         Stage("unit", "cmocka", [str(asan / "tests/unit")], env=SANITIZER_ENV),
@@ -161,6 +172,8 @@ def stages(build: Path) -> list[Stage]:
             )
             command = [directory, "-m", "bounds"]
             listed.append(Stage("daemon-bounds", "pytest", command, lane="daemon"))
+            env = {**TSAN_ENV, "PODFLARED": str(tsan / "podflared")}
+            listed.append(Stage("daemon-tsan", "pytest", TSAN_TESTS, env=env, lane="daemon"))
         elif name == "egress":  # the same; and in its jail, which sanitizers do not allow
             env = {**SANITIZER_ENV, "PODFLARE_EGRESS": str(asan / "podflare-egress")}
             command = [directory, "-m", "not plain"]

@@ -12,9 +12,11 @@
 #include "daemon/reply.h"
 #include "lib/io.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 
 struct create {
 	struct request *r;
@@ -184,6 +186,27 @@ static void reply_unknown_template(struct request *r, const char *name)
 		    "template");
 }
 
+/*
+ * Memory that is promised and not there yet is a matter of luck, which is the operator's; more than
+ * the host has is none: such a sandbox would end as soon as it used what it asked for. What a
+ * template has for those that ask for nothing is the operator's, too.
+ */
+static bool create_fits(struct request *r, const json_t *body, json_int_t memory_mib)
+{
+	struct sysinfo host;
+	uint64_t mib = UINT64_MAX;
+
+	if (sysinfo(&host) == 0)
+		mib = ((uint64_t)host.totalram * host.mem_unit) >> 20;
+	if (!json_is_integer(json_object_get(body, "memory_mib")) || (uint64_t)memory_mib <= mib)
+		return true;
+	reply_invalid(r, "memory_mib",
+		      "a sandbox of %" PRIu64 " MiB cannot be made: this host has %" PRIu64
+		      " MiB of memory in all",
+		      (uint64_t)memory_mib, mib);
+	return false;
+}
+
 /* Values of the body, checked. False: answered. */
 static bool create_params(struct request *r, json_t *body, struct create *c)
 {
@@ -209,6 +232,7 @@ static bool create_params(struct request *r, json_t *body, struct create *c)
 	c->forkable = true;
 	if (!fields_int(r, body, "memory_mib", LIMIT_MEMORY_MIN_MIB, LIMIT_MEMORY_MAX_MIB,
 			&memory) ||
+	    !create_fits(r, body, memory) ||
 	    !fields_int(r, body, "vcpus", 1, LIMIT_VCPUS_MAX, &vcpus) ||
 	    !fields_int(r, body, "disk_mib", LIMIT_DISK_MIN_MIB, LIMIT_DISK_MAX_MIB, &disk) ||
 	    !fields_bool(r, body, "forkable", &c->forkable) ||

@@ -119,6 +119,7 @@ static void egress_set_policy(struct egress *e, struct policy *p, const char *wh
 	/* A rate that was low must not leave a debt, nor one that was high a gift. */
 	e->tokens = 0;
 	grant_review_all(e);
+	http_plane_new_policy(e->plane);
 	ask_restart_all(e);
 	policy_free(old);
 }

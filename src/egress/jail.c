@@ -23,7 +23,11 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
-#define JAIL_FILES  1024u
+/*
+ * 256 connections (EGRESS_STREAMS_MAX): the guest's, two to the HTTP library, one to a destination,
+ * and one that is kept of another.
+ */
+#define JAIL_FILES  2048u
 #define JAIL_NOBODY 65534u /* where the host's files do not say it */
 #define JAIL_DATA   (512ull << 20)
 

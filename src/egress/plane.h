@@ -32,6 +32,9 @@ void http_plane_free(struct http_plane *p);
 __must_check int http_plane_use_ca(struct http_plane *p, const json_t *ca, json_t **out,
 				   struct err *err);
 
+/* Another policy holds from now on: idle connections to destinations are closed. */
+void http_plane_new_policy(struct http_plane *p);
+
 /* origin: NULL for what was sniffed as HTTP. No byte of the stream was consumed. */
 void http_plane_take(struct http_plane *p, int fd, uint64_t stream, const char *exec,
 		     const struct http_origin *origin);

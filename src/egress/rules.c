@@ -34,6 +34,11 @@ static bool has_name(const struct rules_entry *e, const char *host, size_t len)
 	return len == e->host_len && memcmp(host, e->host, len) == 0;
 }
 
+bool rules_entry_has_name(const struct rules_entry *e, const char *host)
+{
+	return has_name(e, host, strlen(host));
+}
+
 static bool has_port(const struct rules_entry *e, uint16_t port)
 {
 	for (size_t i = 0; i < e->n_ports; i++) {

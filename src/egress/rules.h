@@ -107,3 +107,9 @@ struct egress_answer {
 /* The best of all entries; their order does not matter. */
 void egress_rules_ask(const struct egress_rules *r, const struct egress_query *q,
 		      struct egress_answer *a);
+
+/*
+ * Whether there may be a request that both lists allow. *name: whether they have at least a name in
+ * common. False is certain: nothing that one allows will the other allow.
+ */
+bool egress_rules_meet(const struct egress_rules *a, const struct egress_rules *b, bool *name);

@@ -51,6 +51,8 @@ int rules_no_memory(struct rules_reader *rd);
 __must_check int rules_entry_read(struct rules_reader *rd, struct rules_entry *e,
 				  const json_t *item);
 void rules_entry_free(struct rules_entry *e);
+/* Whether it is for this name (normal form). */
+bool rules_entry_has_name(const struct rules_entry *e, const char *host);
 /* Its normal form; NULL without memory. */
 json_t *rules_entry_json(const struct rules_entry *e);
 

@@ -70,7 +70,7 @@ class Daemon:
         vmm.write_text(f"#!/bin/sh\nexec {HERE}/fake_vmm.py '--mode={mode}' {limits} \"$@\"\n")
         vmm.chmod(0o755)
         self.env = {"PATH": os.environ["PATH"], **(env or {})}
-        for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS"):
+        for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS"):
             if name in os.environ:
                 self.env[name] = os.environ[name]
         self.argv = [DAEMON, "--addr", "127.0.0.1:0", "--state", str(self.state)]

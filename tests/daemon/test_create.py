@@ -26,6 +26,22 @@ def at_once(d: Daemon, n: int, **body: Any) -> list[httpx.Response]:
         return [c.result() for c in calls]
 
 
+def test_more_memory_than_there_is(daemon: Daemon) -> None:
+    """All that the host has is a promise like any other; a MiB more is none that could be kept."""
+    with open("/proc/meminfo", encoding="ascii") as f:
+        total = int(next(line for line in f if line.startswith("MemTotal:")).split()[1]) >> 10
+    if total < 65536:
+        r = daemon.http.post("/v1/sandboxes", json={"memory_mib": total + 1})
+        assert r.status_code == 400, r.text
+        assert r.json()["code"] == "invalid_request" and r.json()["field"] == "memory_mib"
+        assert f"this host has {total} MiB of memory in all" in r.json()["error"]
+        assert f"{total + 1} MiB cannot" in r.json()["error"]
+        assert daemon.http.get("/v1/sandboxes").json() == {"sandboxes": []}
+    most = min(total, 65536)
+    sid = daemon.create(memory_mib=most)
+    assert daemon.http.get(f"/v1/sandboxes/{sid}").json()["memory_mib"] == most
+
+
 @pytest.mark.parametrize(
     "how,reason",
     [

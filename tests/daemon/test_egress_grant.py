@@ -141,6 +141,20 @@ def test_a_bad_object_is_named(daemon: Daemon, value: Any, field: str, words: st
     assert words in r.json()["error"]
 
 
+def test_a_host_that_is_only_intercepted(daemon: Daemon) -> None:
+    """Who wrote it into a parameter for interceptions has never heard of egress.inject."""
+    only = {"headers": {}, "intercept": True}
+    for hosts, words in (
+        ({"b.test": only}, "interception: b.test is not allowed by egress.allow"),
+        ({"b.test": {"intercept": True}}, "interception: b.test is not allowed by egress.allow"),
+        ({"127.0.0.1": only}, "interception: "),
+        ({"a.test": only, "A.test": only}, "interception: a.test is there twice"),
+        ({"b.test": {"headers": {"A": "x"}, "intercept": True}}, "egress.inject: b.test is not allowed"),
+    ):
+        r = daemon.http.post("/v1/sandboxes", json={"egress": grant("a.test", inject=hosts)})
+        assert r.status_code == 400 and r.json()["error"].startswith(words), r.text
+
+
 @pytest.mark.parametrize(
     "name",
     ["Host", "content-length", "Transfer-Encoding", "Connection", "keep-alive", "TE", "Trailer"]

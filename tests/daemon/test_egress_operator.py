@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from conftest import Daemon, stdout_of, wait_for
@@ -66,29 +67,97 @@ def test_all_of_it_is_in_the_policy(configured: Callable[..., Daemon], by_enviro
     assert d.create(egress=grant("internal")), "groups of the operator are known"
 
 
-def test_the_ceiling(configured: Callable[..., Daemon]) -> None:
-    """It is in every policy, whatever is asked for; a name that it does not have is refused at once."""
-    d = configured({"ceiling": ["*.fine.example", "api.example.com:8443"]})
-    for where in ("create", "put"):
-        sid = d.create()
-        value = grant("a.fine.example", "api.example.com", "evil.example")
-        r = d.http.post("/v1/sandboxes", json={"egress": value}) if where == "create" else put(d, sid, value)
-        assert r.status_code == 400 and r.json()["field"] == "egress.allow"
-        assert "evil.example" in r.json()["error"] and "ceiling" in r.json()["error"]
-    sid = d.create(egress=grant("a.fine.example", "*.x.example", "pypi", "api.example.com"))
+CEILING = [
+    "*.fine.example",
+    "api.example.com:8443",
+    {"host": "get.example.com", "methods": ["GET"], "paths": ["/v1/"]},
+    "npm",
+]
+# Entries that the ceiling allows at least in part.
+WITHIN = [
+    "a.fine.example",
+    "*.fine.example",
+    "*.deep.fine.example",
+    "*.example.com",
+    "api.example.com:8443",
+    {"host": "api.example.com", "ports": [443, 8443]},
+    "get.example.com",
+    {"host": "get.example.com", "methods": ["POST", "GET"]},
+    {"host": "get.example.com", "paths": ["/", "/v2"]},
+    {"host": "get.example.com", "paths": ["/v1/users"]},
+    "npm",
+    "registry.npmjs.org",
+]
+# Those of which it allows nothing, and what is said of the reason.
+BEYOND = [
+    ("evil.example", ""),
+    ("fine.example", ""),
+    ("*.x.example", ""),
+    ("*.notfine.example", ""),
+    ("pypi", ""),
+    ("api.example.com", "other ports"),
+    ({"host": "a.fine.example", "ports": [22]}, "other ports"),
+    ({"host": "get.example.com", "methods": ["POST"]}, "other ports, methods"),
+    ({"host": "get.example.com", "paths": ["/v10/"]}, "methods or paths"),
+]
+
+
+def refused(r: httpx.Response, entry: Any, words: str) -> None:
+    """With the entry as it was given, and the reason."""
+    assert r.status_code == 400, r.text
+    assert r.json()["code"] == "invalid_request" and r.json()["field"] == "egress.allow"
+    name = entry if isinstance(entry, str) else entry["host"]
+    assert f'"{name}' in r.json()["error"] and "(its ceiling" in r.json()["error"]
+    assert words in r.json()["error"] and ("other ports" in r.json()["error"]) == bool(words)
+
+
+def test_beyond_the_ceiling(configured: Callable[..., Daemon]) -> None:
+    """What can never be used is refused at once, by everything that takes a list; the grant there is stays."""
+    d = configured({"ceiling": CEILING})
+    sid = d.create(egress=grant("a.fine.example"))
+    for entry, words in BEYOND:
+        value = grant("b.fine.example", entry)
+        refused(d.http.post("/v1/sandboxes", json={"egress": value}), entry, words)
+        refused(put(d, sid, value), entry, words)
+        refused(d.http.post(f"/v1/sandboxes/{sid}/fork", json={"egress": value}), entry, words)
+    assert get(d, sid)["allow"] == ["a.fine.example"]
+    (only,) = d.http.get("/v1/sandboxes").json()["sandboxes"]
+    assert only["id"] == sid
+    # Who only asks what would be gets an answer.
+    r = d.http.post("/v1/policy/test", json={"host": "evil.example", "allow": ["evil.example"]})
+    assert r.status_code == 200 and r.json()["ceiling"] == {"allowed": False, "rule": None}
+
+
+def test_within_the_ceiling(configured: Callable[..., Daemon]) -> None:
+    """Each entry alone and all together; the ceiling is in every policy."""
+    d = configured({"ceiling": CEILING})
+    sid = d.create()
+    for entry in WITHIN:
+        r = put(d, sid, grant(entry))
+        assert r.status_code == 200, (entry, r.text)
+    assert put(d, sid, grant(*WITHIN)).status_code == 200
     ask(d, sid)
-    put(d, sid, grant("*.x.example"))
-    r = d.http.post(f"/v1/sandboxes/{sid}/fork", json={"egress": grant("*.elsewhere.example")})
+    r = d.http.post(f"/v1/sandboxes/{sid}/fork", json={"egress": grant("*.example")})
+    assert r.status_code == 400 and '"*.example"' in r.json()["error"]  # no ceiling is needed for that
+    r = d.http.post(f"/v1/sandboxes/{sid}/fork", json={"egress": grant("*.example.com")})
     ask(d, r.json()["children"][0])
-    assert [p["ceiling"] for p in policies(d)] == [["*.fine.example", "api.example.com:8443"]] * 3
+    assert [p["ceiling"] for p in policies(d)] == [CEILING] * 2
 
 
 def test_an_empty_ceiling_allows_nothing(configured: Callable[..., Daemon]) -> None:
-    d = configured({"ceiling": []})
-    assert d.http.post("/v1/sandboxes", json={"egress": grant("a.test")}).status_code == 400
-    sid = d.create(egress=grant("pypi"))
+    d = configured({"ceiling": [], "default": ["pypi"]})
+    for entry in ("a.test", "*.a.test", "pypi"):
+        refused(d.http.post("/v1/sandboxes", json={"egress": grant(entry)}), entry, "")
+    # The operator's own default is not the client's fault: it is told in the log.
+    assert "of egress cannot be used as it is" in d.log_text()
+    sid = d.create(egress=True)
     ask(d, sid)
     assert policies(d)[0]["ceiling"] == []
+
+
+def test_a_default_within_the_ceiling_is_no_warning(configured: Callable[..., Daemon]) -> None:
+    d = configured({"ceiling": ["*.b.test"], "default": ["a.b.test"]})
+    assert d.create(egress=True) and "of egress cannot be used" not in d.log_text()
 
 
 def test_no_ceiling_is_null(configured: Callable[..., Daemon]) -> None:

@@ -278,6 +278,14 @@ def test_an_image_that_cannot_be_loaded(start: Callable[..., Daemon], guest: Pat
     d.create(template="big", memory_mib=300)  # it is in memory already
 
 
+def test_a_size_of_a_template_is_not_asked_for(start: Callable[..., Daemon], guest: Path) -> None:
+    """More memory than most hosts have, which a request could not have."""
+    add_template(guest, "huge", memory_mib=65536)
+    d = start(guest=guest)
+    sid = d.create(template="huge")
+    assert d.http.get(f"/v1/sandboxes/{sid}").json()["memory_mib"] == 65536
+
+
 @pytest.mark.bounds
 def test_the_loop_does_not_wait_for_an_image(start: Callable[..., Daemon], guest: Path) -> None:
     image = guest / "templates" / "big" / "rootfs.erofs"

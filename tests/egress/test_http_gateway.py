@@ -75,9 +75,12 @@ def test_default_port_is_443(proxy: Proxy) -> None:
 def test_connection_is_kept(proxy: Proxy, ca: Path) -> None:
     with Upstream(cert=cert(ca)) as up:
         proxy.policy([f"a.test:{up.port}"], upstream_ca_pem=pem(ca))
-        for _ in range(3):
-            assert once(proxy, f"http://a.test.egress:{up.port}/").body == b"ok"
+        with proxy.stream() as s:
+            for _ in range(3):
+                assert get(s, f"http://a.test.egress:{up.port}/").body == b"ok"
         assert up.accepted == 1
+        assert once(proxy, f"http://a.test.egress:{up.port}/").body == b"ok"
+        assert up.accepted == 2
 
 
 def test_bodies_over_tls(proxy: Proxy, ca: Path) -> None:

@@ -271,43 +271,12 @@ def test_pipelined_head_is_looked_at(proxy: Proxy) -> None:
         assert len(up.requests) == 2
 
 
-def test_connections_to_destinations_are_kept(proxy: Proxy) -> None:
-    with Upstream() as up:
-        proxy.policy([f"a.test:{up.port}"])
-        for _ in range(3):
-            assert once(proxy, f"http://a.test:{up.port}/").body == b"ok"
-        assert up.accepted == 1
-        # A new policy begins with none of them.
-        proxy.policy([f"a.test:{up.port}"])
-        assert once(proxy, f"http://a.test:{up.port}/").body == b"ok"
-        assert up.accepted == 2
-        # What must not be sent twice does not begin on one that may be closed already.
-        for _ in range(2):
-            assert once(proxy, f"http://a.test:{up.port}/", method="POST", body=b"x").body == b"ok"
-        assert up.accepted == 4
-
-
-def test_kept_connection_is_not_for_another_address(proxy: Proxy, dns: Dns) -> None:
-    """The name leads elsewhere now: nothing goes over the connection to where it led before."""
-    with Upstream() as first, Upstream(address="127.0.0.2", port=first.port) as second:
-        led: list[str] = ["127.0.0.1"]
-        dns.answers["moves.test"] = lambda kind: list(led)
-        proxy.policy([f"moves.test:{first.port}"], resolvers=[dns.address], resolve={})
-        url = f"http://moves.test:{first.port}/"
-        assert once(proxy, url).body == b"ok"
-        led[0] = "127.0.0.2"
-        assert once(proxy, url).body == b"ok"
-        assert (len(first.requests), len(second.requests)) == (1, 1)
-        led[0] = "127.0.0.1"
-        assert once(proxy, url).body == b"ok"
-        assert first.accepted == 1 and len(first.requests) == 2
-
-
 def test_ipv6(proxy: Proxy) -> None:
     with Upstream(address="::1") as up:
         proxy.policy([f"a.test:{up.port}"], resolve={"a.test": ["::1"]}, allow_ranges=["::1/128"])
-        for _ in range(2):
-            assert once(proxy, f"http://a.test:{up.port}/").body == b"ok"
+        with proxy.stream() as s:
+            for _ in range(2):
+                assert get(s, f"http://a.test:{up.port}/").body == b"ok"
         assert up.accepted == 1 and proxy.decision()["address"] == "::1"
 
 
@@ -319,17 +288,6 @@ def test_names_in_other_scripts(proxy: Proxy) -> None:
             with proxy.stream() as s:
                 assert get(s, f"http://{host}/").body == b"ok"
             assert up.requests[-1].one("host") == f"xn--bcher-kva.test:{up.port}"
-
-
-def test_kept_connection_that_was_closed(proxy: Proxy) -> None:
-    def answer(r: Request) -> None:
-        r.socket.sendall(OK)
-        r.socket.shutdown(socket.SHUT_RDWR)
-
-    with Upstream(answer) as up:
-        proxy.policy([f"a.test:{up.port}"])
-        for _ in range(5):
-            assert once(proxy, f"http://a.test:{up.port}/").body == b"ok"
 
 
 def test_many_at_once(proxy: Proxy) -> None:

@@ -87,7 +87,7 @@ def test_limits(proxy: Proxy) -> None:
     limits = {line[:25].strip(): line[25:].split()[:2] for line in lines[1:]}
     assert limits["Max core file size"] == ["0", "0"]
     assert limits["Max processes"] == ["0", "0"]
-    assert int(limits["Max open files"][1]) <= 1024
+    assert int(limits["Max open files"][1]) <= 2048
     assert int(limits["Max data size"][1]) <= 512 << 20
 
 

@@ -73,7 +73,8 @@ class Sandbox(SandboxBase[Client], Closing):
     egress_allow what the sandbox may reach (docs/egress.md), a list of entries; nothing if it is not
                  given. "api.example.com" (ports 443 and 80), "api.example.com:8443",
                  "*.example.com" (every name below it), a group such as "pypi", or a dict with
-                 "host" and "ports", "methods", "paths", "tls".
+                 "host" and "ports", "methods", "paths", "tls". InvalidRequestError for an entry of
+                 which the operator's ceiling allows nothing.
     egress_inject    secrets that the sandbox uses and never sees: for each host, headers that are
                  added to its requests outside. Code speaks to http://HOST.egress/, or to
                  https://HOST/ if that is intercepted.
@@ -387,7 +388,7 @@ class Sandbox(SandboxBase[Client], Closing):
         intercept   as `egress_intercept`.
 
         Returns the grant as it holds now. Raises InvalidRequestError, which names the entry that
-        cannot be understood, or that is beyond the operator's ceiling; EgressDisabledError and
+        cannot be understood, or of which the operator's ceiling allows nothing; EgressDisabledError and
         EgressUnavailableError if the daemon grants nothing to anybody. The old grant holds then.
         """
         self._check_open()

@@ -91,48 +91,6 @@ json_t *grant_inject_names(const struct grant *g)
 
 /* --- the allowlist ----------------------------------------------------------------------- */
 
-/* The host of an entry in normal form, or NULL: a group. */
-static const char *entry_host(const json_t *entry, char out[EGRESS_HOST_MAX + 8])
-{
-	const char *text =
-		json_string_value(json_is_object(entry) ? json_object_get(entry, "host") : entry);
-	size_t n = text ? strcspn(text, ":") : 0;
-
-	if (n == 0 || n >= EGRESS_HOST_MAX + 8 || !memchr(text, '.', n))
-		return NULL;
-	memcpy(out, text, n);
-	out[n] = '\0';
-	return out;
-}
-
-/*
- * A name that the ceiling does not have can never be reached: that is told at once. Groups and
- * wildcards may be allowed in part; of them the proxy lets through what both lists allow.
- */
-static int check_ceiling(const struct egress_operator *o, const json_t *allow,
-			 struct grant_fault *fault)
-{
-	size_t i;
-	json_t *v;
-
-	json_array_foreach((json_t *)(uintptr_t)allow, i, v)
-	{
-		char host[EGRESS_HOST_MAX + 8];
-		struct egress_query q = {.host = entry_host(v, host), .port = 443};
-		struct egress_answer a = {0};
-
-		if (!o->ceiling_rules || !q.host || q.host[0] == '*')
-			continue;
-		egress_rules_ask(o->ceiling_rules, &q, &a);
-		if (a.match == EGRESS_NO_RULE)
-			return err_text(&fault->err, EINVAL,
-					"\"%s\" is beyond what the operator of this host allows "
-					"anybody (its ceiling)",
-					host);
-	}
-	return 0;
-}
-
 static int parse_allow(struct grant **out, struct egress_rules **rules,
 		       const struct egress_operator *o, const json_t *allow,
 		       struct grant_fault *fault)
@@ -150,13 +108,10 @@ static int parse_allow(struct grant **out, struct egress_rules **rules,
 	if (rc < 0)
 		return rc;
 	normal = egress_rules_json(*rules);
-	rc = normal ? check_ceiling(o, normal, fault) : -ENOMEM;
-	if (rc == 0) {
-		*out = grant_new(json_incref(normal));
-		rc = *out ? 0 : -ENOMEM;
-	}
-	json_decref(normal);
-	return rc;
+	if (!normal)
+		return -ENOMEM;
+	*out = grant_new(normal);
+	return *out ? 0 : -ENOMEM;
 }
 
 /* --- injections -------------------------------------------------------------------------- */
@@ -275,6 +230,18 @@ static int parse_host(struct grant *g, const char *host, const json_t *o, size_t
 	return json_object_set_new(g->inject, host, own) == 0 ? 0 : -ENOMEM;
 }
 
+/*
+ * What a host is here for. One without headers is for its interception alone: clients may have a
+ * parameter of its own for that, and know nothing of "inject".
+ */
+static const char *inject_word(const json_t *o)
+{
+	return json_is_true(json_object_get(o, "intercept")) &&
+			       json_object_size(json_object_get(o, "headers")) == 0
+		       ? "interception"
+		       : "egress.inject";
+}
+
 static int parse_inject(struct grant *g, const struct egress_rules *rules, const json_t *inject,
 			struct grant_fault *fault)
 {
@@ -298,13 +265,13 @@ static int parse_inject(struct grant *g, const struct egress_rules *rules, const
 
 		rc = egress_host_normal(name, strlen(name), host, err);
 		if (rc < 0)
-			return err_prefix(err, "egress.inject");
+			return err_prefix(err, "%s", inject_word(o));
 		if (json_object_get(g->inject, host))
-			return err_text(err, EINVAL, "egress.inject has %s twice", host);
+			return err_text(err, EINVAL, "%s: %s is there twice", inject_word(o), host);
 		egress_rules_ask(rules, &q, &a);
 		if (a.match == EGRESS_NO_RULE)
-			return err_text(err, EINVAL,
-					"egress.inject: %s is not allowed by egress.allow", host);
+			return err_text(err, EINVAL, "%s: %s is not allowed by egress.allow",
+					inject_word(o), host);
 		rc = parse_host(g, host, o, &bytes, err);
 		if (rc < 0)
 			return rc;
@@ -334,7 +301,9 @@ static int parse_object(struct grant **out, const struct egress_operator *o, con
 	if (!allow)
 		return err_text(&fault->err, EINVAL, "egress has no list \"allow\"");
 	rc = parse_allow(&g, &rules, o, allow, fault);
-	if (rc == 0 && g) {
+	if (rc == 0)
+		rc = operator_check_ceiling(o, g->allow, &fault->err);
+	if (rc == 0) {
 		rc = parse_inject(g, rules, inject, fault);
 		if (rc == 0 && json_array_size(g->allow))
 			*out = grant_ref(g);

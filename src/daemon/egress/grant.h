@@ -41,11 +41,13 @@ struct grant_fault {
 
 /*
  * Of the value of "egress": false, true (the operator's default) or an object. *out is NULL when
- * it grants nothing. 0; -EINVAL with the fault; -ENOMEM. Values of headers are in no sentence.
+ * it grants nothing. 0; -EINVAL with the fault, also for an entry of which the operator's ceiling
+ * allows nothing; -ENOMEM. Values of headers are in no sentence.
  */
 int grant_parse(struct grant **out, const struct egress_operator *o, const json_t *value,
 		struct grant_fault *fault);
-/* Of an allowlist alone, which may be empty: *out is always a grant. As above. */
+/* Of an allowlist alone, which may be empty or beyond the ceiling: *out is always a grant. As
+ * above. */
 int grant_parse_list(struct grant **out, const struct egress_operator *o, const json_t *allow,
 		     struct grant_fault *fault);
 

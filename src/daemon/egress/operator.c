@@ -300,6 +300,8 @@ void operator_load(struct egress_operator *o, const char *config, const char *gr
 		log_error("egress is off: %s", o->why);
 	} else if (o->disabled) {
 		log_info("egress is off: the operator has disabled it");
+	} else if (operator_check_ceiling(o, o->allow, &err) < 0) {
+		log_warn("the \"default\" of egress cannot be used as it is: %s", err.msg);
 	}
 }
 

@@ -37,4 +37,11 @@ struct egress_operator {
  */
 void operator_load(struct egress_operator *o, const char *config, const char *groups,
 		   const char *program);
+/*
+ * Whether the ceiling allows at least something of each entry of a list (in normal form). What it
+ * allows only in part passes: the proxy lets through what both lists allow. 0; -EINVAL with a
+ * sentence that names the entry; -ENOMEM.
+ */
+__must_check int operator_check_ceiling(const struct egress_operator *o, const json_t *allow,
+					struct err *err);
 void operator_free(struct egress_operator *o);

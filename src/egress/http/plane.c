@@ -100,6 +100,7 @@ static void conn_start(struct http_plane *p, struct MHD_Connection *mhd, void **
 		return;
 	c->plane = p;
 	c->mhd = mhd;
+	upstream_kept_init(&p->up, &c->kept);
 	list_init(&c->link);
 	list_for_each (f, &p->fronts, struct http_front, link) {
 		if (f->lib_fd == conn_fd(mhd) && !f->conn) {
@@ -129,6 +130,7 @@ static void conn_notify(void *cls, struct MHD_Connection *mhd, void **ctx,
 		c->front->lib_fd = -1;
 	}
 	list_del(&c->link);
+	upstream_kept_free(&c->kept);
 	free(c);
 }
 
@@ -175,6 +177,11 @@ int http_plane_use_ca(struct http_plane *p, const json_t *ca, json_t **out, stru
 			return -err->num;
 	}
 	return intercept_use(p->intercept, ca, out, err);
+}
+
+void http_plane_new_policy(struct http_plane *p)
+{
+	upstream_forget(&p->up);
 }
 
 /* --- start and end ----------------------------------------------------------------------- */

@@ -30,6 +30,7 @@ struct http_conn {
 	struct http_front *front; /* NULL: gone */
 	struct MHD_Connection *mhd;
 	struct http_request *req; /* under way, or NULL */
+	struct upstream_kept kept;
 	unsigned int kicks;
 };
 

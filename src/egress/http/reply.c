@@ -86,7 +86,9 @@ struct MHD_Response *http_reply_passed(struct http_request *r, MHD_ContentReader
 	struct http_transfer *x = r->x;
 	bool bodyless = strcmp(r->method, "HEAD") == 0 || x->status == 204 || x->status == 304;
 	uint64_t size = x->size < 0 ? MHD_SIZE_UNKNOWN : (uint64_t)x->size;
-	struct MHD_Response *reply = MHD_create_response_from_callback(size, BLOCK, pull, r, NULL);
+	/* The library fills a block with zeros for each answer, most of which are small. */
+	size_t block = bodyless || size == 0 ? 1 : size < BLOCK ? (size_t)size : BLOCK;
+	struct MHD_Response *reply = MHD_create_response_from_callback(size, block, pull, r, NULL);
 
 	if (!reply)
 		return NULL;

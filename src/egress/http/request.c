@@ -196,6 +196,7 @@ static void request_pass_on(struct http_request *r)
 		.framing = r->framing,
 		.length = r->length,
 		.verdict = &r->v,
+		.kept = &r->c->kept,
 		.look = request_look,
 		.arg = r,
 	};

@@ -96,6 +96,11 @@ static void transfer_explain(struct http_transfer *x, CURLcode result)
 
 void transfer_ended(struct http_transfer *x, CURLcode result)
 {
+	curl_socket_t fd = CURL_SOCKET_BAD;
+
+	if (result == CURLE_OK &&
+	    curl_easy_getinfo(x->easy, CURLINFO_ACTIVESOCKET, &fd) == CURLE_OK)
+		x->kept->fd = fd;
 	if (result != CURLE_OK)
 		transfer_explain(x, result);
 	else if (!x->head)
@@ -127,6 +132,21 @@ static int transfer_close(void *arg, curl_socket_t fd)
 {
 	(void)arg;
 	return close(fd);
+}
+
+/*
+ * An answer that is longer than its end says: what follows is no answer to anything, and libcurl
+ * would drop it and go on with the next request. These words are all that it tells of it.
+ */
+static int transfer_listen(CURL *easy, curl_infotype type, char *text, size_t n, void *arg)
+{
+	static const char *const more[] = {"Excess found", "Leftovers after chunking"};
+
+	(void)arg;
+	for (size_t i = 0; type == CURLINFO_TEXT && i < ARRAY_SIZE(more); i++)
+		if (n >= strlen(more[i]) && memcmp(text, more[i], strlen(more[i])) == 0)
+			curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, 1L);
+	return 0;
 }
 
 /* libcurl has the default store ready, empty; ours takes its place. */
@@ -365,6 +385,8 @@ static bool transfer_set_callbacks(struct http_transfer *x)
 	rc |= curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, transfer_header);
 	rc |= curl_easy_setopt(c, CURLOPT_HEADERDATA, x);
 	rc |= curl_easy_setopt(c, CURLOPT_ERRORBUFFER, x->error);
+	rc |= curl_easy_setopt(c, CURLOPT_DEBUGFUNCTION, transfer_listen);
+	rc |= curl_easy_setopt(c, CURLOPT_VERBOSE, 1L);
 	rc |= curl_easy_setopt(c, CURLOPT_PRIVATE, x);
 	return rc == CURLE_OK;
 }
@@ -372,6 +394,7 @@ static bool transfer_set_callbacks(struct http_transfer *x)
 int transfer_start(struct http_transfer **out, struct upstream *up, const struct transfer_order *o)
 {
 	struct http_transfer *x = calloc(1, sizeof(*x));
+	CURLSH *share;
 
 	*out = x;
 	if (!x) {
@@ -381,6 +404,7 @@ int transfer_start(struct http_transfer **out, struct upstream *up, const struct
 	x->e = up->e;
 	x->v = *o->verdict;
 	x->v.inject = NULL;
+	x->kept = o->kept;
 	x->look = o->look;
 	x->arg = o->arg;
 	x->size = -1;
@@ -391,6 +415,9 @@ int transfer_start(struct http_transfer **out, struct upstream *up, const struct
 	x->easy = x->pool ? curl_easy_init() : NULL;
 	if (!x->easy || !transfer_set_callbacks(x) ||
 	    order_apply(x->easy, o, &x->headers, &x->connect_to) < 0)
+		return -ENOMEM;
+	share = upstream_kept_use(up, x->kept);
+	if (!share || curl_easy_setopt(x->easy, CURLOPT_SHARE, share) != CURLE_OK)
 		return -ENOMEM;
 	egress_on_cut(x->v.grant, transfer_on_cut, x);
 	if (curl_multi_add_handle(x->pool->multi, x->easy) != CURLM_OK)

@@ -33,12 +33,14 @@ struct transfer_order {
 	enum http_framing framing;
 	uint64_t length; /* HTTP_LENGTH */
 	const struct egress_verdict *verdict;
+	struct upstream_kept *kept; /* of the guest's connection */
 	void (*look)(void *arg);
 	void *arg;
 };
 
 struct http_transfer {
 	struct upstream_pool *pool;
+	struct upstream_kept *kept;
 	struct egress *e;
 	CURL *easy;
 	struct curl_slist *headers, *connect_to;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A pool is one multi handle with its sockets in our loop and its one timer.
- * It goes when its last transfer is over and another pool took its place; what
- * libcurl kept open goes with it.
+ * It goes when its last transfer is over and another pool took its place. It keeps no connections:
+ * those are in a "share" of libcurl's for each connection of the guest.
  *
  * Certificates are checked against a store in memory: behind the jail there is
  * no file to open, and parsing all CAs for each connection would be slow.
@@ -16,10 +16,9 @@
 #include <openssl/err.h>
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define KEPT 16L /* idle connections */
 
 struct pool_sock {
 	struct list link; /* overwritten when freed */
@@ -167,7 +166,7 @@ static struct upstream_pool *pool_new(struct upstream *up)
 	curl_multi_setopt(pool->multi, CURLMOPT_TIMERFUNCTION, pool_set_timer);
 	curl_multi_setopt(pool->multi, CURLMOPT_TIMERDATA, pool);
 	curl_multi_setopt(pool->multi, CURLMOPT_PIPELINING, CURLPIPE_NOTHING);
-	curl_multi_setopt(pool->multi, CURLMOPT_MAXCONNECTS, KEPT);
+	curl_multi_setopt(pool->multi, CURLMOPT_MAXCONNECTS, UPSTREAM_KEPT);
 	return pool;
 }
 
@@ -195,9 +194,70 @@ struct upstream_pool *upstream_pool_get(struct upstream *up)
 	return up->pool;
 }
 
+/* --- what is kept ------------------------------------------------------------------------ */
+
+void upstream_kept_init(struct upstream *up, struct upstream_kept *k)
+{
+	*k = (struct upstream_kept){.fd = -1};
+	list_add_tail(&up->kept, &k->link);
+}
+
+/* False: a transfer uses it. */
+static bool kept_close(struct upstream_kept *k)
+{
+	if (k->share && curl_share_cleanup(k->share) != CURLSHE_OK)
+		return false;
+	k->share = NULL;
+	k->fd = -1;
+	return true;
+}
+
+/*
+ * libcurl looks as well, but takes the first bytes of an answer that nobody waits for as a sign of
+ * life when there is TLS. A number that has become another's only costs a connection.
+ */
+static bool kept_is_quiet(const struct upstream_kept *k)
+{
+	struct pollfd p = {.fd = k->fd, .events = POLLIN};
+
+	return k->fd < 0 || poll(&p, 1, 0) == 0;
+}
+
+CURLSH *upstream_kept_use(struct upstream *up, struct upstream_kept *k)
+{
+	uint64_t serial = egress_policy_serial(up->e);
+
+	if ((k->serial != serial || !kept_is_quiet(k)) && !kept_close(k))
+		return NULL;
+	k->fd = -1;
+	if (k->share)
+		return k->share;
+	k->serial = serial;
+	k->share = curl_share_init();
+	if (k->share &&
+	    curl_share_setopt(k->share, CURLSHOPT_SHARE, CURL_LOCK_DATA_CONNECT) != CURLSHE_OK)
+		kept_close(k);
+	return k->share;
+}
+
+void upstream_kept_free(struct upstream_kept *k)
+{
+	if (!kept_close(k))
+		log_error("a connection to a destination is in use beyond its request");
+	list_del(&k->link);
+}
+
+void upstream_forget(struct upstream *up)
+{
+	/* One with a transfer is closed ahead of the next one (upstream_kept_use()). */
+	list_for_each (k, &up->kept, struct upstream_kept, link)
+		kept_close(k);
+}
+
 int upstream_init(struct upstream *up, struct loop *loop, struct egress *e, struct err *err)
 {
 	*up = (struct upstream){.loop = loop, .e = e};
+	list_init(&up->kept);
 	if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
 		return err_text(err, ENOMEM, "libcurl cannot be initialised");
 	return 0;

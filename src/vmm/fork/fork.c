@@ -3,9 +3,9 @@
  * VM fork. Parent: room for a layer of the disk, park, save, new top of the
  * disk, fork, unpark. Child: what devices have of the parent's goes, then every
  * other descriptor that is not on the list; then it waits for the daemon; then a new VM with memory
- * slots before anything else, vCPUs, clock, state; then the devices' queues, then threads; of a leaf
- * at last the jail in which none of this can be done again. No lock is held across fork(2) and no
- * other thread of the VMM allocates, so the child finds every lock free and malloc intact.
+ * slots before anything else, vCPUs, clock, state; then the devices' queues, then threads; of a
+ * leaf at last the jail in which none of this can be done again. No lock is held across fork(2) and
+ * no other thread of the VMM allocates, so the child finds every lock free and malloc intact.
  */
 #define _GNU_SOURCE
 #include "vmm/fork/fork.h"
