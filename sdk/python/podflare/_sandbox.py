@@ -255,7 +255,8 @@ class Sandbox(SandboxBase[Client], Closing):
         arguments are those of `run_code`; nothing is gathered, so that memory does not grow.
 
         The command starts when the first event is asked for. Leaving the loop early, or closing
-        the stream, ends the command. Reading slowly slows the command down; nothing is lost.
+        the stream, ends the command. Reading slowly slows the command down; nothing is lost up to
+        half of `output_limit` (of more, the last half of it comes at the end).
         """
         self._check_open()
         wish = request(

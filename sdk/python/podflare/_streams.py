@@ -110,7 +110,8 @@ class ExecStream:
     """A running command: iterate over it for its events, the last of which is the exit event.
 
     The command starts when the first event is asked for. Leaving a loop early, `close()`, or the end
-    of a `with` block ends the command. Reading slowly slows the command down; nothing is lost.
+    of a `with` block ends the command. Reading slowly slows the command down; nothing is lost up to half of
+    `output_limit` (of more, the last half of it comes at the end).
     """
 
     def __init__(self, sandbox: "Sandbox", request: Request) -> None:
