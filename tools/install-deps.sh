@@ -29,7 +29,8 @@ WHY[client]="the Python SDK and the examples"
 PACKAGES[client]="python3 python3-httpx"
 WHY[tests]="the tests, and the checks of style"
 PACKAGES[tests]="libcmocka-dev python3-pytest python3-ipython python3-pip python3-numpy python3-pandas
-	python3-matplotlib python3-yaml curl git openssl clang libclang-rt-14-dev clang-format clang-tidy"
+	python3-matplotlib python3-yaml curl git openssl iproute2 mypy clang libclang-rt-14-dev clang-format
+	clang-tidy"
 WHY[coverage]="the coverage of the fuzz targets"
 PACKAGES[coverage]="llvm"
 

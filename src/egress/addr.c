@@ -215,6 +215,14 @@ static const uint8_t *dialled(const struct sockaddr *sa, struct sockaddr_in6 *co
 	return copy->sin6_scope_id == 0 ? copy->sin6_addr.s6_addr : NULL;
 }
 
+bool egress_ranges_have(const struct egress_ranges *r, const struct sockaddr *sa)
+{
+	struct sockaddr_in6 copy;
+	const uint8_t *b = dialled(sa, &copy);
+
+	return b && egress_ranges_find(r, sa->sa_family == AF_INET6, b, 0);
+}
+
 enum egress_addr_class egress_addr_classify(const struct sockaddr *sa)
 {
 	struct sockaddr_in6 copy;

@@ -25,6 +25,7 @@
 #include "lib/err.h"
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
@@ -68,6 +69,9 @@ struct egress_ranges;
 __must_check int egress_ranges_parse(struct egress_ranges **out, const json_t *list,
 				     struct err *err);
 void egress_ranges_free(struct egress_ranges *r);
+
+/* Whether one of the ranges, which may be NULL, has the address. */
+bool egress_ranges_have(const struct egress_ranges *r, const struct sockaddr *sa);
 
 /* Of the address as it is written, without what it carries. */
 enum egress_addr_class egress_addr_classify(const struct sockaddr *sa);

@@ -223,6 +223,19 @@ static bool address_has_route(const union resolver_address *a)
 							     : sizeof(struct sockaddr_in6)) == 0;
 }
 
+/* As egress_addr_check(), for what this host is not itself. */
+static int asking_check(const struct egress_asking *a, const union resolver_address *address,
+			char why[EGRESS_WHY_MAX])
+{
+	const struct egress_ranges *ranges = a->e->policy->ranges;
+	int rc = egress_addr_check(&address->sa, ranges, why);
+
+	if (rc < 0 || egress_ranges_have(ranges, &address->sa) || !own_has(a->e->own, &address->sa))
+		return rc;
+	snprintf(why, EGRESS_WHY_MAX, "an address of this host itself");
+	return -EACCES;
+}
+
 /*
  * The first address that is allowed and has a route, else the first that is allowed: a host
  * without IPv6 gets addresses of it all the same.
@@ -231,9 +244,10 @@ static const union resolver_address *asking_choose(struct egress_asking *a,
 						   const struct resolver_answer *r)
 {
 	const union resolver_address *first = NULL;
+	char why[EGRESS_WHY_MAX];
 
 	for (size_t i = 0; i < r->n; i++) {
-		if (egress_addr_check(&r->address[i].sa, a->e->policy->ranges, NULL) < 0)
+		if (asking_check(a, &r->address[i], why) < 0)
 			continue;
 		if (address_has_route(&r->address[i]))
 			return &r->address[i];
@@ -249,7 +263,7 @@ static json_t *asking_addresses(struct egress_asking *a, const struct resolver_a
 
 	for (size_t i = 0; i < r->n; i++) {
 		char why[EGRESS_WHY_MAX], text[INET6_ADDRSTRLEN];
-		int rc = egress_addr_check(&r->address[i].sa, a->e->policy->ranges, why);
+		int rc = asking_check(a, &r->address[i], why);
 
 		audit_address(&r->address[i].sa, text, sizeof(text));
 		json_array_append_new(list, json_pack("{s:s, s:b, s:s}", "address", text, "allowed",
@@ -290,7 +304,7 @@ static void asking_on_answer(void *arg, const struct resolver_answer *r)
 	chosen = asking_choose(a, &with_port);
 	if (!chosen) {
 		/* Which address it is tells the record; the guest learns its kind. */
-		if (egress_addr_check(&r->address[0].sa, a->e->policy->ranges, why) == 0)
+		if (asking_check(a, &r->address[0], why) == 0)
 			snprintf(why, sizeof(why), "none");
 		snprintf(detail, sizeof(detail),
 			 "%s resolves only to addresses that may not be reached (%.80s)", a->j.host,

@@ -37,7 +37,9 @@ struct egress *egress_new(struct loop *loop, int ctl, const char *ca_file, struc
 	rc = io_read_file(ca_file, HOST_CA_MAX, &e->host_ca, &e->host_ca_len);
 	if (rc < 0)
 		log_warn("cannot read the CAs of this host from %s: %s", ca_file, strerror(-rc));
-	rc = resolver_new(&e->resolver, loop, err);
+	rc = own_learn(&e->own, err);
+	if (rc == 0)
+		rc = resolver_new(&e->resolver, loop, err);
 	if (rc == 0)
 		e->plane = http_plane_new(loop, e, err);
 	if (rc < 0 || !e->plane) {
@@ -55,6 +57,7 @@ void egress_free(struct egress *e)
 	grant_cut_all(e, EGRESS_R_POLICY);
 	ask_give_up_all(e);
 	resolver_free(e->resolver);
+	own_free(e->own);
 	loop_timer_cancel(&e->cutter);
 	loop_timer_cancel(&e->refill);
 	list_for_each_safe (s, &e->streams, struct egress_stream, link) {

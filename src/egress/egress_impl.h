@@ -7,6 +7,7 @@
 #pragma once
 
 #include "egress/egress.h"
+#include "egress/own.h"
 #include "egress/policy.h"
 #include "egress/resolver.h"
 
@@ -26,6 +27,7 @@ struct egress {
 	char policy_why[512];  /* then: why */
 	uint64_t policy_serial;
 	struct resolver *resolver;
+	struct own_addrs *own;
 	struct http_plane *plane;
 	char *host_ca, *all_ca; /* PEM; all_ca: with the policy's, NULL when there is none */
 	size_t host_ca_len, all_ca_len;

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,22 @@ def configured(start: Callable[..., Daemon], tmp_path: Path) -> Callable[..., Da
         return start(args=["--egress-config", str(path)])
 
     return go
+
+
+def test_the_example_of_the_guide(configured: Callable[..., Daemon]) -> None:
+    """What docs/egress.md shows is taken as it is, but for its certificate, which is cut short there."""
+    guide = (Path(__file__).resolve().parents[2] / "docs/egress.md").read_text()
+    (example,) = [
+        block for block in re.findall(r"```json\n(.*?)```", guide, re.S) if '"resolvers"' in block
+    ]
+    config = json.loads(example)
+    assert config["upstream_ca"].startswith("-----BEGIN CERTIFICATE-----")
+    d = configured({**config, "upstream_ca": PEM})
+    sid = d.create(egress=True)
+    assert get(d, sid) == {**OFF, "allow": config["default"], "state": "on"}
+    ask(d, sid)
+    (policy,) = policies(d)
+    assert policy["resolvers"] == config["resolvers"] and policy["limits"] == config["limits"]
 
 
 @pytest.mark.parametrize("by_environment", [False, True])

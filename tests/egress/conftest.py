@@ -55,8 +55,10 @@ def memfd(content: bytes, sealed: bool = True) -> int:
 class Proxy:
     """A running podflare-egress."""
 
-    def __init__(self, tmp: Path, args: tuple[str, ...] = (), room: int = 0) -> None:
-        """room: bytes of records that may wait to be read."""
+    def __init__(
+        self, tmp: Path, args: tuple[str, ...] = (), room: int = 0, before: tuple[str, ...] = ()
+    ) -> None:
+        """room: bytes of records that may wait to be read; before: what starts it."""
         self.ctl, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if room:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
@@ -66,7 +68,7 @@ class Proxy:
         self.last_stream = self.last_serial = 0
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [PROXY, *args],
+                [*before, PROXY, *args],
                 preexec_fn=lambda: os.dup2(theirs.fileno(), 3),
                 pass_fds=(3,),
                 stdin=subprocess.DEVNULL,

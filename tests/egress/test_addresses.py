@@ -5,7 +5,10 @@ when the resolver is of no help."""
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +78,45 @@ def test_a_range_allows_it(proxy: Proxy, dns: Dns, echo: Tcp) -> None:
     assert proxy.decision()["address"] == "127.0.0.1"
     dns.answers["a.test"] = ["127.0.0.2"]
     assert proxy.connect("a.test", echo.port).denial["reason"] == "address"
+
+
+OWN = ["9.9.9.9/32", "8.8.4.1/24", "8.8.4.2/24", "2606:4700::1111/128"]
+
+
+@pytest.mark.jail
+def test_addresses_of_this_host(tmp_path: Path) -> None:
+    """Public ones that are its own: the first of a net and one more, one that came later; unless the
+    operator allows them."""
+    add = "".join(f" && ip addr add {address} dev lo" for address in OWN)
+    proxy = Proxy(
+        tmp_path,
+        before=(
+            *("unshare", "-n" if os.geteuid() == 0 else "-rn"),
+            *("sh", "-ec", f'ip link set lo up{add}; exec "$@"', "sh"),
+        ),
+    )
+
+    def why(address: str, **members: Any) -> tuple[bool, str]:
+        proxy.policy(["a.test"], resolve={"a.test": [address]}, **{"allow_ranges": [], **members})
+        (one,) = proxy.test("a.test")["addresses"]
+        return one["allowed"], one["why"]
+
+    try:
+        for address in (own.partition("/")[0] for own in OWN):
+            assert why(address) == (False, "an address of this host itself"), address
+            assert proxy.connect("a.test", 443).denial["reason"] == "address"
+        assert why("9.9.9.10") == (True, "a public address")
+        assert why("8.8.4.3") == (True, "a public address")
+        enter = ["nsenter", f"--net=/proc/{proxy.pid}/ns/net", "ip", "addr", "add"]
+        if os.geteuid() == 0:
+            subprocess.run([*enter, "9.9.9.10/32", "dev", "lo"], check=True)
+            assert why("9.9.9.10") == (False, "an address of this host itself")
+        assert why("9.9.9.9", allow_ranges=["9.9.9.0/24"]) == (True, "a public address")
+        proxy.policy(["a.test"], resolve={"a.test": ["9.9.9.9", "1.1.1.1"]}, allow_ranges=[])
+        assert proxy.connect("a.test", 443).denial["reason"] == "upstream"
+        assert proxy.decision(verdict="allow")["address"] == "1.1.1.1"
+    finally:
+        proxy.close()
 
 
 def test_the_first_that_is_allowed_is_dialled(proxy: Proxy, dns: Dns) -> None:

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Addresses of this host itself. A name may lead to one of them, public as it is;
+ * a guest would then reach what listens here, and from within the host's
+ * firewall. So they are refused, unless a range of the operator allows them.
+ *
+ * They are asked for once, before the jail. One that came later is told by its
+ * route: the kernel takes it as the source of what is sent to it. What only leads
+ * back here from elsewhere (a translated address of a cloud) cannot be seen.
+ *
+ * Thread: any; constant once it is made. fork: plain memory.
+ */
+#pragma once
+
+#include "lib/cleanup.h"
+#include "lib/err.h"
+
+#include <stdbool.h>
+#include <sys/socket.h>
+
+struct own_addrs;
+
+/* 0; -errno with *err filled. */
+__must_check int own_learn(struct own_addrs **out, struct err *err);
+void own_free(struct own_addrs *o);
+
+/* Of an AF_INET or AF_INET6 address. Sends nothing. */
+bool own_has(const struct own_addrs *o, const struct sockaddr *sa);
