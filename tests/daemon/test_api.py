@@ -37,6 +37,7 @@ def test_create_with_defaults(daemon: Daemon) -> None:
         "vcpus": VCPUS,
         "disk_mib": 4096,
         "generation": 0,
+        "forkable": True,
         "parent": None,
         "children": [],
         "source": "fork",
