@@ -63,6 +63,7 @@ bench: deps-demo all templates
 	@$(PYTHON) bench/run.py --build $(BUILD)
 	@$(PYTHON) bench/egress.py --build $(BUILD)
 	@$(PYTHON) bench/transfer.py --build $(BUILD)
+	@$(PYTHON) bench/repl.py
 
 # Goes on from what earlier runs have learned, in $(BUILD)/clang/fuzz.
 fuzz: deps-test
