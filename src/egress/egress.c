@@ -81,6 +81,23 @@ uint64_t egress_patience_s(const struct egress *e)
 								  : PATIENCE_S;
 }
 
+uint64_t egress_idle_ns(const struct egress *e)
+{
+	return e->policy ? e->policy->limits.idle_s * 1000000000ull : 0;
+}
+
+uint64_t egress_total_ns(const struct egress *e)
+{
+	return e->policy ? e->policy->limits.total_s * 1000000000ull : 0;
+}
+
+size_t egress_spare_connections(const struct egress *e)
+{
+	return e->policy && e->policy->limits.connections > e->grants_n
+		       ? e->policy->limits.connections - e->grants_n
+		       : 0;
+}
+
 uint64_t egress_policy_serial(const struct egress *e)
 {
 	return e->policy_serial;

@@ -30,6 +30,11 @@ struct http_plane *egress_plane(struct egress *e);
 const char *egress_ca_pem(const struct egress *e, size_t *len);
 /* Seconds that a guest may take over what it has to say; never more than a few dozen. */
 uint64_t egress_patience_s(const struct egress *e);
+/* How long a connection to a destination may be without bytes, and how long it may be at all. */
+uint64_t egress_idle_ns(const struct egress *e);
+uint64_t egress_total_ns(const struct egress *e);
+/* How many connections to destinations there may be beside those of grants. */
+size_t egress_spare_connections(const struct egress *e);
 /* Counts policies: what was kept of one is stale when it has changed. */
 uint64_t egress_policy_serial(const struct egress *e);
 

@@ -12,6 +12,7 @@
 #define _GNU_SOURCE
 #include "egress/egress_impl.h"
 
+#include "egress/plane.h"
 #include "lib/io.h"
 
 #include <errno.h>
@@ -315,8 +316,10 @@ int egress_dial_socket(struct egress *e, const struct egress_verdict *v, const s
 int egress_dial(struct egress *e, const struct egress_verdict *v)
 {
 	const struct sockaddr *sa = (const struct sockaddr *)(const void *)&v->addr;
-	_cleanup_fd int fd = egress_dial_socket(e, v, sa);
+	_cleanup_fd int fd = -1;
 
+	http_plane_spare(e->plane, egress_spare_connections(e));
+	fd = egress_dial_socket(e, v, sa);
 	if (fd < 0)
 		return fd;
 	if (connect(fd, sa, v->addr_len) < 0 && errno != EINPROGRESS)

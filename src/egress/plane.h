@@ -32,6 +32,9 @@ void http_plane_free(struct http_plane *p);
 __must_check int http_plane_use_ca(struct http_plane *p, const json_t *ca, json_t **out,
 				   struct err *err);
 
+/* Closes idle connections to destinations until there are not more than that. */
+void http_plane_spare(struct http_plane *p, size_t most);
+
 /* Another policy holds from now on: idle connections to destinations are closed. */
 void http_plane_new_policy(struct http_plane *p);
 

@@ -34,7 +34,8 @@
  * "port", "method" (or null; never a path: it may hold a secret), "address" (or null), "rule" (or
  * null), "verdict" ("allow", "deny"), "reason" (enum egress_reason as text, or null), "detail" (a
  * sentence). A denial may have a "hint", which the daemon tells to the command and does not keep.
- * An end also has "bytes_up", "bytes_down", "duration_ms", "why". The daemon adds the sandbox.
+ * An end also has "bytes_up", "bytes_down" (of requests: heads and bodies as they are between here
+ * and the destination, without TLS), "duration_ms", "why". The daemon adds the sandbox.
  * Records never hold headers or bodies.
  *
  * Policy: {"sandbox": id,

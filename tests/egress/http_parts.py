@@ -28,8 +28,8 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class Request:
-    """One that a server got: its first line, fields as they came, and its body (or what there is
-    of it: see Upstream.read_body)."""
+    """One that a server got: its first line, fields as they came, how long its head is, and its body
+    (or what there is of it: see Upstream.read_body)."""
 
     def __init__(self, s: socket.socket) -> None:
         self.socket = s
@@ -39,6 +39,7 @@ class Request:
             if not more:
                 raise EOFError
             head += more
+        self.size = len(head)
         lines = head.decode("latin-1").split("\r\n")
         self.method, self.target, self.version = lines[0].split(" ")
         pairs = (x.split(":", 1) for x in lines[1:] if x)

@@ -169,6 +169,7 @@ def test_a_new_policy_in_the_middle_of_an_answer(proxy: Proxy) -> None:
             proxy.policy([f"a.test:{up.port}", "b.test"])
             up.open[0].sendall(b"k")
             assert recv_exactly(s, 1) == b"k" and r.status == 200
+            closed_by_proxy(up)
             up.answer = lambda r: r.socket.sendall(OK)
             assert get(s, url).body == b"ok"
             assert up.accepted == 2
@@ -331,6 +332,90 @@ def test_what_must_not_be_sent_twice(proxy: Proxy, method: str, body: bytes) -> 
             r = get(s, url + "fails", method=method, body=body)
             assert r.status == 502 and r.denial["reason"] == "upstream"
         assert up.accepted == 4 and [r.target for r in up.requests].count("/fails") == 1
+
+
+@pytest.mark.jail
+def test_more_than_an_answer_and_a_request_that_fails(proxy: Proxy, ca: Path) -> None:
+    """A request that goes over another connection does not hide what came on the kept one."""
+
+    def serve(r: Request) -> None:
+        r.read_body()
+        if r.target == "/fails":
+            raise EOFError
+        r.socket.sendall(OK)
+
+    with Upstream(serve, cert=(ca / "server.pem", ca / "server.key")) as up:
+        proxy.policy([f"a.test:{up.port}"], upstream_ca_pem=(ca / "ca.pem").read_text())
+        url = f"http://a.test.egress:{up.port}"
+        with proxy.stream() as s:
+            assert get(s, url + "/first").body == b"ok"
+            assert get(s, url + "/fails", method="POST", body=b"x").status == 502
+            with contextlib.suppress(OSError):  # it is closed by now
+                up.requests[0].socket.sendall(EVIL)
+                time.sleep(0.05)
+            assert get(s, url + "/second").body == b"ok"
+            assert up.accepted == 3
+
+
+# --- limits ---
+
+
+@pytest.mark.jail
+def test_limit_of_idleness(proxy: Proxy) -> None:
+    """It is closed, and the guest's connection goes on."""
+    with Upstream() as up:
+        proxy.policy([f"a.test:{up.port}"], limits={"idle_s": 4})
+        url = f"http://a.test:{up.port}/"
+        with proxy.stream() as s:
+            for n in range(2):
+                assert get(s, url).body == b"ok"
+                assert up.accepted == n + 1
+                closed_by_proxy(up, n)
+
+
+def test_limit_of_total_time(proxy: Proxy) -> None:
+    """One that is never idle for long is not used for ever; and it is closed when it cannot be."""
+    with Upstream() as up:
+        proxy.policy([f"a.test:{up.port}"], limits={"total_s": 4, "idle_s": 3600})
+        url = f"http://a.test:{up.port}/"
+        with proxy.stream() as s:
+            began = time.monotonic()
+            while up.accepted < 2:
+                assert get(s, url).body == b"ok"
+                assert time.monotonic() - began < 30
+                time.sleep(0.1)
+            assert time.monotonic() - began > 3.5 and len(up.requests) > 2
+            for n in range(2):
+                closed_by_proxy(up, n)
+
+
+@pytest.mark.jail
+def test_limit_of_connections(proxy: Proxy) -> None:
+    """What is idle counts, and makes room for what is new, the longest idle first."""
+
+    def ask(s: socket.socket) -> None:
+        assert get(s, url).body == b"ok"
+        proxy.end()  # else the request itself may count yet
+
+    with Upstream() as up, contextlib.ExitStack() as stack:
+        proxy.policy([{"host": "a.test", "ports": [up.port], "tls": False}], limits={"connections": 2})
+        url = f"http://a.test:{up.port}/"
+        one, two, three = (stack.enter_context(proxy.stream()) for _ in range(3))
+        for s in (one, two, one, three):
+            ask(s)
+        closed_by_proxy(up, 1)
+        assert up.accepted == 3
+        for s in (one, three):
+            ask(s)
+        assert up.accepted == 3
+        # A tunnel counts as well, and is not what makes room.
+        tunnels = [proxy.connect("a.test", up.port) for _ in range(2)]
+        assert [t.status for t in tunnels] == [200, 200]
+        for n in (0, 2):
+            closed_by_proxy(up, n)
+        assert get(one, url).denial["reason"] == "connections"
+        for t in tunnels:
+            assert get(t.socket, url).body == b"ok"
 
 
 def test_no_descriptor_is_left(proxy: Proxy) -> None:

@@ -64,7 +64,7 @@ class EgressRecord:
     verdict     "allow" or "deny".
     reason      a word that says why it was denied or cut, such as "not_allowed"; else None.
     detail      the same as a sentence.
-    bytes_up, bytes_down   bytes from the sandbox and to it, of an end; else None.
+    bytes_up, bytes_down   bytes to the destination and from it, of an end; else None.
     duration_ms            milliseconds from the decision to its end, of an end; else None.
     why         of an end: what ended it, None if it ended as things end.
     raw         the daemon's whole record.

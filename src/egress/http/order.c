@@ -92,12 +92,18 @@ static int order_address(const struct transfer_order *o, struct curl_slist **lis
 	return list_add(list, all);
 }
 
+bool order_is_repeatable(const struct transfer_order *o)
+{
+	bool safe = strcmp(o->method, "GET") == 0 || strcmp(o->method, "HEAD") == 0 ||
+		    strcmp(o->method, "OPTIONS") == 0;
+
+	return safe && o->framing == HTTP_NO_BODY;
+}
+
 static CURLcode order_method(CURL *c, const struct transfer_order *o)
 {
 	bool post = strcmp(o->method, "POST") == 0 || strcmp(o->method, "PUT") == 0 ||
 		    strcmp(o->method, "PATCH") == 0;
-	bool safe = strcmp(o->method, "GET") == 0 || strcmp(o->method, "HEAD") == 0 ||
-		    strcmp(o->method, "OPTIONS") == 0;
 	CURLcode rc = CURLE_OK;
 
 	if (strcmp(o->method, "HEAD") == 0)
@@ -108,9 +114,8 @@ static CURLcode order_method(CURL *c, const struct transfer_order *o)
 		rc |= curl_easy_setopt(c, CURLOPT_UPLOAD, 1L);
 		rc |= curl_easy_setopt(c, CURLOPT_INFILESIZE_LARGE, size);
 	}
-	/* A kept connection may turn out to be closed; libcurl sends again then, which is only
-	 * right for what may be done twice and needs no body again. */
-	if (o->framing != HTTP_NO_BODY || !safe)
+	/* libcurl sends again when a kept connection turns out to be closed. */
+	if (!order_is_repeatable(o))
 		rc |= curl_easy_setopt(c, CURLOPT_FRESH_CONNECT, 1L);
 	return rc | curl_easy_setopt(c, CURLOPT_CUSTOMREQUEST, o->method);
 }

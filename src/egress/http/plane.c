@@ -179,6 +179,11 @@ int http_plane_use_ca(struct http_plane *p, const json_t *ca, json_t **out, stru
 	return intercept_use(p->intercept, ca, out, err);
 }
 
+void http_plane_spare(struct http_plane *p, size_t most)
+{
+	upstream_spare(&p->up, most);
+}
+
 void http_plane_new_policy(struct http_plane *p)
 {
 	upstream_forget(&p->up);

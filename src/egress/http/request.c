@@ -253,6 +253,8 @@ static void request_check(struct http_request *r, const char *method)
 		request_refuse(r, why.reason, why.detail, why.hint, false);
 	if (rc < 0)
 		return;
+	/* A policy's first request loads its certificates: not in the time of the grant. */
+	upstream_pool_put(upstream_pool_get(&r->plane->up));
 	asking = egress_ask(r->plane->e, &r->q, request_decided, r);
 	if (!r->decided)
 		r->asking = asking;

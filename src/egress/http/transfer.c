@@ -3,6 +3,8 @@
  * libcurl calls back only from upstream.c's turns and from curl_easy_pause();
  * nothing in these callbacks calls libcurl or frees a transfer.
  *
+ * What is sent is counted where libcurl tells of it: no other callback sees heads.
+ *
  * libcurl connects by itself, but only a socket of egress_dial_socket() to the address of the
  * verdict.
  */
@@ -26,6 +28,8 @@ static void transfer_detach(struct http_transfer *x)
 		return;
 	x->multi = false;
 	curl_multi_remove_handle(x->pool->multi, x->easy);
+	/* What it leaves can be closed from now on. */
+	curl_easy_setopt(x->easy, CURLOPT_SHARE, NULL);
 }
 
 /* The first failure counts. */
@@ -98,14 +102,15 @@ void transfer_ended(struct http_transfer *x, CURLcode result)
 {
 	curl_socket_t fd = CURL_SOCKET_BAD;
 
-	if (result == CURLE_OK &&
-	    curl_easy_getinfo(x->easy, CURLINFO_ACTIVESOCKET, &fd) == CURLE_OK)
-		x->kept->fd = fd;
+	if (result != CURLE_OK ||
+	    curl_easy_getinfo(x->easy, CURLINFO_ACTIVESOCKET, &fd) != CURLE_OK)
+		fd = CURL_SOCKET_BAD;
 	if (result != CURLE_OK)
 		transfer_explain(x, result);
 	else if (!x->head)
 		transfer_note(x, EGRESS_R_UPSTREAM, "the destination gave no answer");
 	transfer_detach(x);
+	upstream_kept_learn(x->kept, fd);
 	x->over = x->up_over = true;
 	x->look(x->arg);
 }
@@ -119,8 +124,10 @@ static curl_socket_t transfer_dial(void *arg, curlsocktype purpose, struct curl_
 					       : -EACCES;
 	char detail[sizeof(x->detail)];
 
-	if (fd >= 0)
+	if (fd >= 0) {
+		upstream_kept_dialled(x->kept);
 		return fd;
+	}
 	snprintf(detail, sizeof(detail), "the destination cannot be reached: %.200s",
 		 strerror(-fd));
 	transfer_note(x, EGRESS_R_UPSTREAM, detail);
@@ -134,7 +141,19 @@ static int transfer_close(void *arg, curl_socket_t fd)
 	return close(fd);
 }
 
+static void transfer_on_room(void *arg);
+
+static void transfer_count(struct http_transfer *x, size_t up, size_t down)
+{
+	if (egress_count(x->v.grant, up, down) > 0 || x->no_room)
+		return;
+	x->no_room = true;
+	egress_on_room(x->v.grant, transfer_on_room, x);
+}
+
 /*
+ * All that is sent passes here, once more where a request is repeated.
+ *
  * An answer that is longer than its end says: what follows is no answer to anything, and libcurl
  * would drop it and go on with the next request. These words are all that it tells of it.
  */
@@ -142,7 +161,9 @@ static int transfer_listen(CURL *easy, curl_infotype type, char *text, size_t n,
 {
 	static const char *const more[] = {"Excess found", "Leftovers after chunking"};
 
-	(void)arg;
+	/* Of a head that goes out in pieces libcurl takes all but the first for data. */
+	if (type == CURLINFO_HEADER_OUT || type == CURLINFO_DATA_OUT)
+		transfer_count(arg, n, 0);
 	for (size_t i = 0; type == CURLINFO_TEXT && i < ARRAY_SIZE(more); i++)
 		if (n >= strlen(more[i]) && memcmp(text, more[i], strlen(more[i])) == 0)
 			curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, 1L);
@@ -161,16 +182,6 @@ static CURLcode transfer_trust(CURL *easy, void *ctx, void *arg)
 	return CURLE_OK;
 }
 
-static void transfer_on_room(void *arg);
-
-static void transfer_count(struct http_transfer *x, size_t up, size_t down)
-{
-	if (egress_count(x->v.grant, up, down) > 0 || x->no_room)
-		return;
-	x->no_room = true;
-	egress_on_room(x->v.grant, transfer_on_room, x);
-}
-
 static size_t transfer_read(char *out, size_t size, size_t n, void *arg)
 {
 	struct http_transfer *x = arg;
@@ -186,7 +197,6 @@ static size_t transfer_read(char *out, size_t size, size_t n, void *arg)
 	}
 	memcpy(out, buf_data(&x->up), n);
 	buf_consume(&x->up, n);
-	transfer_count(x, n, 0);
 	x->look(x->arg);
 	return n;
 }
@@ -322,12 +332,31 @@ static void transfer_resume(struct http_transfer *x)
 					 (x->down_paused ? CURLPAUSE_RECV : 0));
 }
 
+static int transfer_begin(struct http_transfer *x)
+{
+	CURLSH *share;
+
+	x->begun = true;
+	x->pool = upstream_pool_get(x->kept->up);
+	share = x->pool ? upstream_kept_use(x->kept, &x->v, x->tls, x->fresh) : NULL;
+	if (!share || curl_easy_setopt(x->easy, CURLOPT_SHARE, share) != CURLE_OK)
+		return -ENOMEM;
+	x->multi = curl_multi_add_handle(x->pool->multi, x->easy) == CURLM_OK;
+	return x->multi ? 0 : -ENOMEM;
+}
+
 static void transfer_on_room(void *arg)
 {
 	struct http_transfer *x = arg;
 
 	x->no_room = false;
-	transfer_resume(x);
+	if (x->begun || x->over)
+		transfer_resume(x);
+	else if (x->injected && x->serial != egress_policy_serial(x->e))
+		transfer_fail(x, EGRESS_R_POLICY_CHANGED,
+			      "it has headers that were injected by the policy before");
+	else if (transfer_begin(x) < 0)
+		transfer_fail(x, EGRESS_R_UPSTREAM, "the proxy is out of memory");
 }
 
 size_t transfer_feed(struct http_transfer *x, const void *data, size_t len)
@@ -386,6 +415,7 @@ static bool transfer_set_callbacks(struct http_transfer *x)
 	rc |= curl_easy_setopt(c, CURLOPT_HEADERDATA, x);
 	rc |= curl_easy_setopt(c, CURLOPT_ERRORBUFFER, x->error);
 	rc |= curl_easy_setopt(c, CURLOPT_DEBUGFUNCTION, transfer_listen);
+	rc |= curl_easy_setopt(c, CURLOPT_DEBUGDATA, x);
 	rc |= curl_easy_setopt(c, CURLOPT_VERBOSE, 1L);
 	rc |= curl_easy_setopt(c, CURLOPT_PRIVATE, x);
 	return rc == CURLE_OK;
@@ -394,7 +424,6 @@ static bool transfer_set_callbacks(struct http_transfer *x)
 int transfer_start(struct http_transfer **out, struct upstream *up, const struct transfer_order *o)
 {
 	struct http_transfer *x = calloc(1, sizeof(*x));
-	CURLSH *share;
 
 	*out = x;
 	if (!x) {
@@ -404,26 +433,24 @@ int transfer_start(struct http_transfer **out, struct upstream *up, const struct
 	x->e = up->e;
 	x->v = *o->verdict;
 	x->v.inject = NULL;
+	x->injected = o->verdict->inject;
+	x->serial = egress_policy_serial(x->e);
 	x->kept = o->kept;
+	x->tls = o->tls;
+	x->fresh = !order_is_repeatable(o);
 	x->look = o->look;
 	x->arg = o->arg;
 	x->size = -1;
 	buf_init(&x->up, TRANSFER_BUF);
 	buf_init(&x->down, TRANSFER_BUF);
 	x->up_end = o->framing == HTTP_NO_BODY;
-	x->pool = upstream_pool_get(up);
-	x->easy = x->pool ? curl_easy_init() : NULL;
+	x->easy = curl_easy_init();
 	if (!x->easy || !transfer_set_callbacks(x) ||
 	    order_apply(x->easy, o, &x->headers, &x->connect_to) < 0)
 		return -ENOMEM;
-	share = upstream_kept_use(up, x->kept);
-	if (!share || curl_easy_setopt(x->easy, CURLOPT_SHARE, share) != CURLE_OK)
-		return -ENOMEM;
 	egress_on_cut(x->v.grant, transfer_on_cut, x);
-	if (curl_multi_add_handle(x->pool->multi, x->easy) != CURLM_OK)
-		return -ENOMEM;
-	x->multi = true;
-	return 0;
+	transfer_count(x, 0, 0);
+	return x->no_room ? 0 : transfer_begin(x);
 }
 
 void transfer_free(struct http_transfer *x)
@@ -433,6 +460,7 @@ void transfer_free(struct http_transfer *x)
 	transfer_detach(x);
 	if (x->easy)
 		curl_easy_cleanup(x->easy);
+	upstream_kept_rest(x->kept, x->why == EGRESS_R_NONE);
 	order_free(x->headers);
 	order_free(x->connect_to);
 	upstream_pool_put(x->pool);

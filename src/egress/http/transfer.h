@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One request on its way to a destination that was allowed, and the answer:
- * an easy handle of libcurl that dials what was decided, counts every byte
- * for its grant, and holds at most TRANSFER_BUF bytes each way.
+ * an easy handle of libcurl that dials what was decided, counts every byte of both, heads and what
+ * frames a body included, for its grant, and holds at most TRANSFER_BUF bytes each way. It begins
+ * when the limit of bytes a second has room; a new policy ahead of that ends what has injected
+ * headers.
  *
  * What is told through transfer_order.look is only that something changed. The
  * grant is the transfer's from transfer_start() on, also when that fails.
@@ -39,9 +41,11 @@ struct transfer_order {
 };
 
 struct http_transfer {
-	struct upstream_pool *pool;
+	struct upstream_pool *pool; /* NULL: it has not begun */
 	struct upstream_kept *kept;
 	struct egress *e;
+	uint64_t serial;           /* of the policy that allowed it */
+	bool tls, fresh, injected; /* fresh: not on a kept connection; injected: headers */
 	CURL *easy;
 	struct curl_slist *headers, *connect_to;
 	char error[CURL_ERROR_SIZE];
@@ -54,7 +58,8 @@ struct http_transfer {
 	bool up_over;                /* no more is wanted */
 	bool up_paused, down_paused; /* libcurl's callbacks said so */
 	bool no_room;                /* the limit of bytes a second: wait */
-	bool multi;                  /* the easy handle is in its pool */
+	bool begun;                  /* the easy handle was given to its pool: */
+	bool multi;                  /* it is there */
 
 	/* The answer. */
 	bool head; /* it is there: */

@@ -2,7 +2,9 @@
 /*
  * A pool is one multi handle with its sockets in our loop and its one timer.
  * It goes when its last transfer is over and another pool took its place. It keeps no connections:
- * those are in a "share" of libcurl's for each connection of the guest.
+ * those are in a "share" of libcurl's for each connection of the guest. Closing one is freeing its
+ * share, which libcurl refuses while a transfer uses that. Invariant: what is in up->idle is used
+ * by none, and has its timer armed.
  *
  * Certificates are checked against a store in memory: behind the jail there is
  * no file to open, and parsing all CAs for each connection would be slow.
@@ -10,6 +12,7 @@
 #include "egress/http/upstream.h"
 
 #include "egress/http/transfer.h"
+#include "lib/io.h"
 #include "lib/log.h"
 
 #include <errno.h>
@@ -17,6 +20,7 @@
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -196,10 +200,23 @@ struct upstream_pool *upstream_pool_get(struct upstream *up)
 
 /* --- what is kept ------------------------------------------------------------------------ */
 
+static void kept_on_timer(struct loop_timer *t);
+
 void upstream_kept_init(struct upstream *up, struct upstream_kept *k)
 {
-	*k = (struct upstream_kept){.fd = -1};
+	*k = (struct upstream_kept){.up = up, .fd = -1};
+	k->timer = (struct loop_timer){.fn = kept_on_timer, .arg = k};
+	list_init(&k->idle);
 	list_add_tail(&up->kept, &k->link);
+}
+
+static void kept_wake(struct upstream_kept *k)
+{
+	if (list_empty(&k->idle))
+		return;
+	list_del(&k->idle);
+	k->up->idle_n--;
+	loop_timer_cancel(&k->timer);
 }
 
 /* False: a transfer uses it. */
@@ -207,32 +224,58 @@ static bool kept_close(struct upstream_kept *k)
 {
 	if (k->share && curl_share_cleanup(k->share) != CURLSHE_OK)
 		return false;
+	kept_wake(k);
 	k->share = NULL;
 	k->fd = -1;
 	return true;
 }
 
+static void kept_on_timer(struct loop_timer *t)
+{
+	kept_close(t->arg);
+}
+
+/* libcurl looks as well, but would keep what leads elsewhere beside the new one. */
+static bool kept_leads_to(const struct upstream_kept *k, const struct egress_verdict *v, bool tls)
+{
+	return k->tls == tls && strcmp(k->host, v->host) == 0 && k->addr_len == v->addr_len &&
+	       memcmp(&k->addr, &v->addr, v->addr_len) == 0;
+}
+
 /*
  * libcurl looks as well, but takes the first bytes of an answer that nobody waits for as a sign of
- * life when there is TLS. A number that has become another's only costs a connection.
+ * life when there is TLS.
  */
 static bool kept_is_quiet(const struct upstream_kept *k)
 {
 	struct pollfd p = {.fd = k->fd, .events = POLLIN};
 
-	return k->fd < 0 || poll(&p, 1, 0) == 0;
+	return k->fd >= 0 && poll(&p, 1, 0) == 0;
 }
 
-CURLSH *upstream_kept_use(struct upstream *up, struct upstream_kept *k)
+static bool kept_is_stale(const struct upstream_kept *k)
 {
-	uint64_t serial = egress_policy_serial(up->e);
+	return k->serial != egress_policy_serial(k->up->e) ||
+	       io_now_ns() >= k->born_ns + egress_total_ns(k->up->e);
+}
 
-	if ((k->serial != serial || !kept_is_quiet(k)) && !kept_close(k))
+CURLSH *upstream_kept_use(struct upstream_kept *k, const struct egress_verdict *v, bool tls,
+			  bool fresh)
+{
+	bool good = !fresh && !kept_is_stale(k) && kept_leads_to(k, v, tls) && kept_is_quiet(k);
+
+	if (!good && !kept_close(k))
 		return NULL;
+	kept_wake(k);
 	k->fd = -1;
+	upstream_spare(k->up, egress_spare_connections(k->up->e));
 	if (k->share)
 		return k->share;
-	k->serial = serial;
+	k->serial = egress_policy_serial(k->up->e);
+	k->tls = tls;
+	snprintf(k->host, sizeof(k->host), "%s", v->host);
+	k->addr = v->addr;
+	k->addr_len = v->addr_len;
 	k->share = curl_share_init();
 	if (k->share &&
 	    curl_share_setopt(k->share, CURLSHOPT_SHARE, CURL_LOCK_DATA_CONNECT) != CURLSHE_OK)
@@ -240,16 +283,52 @@ CURLSH *upstream_kept_use(struct upstream *up, struct upstream_kept *k)
 	return k->share;
 }
 
+void upstream_kept_dialled(struct upstream_kept *k)
+{
+	k->born_ns = io_now_ns();
+}
+
+void upstream_kept_learn(struct upstream_kept *k, int fd)
+{
+	k->fd = fd;
+	if (fd < 0 || kept_is_stale(k))
+		kept_close(k);
+}
+
+void upstream_kept_rest(struct upstream_kept *k, bool well)
+{
+	uint64_t now = io_now_ns(), idle = egress_idle_ns(k->up->e);
+	uint64_t end = k->born_ns + egress_total_ns(k->up->e);
+
+	if (!list_empty(&k->idle))
+		return; /* the transfer never began */
+	if (!well || k->fd < 0 || kept_is_stale(k) || end <= now) {
+		kept_close(k);
+		return;
+	}
+	list_add_tail(&k->up->idle, &k->idle);
+	k->up->idle_n++;
+	loop_timer_set(k->up->loop, &k->timer, idle < end - now ? idle : end - now);
+}
+
 void upstream_kept_free(struct upstream_kept *k)
 {
 	if (!kept_close(k))
 		log_error("a connection to a destination is in use beyond its request");
+	kept_wake(k);
 	list_del(&k->link);
+}
+
+void upstream_spare(struct upstream *up, size_t most)
+{
+	while (up->idle_n > most &&
+	       kept_close(list_entry(up->idle.next, struct upstream_kept, idle)))
+		;
 }
 
 void upstream_forget(struct upstream *up)
 {
-	/* One with a transfer is closed ahead of the next one (upstream_kept_use()). */
+	/* One with a transfer is closed at the end of that (upstream_kept_learn()). */
 	list_for_each (k, &up->kept, struct upstream_kept, link)
 		kept_close(k);
 }
@@ -258,6 +337,7 @@ int upstream_init(struct upstream *up, struct loop *loop, struct egress *e, stru
 {
 	*up = (struct upstream){.loop = loop, .e = e};
 	list_init(&up->kept);
+	list_init(&up->idle);
 	if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
 		return err_text(err, ENOMEM, "libcurl cannot be initialised");
 	return 0;
