@@ -1,26 +1,22 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # The part of the bench that must run where the VMMs are: what an idle sandbox costs, alone and in a
-# crowd, and how long it takes there to start a program, and to have a cell run. Prints "NAME VALUE"
-# lines.
+# crowd, and how long it takes to start a program there. Prints "NAME VALUE" lines.
 #
-#   host.sh SANDBOXES CROWD STARTS EXECS
+#   host.sh SANDBOXES CROWD STARTS
 #
-# SANDBOXES created ones, CROWD forks of one of them alive at once, STARTS of a program, EXECS of a cell.
-# Runs in the emulated host (podflare box run --add=forkexec --add=execping), or on hardware with these
-# set:
-#   DAEMON  command that starts podflared    URL  its address    FORKEXEC, EXECPING  the programs
+# SANDBOXES created ones, CROWD forks of one of them alive at once, STARTS of a program. Runs in the
+# emulated host (podflare box run --add=forkexec), or on hardware with these set:
+#   DAEMON  command that starts podflared    URL  its address    FORKEXEC  the program
 set -eu
 DAEMON=${DAEMON:-box-podflared}
 URL=${URL:-http://127.0.0.1:7070}
 sandboxes=$1
 crowd=$2
 starts=$3
-execs=$4
 LOG=$(mktemp)
 
 FORKEXEC=${FORKEXEC:-./forkexec}
-EXECPING=${EXECPING:-./execping}
 "$FORKEXEC" 1 >/dev/null
 "$FORKEXEC" "$starts" | sed 's/^/forkexec_us /'
 
@@ -80,8 +76,6 @@ done
 wget -q -O /dev/null --post-data '{"code": "x = 6 * 7"}' "$URL/v1/sandboxes/$id/exec"
 sleep 5
 memory used "$(vmms | tail -n 1)"
-"$EXECPING" "${URL##*:}" "$id" "$execs" | sed 's/^/exec_us /'
-sleep 5
 if [ "$crowd" -gt 0 ]; then
 	before=$(available)
 	left=$crowd

@@ -9,8 +9,7 @@ Times are what a program with the Python SDK on this machine sees, so they inclu
 and, in the emulated host, the way into it; where a row says "daemon", the daemon measured. The
 ratio column sets a time in relation to starting a program and waiting for its end
 (bench/forkexec.c) in the place where the sandboxes are: a figure that can be compared between a
-fast machine and an emulated one. "There" are calls of a plain client that is in that place, too
-(bench/execping.c). Sandboxes are made without a pool, but where a row says so.
+fast machine and an emulated one. Sandboxes are made without a pool, but where a row says so.
 
 What the figures are to reach, and what others publish, is in docs/performance.md.
 """
@@ -50,7 +49,6 @@ GOALS = {
     "create to first exec answered, ms": 20.0,
     f"fork n={FAN} to all {FAN} used, ms": 60.0,
     "exec python `pass`, ms": 1.0,
-    "exec python `pass`, there, ms": 1.0,
 }
 BURST_GOAL = 3.0
 
@@ -237,18 +235,18 @@ def measure_pool(url: str, creates: int, size: int) -> Figures:
 
 
 def measure_host(
-    build: Path, emulated: bool, sandboxes: int, idle: int, starts: int, execs: int
+    build: Path, emulated: bool, sandboxes: int, idle: int, starts: int
 ) -> dict[str, list[float]]:
     """What must be measured where the VMMs are."""
-    forkexec, execping = build / "bench" / "forkexec", build / "bench" / "execping"
-    if not execping.exists():
-        raise SystemExit(f"{execping} does not exist: run make first")
+    forkexec = build / "bench" / "forkexec"
+    if not forkexec.exists():
+        raise SystemExit(f"{forkexec} does not exist: run make first")
     script = Path(__file__).with_name("host.sh")
-    arguments = [str(sandboxes), str(idle), str(starts), str(execs)]
+    arguments = [str(sandboxes), str(idle), str(starts)]
     progress(f"{sandboxes} and {idle} idle sandboxes, {starts} starts of a program, in their place")
     with tempfile.TemporaryDirectory() as scratch:
         if emulated:
-            run = [str(build / "podflare"), "box", "run", f"--add={forkexec}", f"--add={execping}"]
+            run = [str(build / "podflare"), "box", "run", f"--add={forkexec}"]
             argv = [*run, str(script), *arguments]
             env = dict(os.environ)
         else:
@@ -269,7 +267,6 @@ def measure_host(
                 "DAEMON": shlex.join(daemon),
                 "URL": f"http://{address}",
                 "FORKEXEC": str(forkexec),
-                "EXECPING": str(execping),
                 "PATH": f"{applets}:{os.environ['PATH']}",
             }
         done = subprocess.run(argv, env=env, capture_output=True, text=True)
@@ -355,7 +352,7 @@ def main() -> None:
                 with Serve(build, state, args.pool) as serve:
                     figures.update(measure_pool(serve.url, max(10, args.creates // 2), args.pool))
         mode = "emulated" if emulated else "hardware"
-        host = measure_host(build, emulated, 4, args.idle, 500, args.execs)
+        host = measure_host(build, emulated, 4, args.idle, 500)
         unit = percentile(host["forkexec_us"], 50) / 1000
         name = f"{args.idle} idle copies at once"
         crowd = (
@@ -370,7 +367,6 @@ def main() -> None:
             "program start (vfork, exec, wait), ms": [us / 1000 for us in host["forkexec_us"]],
             "start to ready, ms": started,
             **figures,
-            "exec python `pass`, there, ms": [us / 1000 for us in host["exec_us"]],
             "idle sandbox: private, MiB": host["idle_private_mib"],
             "idle sandbox: PSS, MiB": host["idle_pss_mib"],
             "idle sandbox that was used once: private, MiB": host["used_private_mib"],
