@@ -149,7 +149,7 @@ def stages(build: Path) -> list[Stage]:
             setup_build(tsan, ["-Db_sanitize=thread", "-Db_lundef=false"], "podflared"),
             lane="first",
         ),
-        Stage("types", "check", ["mypy", "--strict", f"--cache-dir={build}/mypy", "sdk/python/podflare"]),
+        Stage("types", "check", [PYTHON, "-m", "mypy", "--strict", f"--cache-dir={build}/mypy", "sdk/python/podflare"]),
         Stage("unit", "cmocka", [str(asan / "tests/unit")], env=SANITIZER_ENV),
         *fuzz_stages(clang),
     ]

@@ -213,24 +213,15 @@ static void address_set_port(union resolver_address *a, uint16_t port)
 		((struct sockaddr_in6 *)(void *)&a->storage)->sin6_port = htons(port);
 }
 
-/* Whether this host has a way there. Connecting a datagram socket sends nothing. */
-static bool address_has_route(const union resolver_address *a)
-{
-	_cleanup_fd int fd = socket(a->sa.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-
-	return fd >= 0 && connect(fd, &a->sa,
-				  a->sa.sa_family == AF_INET ? sizeof(struct sockaddr_in)
-							     : sizeof(struct sockaddr_in6)) == 0;
-}
-
-/* As egress_addr_check(), for what this host is not itself. */
+/* As egress_addr_check(), for what this host is not itself. *way: of an address that passed. */
 static int asking_check(const struct egress_asking *a, const union resolver_address *address,
-			char why[EGRESS_WHY_MAX])
+			enum own_way *way, char why[EGRESS_WHY_MAX])
 {
 	const struct egress_ranges *ranges = a->e->policy->ranges;
 	int rc = egress_addr_check(&address->sa, ranges, why);
 
-	if (rc < 0 || egress_ranges_have(ranges, &address->sa) || !own_has(a->e->own, &address->sa))
+	*way = rc < 0 ? OWN_NO_WAY : own_way(a->e->own, &address->sa);
+	if (*way != OWN_ITSELF || egress_ranges_have(ranges, &address->sa))
 		return rc;
 	snprintf(why, EGRESS_WHY_MAX, "an address of this host itself");
 	return -EACCES;
@@ -245,11 +236,12 @@ static const union resolver_address *asking_choose(struct egress_asking *a,
 {
 	const union resolver_address *first = NULL;
 	char why[EGRESS_WHY_MAX];
+	enum own_way way;
 
 	for (size_t i = 0; i < r->n; i++) {
-		if (asking_check(a, &r->address[i], why) < 0)
+		if (asking_check(a, &r->address[i], &way, why) < 0)
 			continue;
-		if (address_has_route(&r->address[i]))
+		if (way != OWN_NO_WAY)
 			return &r->address[i];
 		if (!first)
 			first = &r->address[i];
@@ -263,7 +255,8 @@ static json_t *asking_addresses(struct egress_asking *a, const struct resolver_a
 
 	for (size_t i = 0; i < r->n; i++) {
 		char why[EGRESS_WHY_MAX], text[INET6_ADDRSTRLEN];
-		int rc = asking_check(a, &r->address[i], why);
+		enum own_way way;
+		int rc = asking_check(a, &r->address[i], &way, why);
 
 		audit_address(&r->address[i].sa, text, sizeof(text));
 		json_array_append_new(list, json_pack("{s:s, s:b, s:s}", "address", text, "allowed",
@@ -293,6 +286,7 @@ static void asking_on_answer(void *arg, const struct resolver_answer *r)
 	struct resolver_answer with_port = *r;
 	const union resolver_address *chosen;
 	char why[EGRESS_WHY_MAX], detail[400];
+	enum own_way way;
 
 	a->query = NULL;
 	if (r->rc < 0) {
@@ -304,7 +298,7 @@ static void asking_on_answer(void *arg, const struct resolver_answer *r)
 	chosen = asking_choose(a, &with_port);
 	if (!chosen) {
 		/* Which address it is tells the record; the guest learns its kind. */
-		if (asking_check(a, &r->address[0], why) == 0)
+		if (asking_check(a, &r->address[0], &way, why) == 0)
 			snprintf(why, sizeof(why), "none");
 		snprintf(detail, sizeof(detail),
 			 "%s resolves only to addresses that may not be reached (%.80s)", a->j.host,

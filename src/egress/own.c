@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <ifaddrs.h>
 #include <netinet/in.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -65,23 +66,20 @@ void own_free(struct own_addrs *o)
 	free(o);
 }
 
-static bool own_by_route(const struct sockaddr *sa)
+enum own_way own_way(const struct own_addrs *o, const struct sockaddr *sa)
 {
-	_cleanup_fd int fd = socket(sa->sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	_cleanup_fd int fd = -1;
 	union own_addr source = {0};
 	socklen_t len = sizeof(source);
 
-	/* Connecting a datagram socket sends nothing. */
-	return fd >= 0 && connect(fd, sa, addr_len(sa)) == 0 &&
-	       getsockname(fd, &source.sa, &len) == 0 && addr_same(sa, &source);
-}
-
-bool own_has(const struct own_addrs *o, const struct sockaddr *sa)
-{
-	if (!addr_len(sa))
-		return false;
 	for (size_t i = 0; i < o->n; i++)
 		if (addr_same(sa, &o->v[i]))
-			return true;
-	return own_by_route(sa);
+			return OWN_ITSELF;
+	/* Connecting a datagram socket sends nothing. */
+	fd = socket(sa->sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || connect(fd, sa, addr_len(sa)) < 0)
+		return OWN_NO_WAY;
+	if (getsockname(fd, &source.sa, &len) == 0 && addr_same(sa, &source))
+		return OWN_ITSELF;
+	return OWN_ELSEWHERE;
 }

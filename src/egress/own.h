@@ -15,14 +15,19 @@
 #include "lib/cleanup.h"
 #include "lib/err.h"
 
-#include <stdbool.h>
 #include <sys/socket.h>
 
 struct own_addrs;
+
+enum own_way {
+	OWN_NO_WAY, /* this host has no route there */
+	OWN_ITSELF,
+	OWN_ELSEWHERE,
+};
 
 /* 0; -errno with *err filled. */
 __must_check int own_learn(struct own_addrs **out, struct err *err);
 void own_free(struct own_addrs *o);
 
-/* Of an AF_INET or AF_INET6 address. Sends nothing. */
-bool own_has(const struct own_addrs *o, const struct sockaddr *sa);
+/* Where an AF_INET or AF_INET6 address leads. Sends nothing. */
+enum own_way own_way(const struct own_addrs *o, const struct sockaddr *sa);

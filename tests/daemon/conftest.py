@@ -203,6 +203,20 @@ def starting(factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]
         assert "LeakSanitizer" not in log and "ThreadSanitizer" not in log, log
 
 
+def start_in_vain(tmp_path: Path, prefix: list[str], vmm: str, **env: str) -> tuple[int, str]:
+    """A daemon that does not start, behind a command that starts it: status and what it said."""
+    argv = [*prefix, DAEMON, "--addr", "127.0.0.1:0", "--state", str(tmp_path / "state")]
+    done = subprocess.run(
+        [*argv, "--guest", str(make_guest(tmp_path / "guest")), "--vmm", vmm],
+        env={"PATH": os.environ["PATH"], **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
 @pytest.fixture
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Daemon]]:
     """Starts daemons of one test."""

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import DAEMON, Daemon, make_guest, wait_for
+from conftest import Daemon, start_in_vain, wait_for
 
 pytestmark = pytest.mark.usefixtures("needs_daemon")
 
@@ -210,17 +210,7 @@ def test_two_daemons_in_one_group(place: Path, start: Callable[..., Daemon], tmp
 
 
 def refused(tmp_path: Path, prefix: list[str], **env: str) -> tuple[int, str]:
-    """A daemon that does not start: status and what it said."""
-    argv = [*prefix, DAEMON, "--addr", "127.0.0.1:0", "--state", str(tmp_path / "state")]
-    done = subprocess.run(
-        [*argv, "--guest", str(make_guest(tmp_path / "guest")), "--vmm", "/bin/true"],
-        env={"PATH": os.environ["PATH"], **env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+    return start_in_vain(tmp_path, prefix, "/bin/true", **env)
 
 
 # Without a mount of the hierarchy there is none to be delegated.

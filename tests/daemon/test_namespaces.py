@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import BUILD, DAEMON, SANITIZED, Daemon, make_guest
+from conftest import BUILD, SANITIZED, Daemon, start_in_vain
 
 # A user namespace in which no further one, and no network namespace, can be made.
 LIMITED = [
@@ -30,17 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def start(tmp_path: Path, prefix: list[str], **env: str) -> tuple[int, str]:
-    """A daemon that does not start: status and what it said."""
-    argv = [*prefix, DAEMON, "--addr", "127.0.0.1:0", "--state", str(tmp_path / "state")]
-    done = subprocess.run(
-        [*argv, "--guest", str(make_guest(tmp_path / "guest")), "--vmm", VMM],
-        env={"PATH": os.environ["PATH"], **env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+    return start_in_vain(tmp_path, prefix, VMM, **env)
 
 
 def test_the_daemon_refuses(tmp_path: Path) -> None:

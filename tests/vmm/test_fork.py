@@ -5,6 +5,7 @@ children whose ancestors end."""
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
@@ -107,8 +108,6 @@ def test_chain(host: Host) -> None:
         assert host.plan.wrong == 0
     host.plan.write = 0
     # Thinned out in the background.
-    import time
-
     deadline = time.monotonic() + 20
     while layers(vmm) > 9 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -200,8 +199,6 @@ def test_no_such_kind_of_fork(host: Host, kind: int) -> None:
 
 def test_a_leaf_of_many_layers(host: Host) -> None:
     """They are thinned out by the loop of a leaf as well."""
-    import time
-
     host.plan.write = 1
     vmm = host.booted()
     for _ in range(20):
