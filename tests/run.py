@@ -7,9 +7,10 @@ lines of cmocka, the last line of tests/fuzz/run.py); a stage without a report c
 A stage that ends badly without a failed test in its report counts as one failure, so that nothing
 is lost between the two.
 
-A few failed tests of a pytest stage are run once more, by themselves. What passes then counts as
-passed, and is named at the end as unsteady: a defect, of the test or of what it tests, to be found.
-What fails twice has failed.
+A few failed tests of a stage of pytest or cmocka are run once more, by themselves. What passes then
+counts as passed, and is named at the end as unsteady: a defect, of the test or of what it tests, to be
+found. What fails twice has failed. Both are named at the end with what they said: often the end is all
+that is kept of a run.
 
 Three lanes run beside each other, since all mostly wait: stages with real guests, which on many
 machines share one emulated processor, those of the daemon and then more with real guests, and all
@@ -38,6 +39,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = "/usr/bin/python3"
 AGAIN_MAX = 5  # failed tests of a stage that are run once more
+SAID_MAX = 300  # characters of what a failed test said, in its line at the end
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
@@ -51,13 +53,14 @@ TSAN_TESTS = ["tests/daemon/test_stress.py", "tests/daemon/test_template.py"]
 @dataclass
 class Counts:
     """Tests that passed, failed and were skipped; names of those that failed, as far as they have
-    one, and of those that passed the second time."""
+    one, and of those that passed the second time; what failed tests said, by name."""
 
     passed: int = 0
     failed: int = 0
     skipped: int = 0
     names: list[str] = field(default_factory=list)
     unsteady: list[str] = field(default_factory=list)
+    said: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: "Counts") -> None:
         self.passed += other.passed
@@ -65,6 +68,16 @@ class Counts:
         self.skipped += other.skipped
         self.names += other.names
         self.unsteady += other.unsteady
+        self.said |= other.said
+
+    def after(self, again: "Counts") -> "Counts":
+        """Of a run, and of a second one of what failed in it (or more): what has failed twice."""
+        if again.skipped > self.skipped:
+            return self  # a test that failed and is skipped then has not passed
+        unsteady = [name for name in self.names if name not in again.names]
+        passed = self.passed + self.failed - again.failed
+        said = self.said | again.said
+        return Counts(passed, again.failed, self.skipped, again.names, unsteady, said)
 
 
 @dataclass
@@ -204,7 +217,7 @@ def e2e_stages() -> list[Stage]:
 
 
 def run_cmocka(stage: Stage, log) -> Counts:
-    """Runs every test program of a directory."""
+    """Runs every test program of a directory, and those with a failed test once more."""
     counts = Counts()
     programs = sorted(
         p for p in Path(stage.command[0]).glob("test_*") if p.is_file() and os.access(p, os.X_OK)
@@ -213,6 +226,17 @@ def run_cmocka(stage: Stage, log) -> Counts:
         log.write(f"no test programs in {stage.command[0]}\n")
         return Counts(failed=1)
     for program in programs:
+        one = cmocka_once(stage, program, log)
+        if 0 < one.failed <= AGAIN_MAX:
+            log.write(f"\n{program.name} once more\n")
+            one = one.after(cmocka_once(stage, program, log))
+        counts.add(one)
+    return counts
+
+
+def cmocka_once(stage: Stage, program: Path, log) -> Counts:
+    """One test program. When it ends badly without a failed test it has failed as a whole."""
+    try:
         done = subprocess.run(
             [str(program)],
             cwd=ROOT,
@@ -222,17 +246,29 @@ def run_cmocka(stage: Stage, log) -> Counts:
             timeout=stage.timeout,
             check=False,
         )
-        text = done.stdout.decode(errors="replace")
-        log.write(text)
-        one = Counts()
-        for label, attribute in (("PASSED", "passed"), ("FAILED", "failed"), ("SKIPPED", "skipped")):
-            found = re.findall(rf"\[  {label} +\] (\d+) test", text)
-            setattr(one, attribute, sum(int(n) for n in found))
-        if done.returncode != 0 and one.failed == 0 or one.passed + one.failed == 0:
-            one.failed += 1
-            log.write(f"{program.name} ended with status {done.returncode}\n")
-        counts.add(one)
-    return counts
+        text, ended = done.stdout.decode(errors="replace"), f"ended with status {done.returncode}"
+    except subprocess.TimeoutExpired as e:
+        text, ended = (e.stdout or b"").decode(errors="replace"), f"took over {stage.timeout} s"
+    log.write(text)
+    found = {
+        label: re.findall(rf"^\[  {label} +\] (?!\d+ test)(\w+)$", text, re.M)
+        for label in ("FAILED", "SKIPPED")
+    }
+    passed = sum(int(n) for n in re.findall(r"\[  PASSED +\] (\d+) test", text))
+    failed = list(dict.fromkeys(found["FAILED"]))  # a failed one is told twice
+    one = Counts(passed, len(failed), len(set(found["SKIPPED"])))
+    one.names = [f"{stage.name}::{program.name}::{name}" for name in failed]
+    for name, full in zip(failed, one.names):
+        test = re.search(rf"^\[ RUN +\] {name}$(.*?)^\[  FAILED +\] {name}$", text, re.M | re.S)
+        lines = re.findall(r"^\[ +(?:ERROR|LINE) +\] --- (.+)$", test.group(1), re.M) if test else []
+        one.said[full] = "; ".join(lines)
+    if ended != "ended with status 0" and not failed or passed + len(failed) == 0:
+        full = f"{stage.name}::{program.name}"
+        log.write(f"{program.name} {ended}\n")
+        one.failed += 1
+        one.names.append(full)
+        one.said[full] = " ".join([ended, *re.findall(r"^SUMMARY: .+$|.*runtime error: .+$", text, re.M)])
+    return one
 
 
 def run_fuzz(stage: Stage, log) -> Counts:
@@ -258,14 +294,9 @@ def run_pytest(stage: Stage, log, build: Path) -> Counts:
     log.write("\nthe failed ones once more\n")
     log.flush()
     again = pytest_once(stage, log, build, cache, ["--last-failed", "--lfnf=none"])
-    if again.passed + again.failed + again.skipped != len(failed):
-        return counts  # something else than these was run
-    counts.passed += again.passed
-    counts.skipped += again.skipped
-    counts.failed, counts.names = again.failed, again.names
-    if again.passed:
-        counts.unsteady = [name for name in failed if name not in again.names]
-    return counts
+    if again.passed + again.failed != len(failed):
+        return counts  # something else than these was run, or one was skipped
+    return counts.after(again)
 
 
 def pytest_once(
@@ -293,8 +324,10 @@ def pytest_once(
                 errors, skipped = int(suite.get("errors", 0)), int(suite.get("skipped", 0))
                 counts.add(Counts(total - failed - errors - skipped, failed + errors, skipped))
                 for case in suite.iter("testcase"):
-                    if case.find("failure") is not None or case.find("error") is not None:
+                    bad = [e for e in case if e.tag in ("failure", "error")]
+                    if bad:
                         counts.names.append(f"{case.get('classname')}::{case.get('name')}")
+                        counts.said[counts.names[-1]] = bad[0].get("message", "")
         except ElementTree.ParseError:
             log.write("pytest left no report\n")
         if status != 0 and counts.failed == 0 or counts.passed + counts.failed == 0:
@@ -365,7 +398,7 @@ class Run:
                 with path.open("w", encoding="utf-8", errors="replace") as log:
                     counts = run_stage(stage, self.build, log)
             except Exception as e:  # pylint: disable=broad-except  # it must count, whatever it is
-                counts = Counts(failed=1)
+                counts = Counts(failed=1, names=[stage.name], said={stage.name: repr(e)})
                 path.write_text(f"{stage.name}: {e!r}\n", encoding="utf-8")
             with self.lock:
                 self.tell(stage, path, counts, time.monotonic() - started)
@@ -385,6 +418,12 @@ class Run:
         self.total.add(counts)
         if counts.failed > len(counts.names):
             self.total.names.append(f"{counts.failed - len(counts.names)} in {stage.name}")
+
+
+def said(counts: Counts, name: str) -> str:
+    """What a failed test said, as the end of its line."""
+    text = " ".join(counts.said.get(name, "").split())
+    return f": {text[:SAID_MAX]}" if text else ""
 
 
 def main() -> int:
@@ -412,9 +451,9 @@ def main() -> int:
         thread.join()
     total = run.total
     for name in total.unsteady:
-        print(f"unsteady: {name} failed, and passed when it was run once more")
+        print(f"unsteady: {name} failed, and passed when it was run once more{said(total, name)}")
     for name in total.names:
-        print(f"failed: {name}")
+        print(f"failed: {name}{said(total, name)}")
     print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped")
     return 1 if total.failed or not total.passed else 0
 

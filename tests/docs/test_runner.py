@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What tests/run.py counts of programs of cmocka and of pytest: stand-ins that fail once, or always."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+RUN = Path(__file__).resolve().parents[1] / "run.py"
+
+TWO = """\
+[==========] tests: Running 3 test(s).
+[ RUN      ] test_good
+[       OK ] test_good
+[ RUN      ] test_left
+[  SKIPPED ] test_left
+[ RUN      ] test_bad
+[  ERROR   ] --- 0x1 != 0x2
+[   LINE   ] --- ../tests/unit/test_x.c:7: error: Failure!
+[  FAILED  ] test_bad
+[==========] tests: 3 test(s) run.
+[  PASSED  ] 1 test(s).
+[  SKIPPED ] 1 test(s), listed below:
+[  SKIPPED ] test_left
+[  FAILED  ] 1 test(s), listed below:
+[  FAILED  ] test_bad
+"""
+GOOD = TWO.split("[ RUN      ] test_bad")[0] + """\
+[ RUN      ] test_bad
+[       OK ] test_bad
+[  PASSED  ] 2 test(s).
+[  SKIPPED ] 1 test(s), listed below:
+[  SKIPPED ] test_left
+"""
+
+
+@pytest.fixture(name="run", scope="module")
+def load():
+    spec = importlib.util.spec_from_file_location("runner", RUN)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["runner"] = module  # its dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
+
+
+def program(directory: Path, *runs: tuple[str, int]) -> None:
+    """A test program that says one thing after the other, and ends with that status."""
+    path = directory / "test_x"
+    lines = ["#!/bin/sh", f"n=$(cat {path}.n 2>/dev/null || echo 0)", f"echo $((n + 1)) >{path}.n"]
+    for i, (text, status) in enumerate(runs):
+        (directory / f"said.{i}").write_text(text)
+        lines.append(f'[ "$n" = {i} ] && cat {directory}/said.{i} && exit {status}')
+    path.write_text("\n".join([*lines, "exit 99", ""]))
+    path.chmod(0o755)
+
+
+def cmocka(run, directory: Path):
+    log = io.StringIO()
+    return run.run_cmocka(run.Stage("unit", "cmocka", [str(directory)]), log), log.getvalue()
+
+
+def test_cmocka_counts(run, tmp_path):
+    program(tmp_path, (GOOD, 0))
+    counts, _ = cmocka(run, tmp_path)
+    assert (counts.passed, counts.failed, counts.skipped, counts.names) == (2, 0, 1, [])
+
+
+def test_cmocka_failed_twice(run, tmp_path):
+    program(tmp_path, (TWO, 1), (TWO, 1))
+    counts, log = cmocka(run, tmp_path)
+    assert (counts.passed, counts.failed, counts.skipped) == (1, 1, 1)
+    assert counts.names == ["unit::test_x::test_bad"] and not counts.unsteady
+    assert "0x1 != 0x2; ../tests/unit/test_x.c:7" in run.said(counts, counts.names[0])
+    assert log.count("error: Failure!") == 2
+
+
+def test_cmocka_failed_once(run, tmp_path):
+    program(tmp_path, (TWO, 1), (GOOD, 0))
+    counts, _ = cmocka(run, tmp_path)
+    assert (counts.passed, counts.failed, counts.skipped, counts.names) == (2, 0, 1, [])
+    assert counts.unsteady == ["unit::test_x::test_bad"]
+    assert "0x1 != 0x2" in run.said(counts, counts.unsteady[0])
+
+
+def test_cmocka_skipped_the_second_time(run, tmp_path):
+    program(tmp_path, (TWO, 1), (GOOD.replace("[       OK ] test_bad", "[  SKIPPED ] test_bad"), 0))
+    counts, _ = cmocka(run, tmp_path)
+    assert counts.failed == 1 and counts.names == ["unit::test_x::test_bad"]
+
+
+@pytest.mark.parametrize("text", ["", GOOD, "SUMMARY: AddressSanitizer: heap-use-after-free x.c:1\n"])
+def test_cmocka_ended_badly(run, tmp_path, text):
+    program(tmp_path, (text, 3), (text, 3))
+    counts, _ = cmocka(run, tmp_path)
+    assert counts.failed == 1 and counts.names == ["unit::test_x"]
+    said = run.said(counts, "unit::test_x")
+    assert "status 3" in said and ("SUMMARY" in text) == ("heap-use-after-free" in said)
+
+
+def test_cmocka_without_programs(run, tmp_path):
+    counts, log = cmocka(run, tmp_path)
+    assert counts.failed == 1 and "no test programs" in log
+
+
+def pytest_stage(run, directory: Path, source: str):
+    (directory / "test_x.py").write_text(source)
+    (directory / "pytest.ini").write_text("[pytest]\n")
+    (directory / "test-logs").mkdir()
+    stage = run.Stage("x", "pytest", ["--rootdir", str(directory), str(directory / "test_x.py")])
+    with (directory / "log").open("w") as log:
+        return run.run_pytest(stage, log, directory)
+
+
+def test_pytest_failed_once_and_twice(run, tmp_path):
+    counts = pytest_stage(
+        run,
+        tmp_path,
+        "from pathlib import Path\n"
+        "def test_good(): pass\n"
+        "def test_once():\n"
+        f"    mark = Path({str(tmp_path)!r}, 'mark')\n"
+        "    first = not mark.exists()\n"
+        "    mark.touch()\n"
+        "    assert not first, 'only once'\n"
+        "def test_bad(): assert 1 == 2, 'always'\n",
+    )
+    assert (counts.passed, counts.failed, counts.skipped) == (2, 1, 0)
+    assert [n.split("::")[1] for n in counts.names + counts.unsteady] == ["test_bad", "test_once"]
+    assert "always" in run.said(counts, counts.names[0])
+    assert "only once" in run.said(counts, counts.unsteady[0])
+
+
+def test_pytest_skipped_the_second_time(run, tmp_path):
+    counts = pytest_stage(
+        run,
+        tmp_path,
+        "import pytest\n"
+        "from pathlib import Path\n"
+        "def test_good(): pass\n"
+        "def test_once():\n"
+        f"    mark = Path({str(tmp_path)!r}, 'mark')\n"
+        "    if mark.exists(): pytest.skip('now')\n"
+        "    mark.touch()\n"
+        "    assert False\n",
+    )
+    assert (counts.passed, counts.failed) == (1, 1) and not counts.unsteady
