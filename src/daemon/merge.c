@@ -119,8 +119,10 @@ void api_merge(struct request *r)
 			    "the two sandboxes do not descend from the same one", NULL, NULL);
 		return;
 	}
-	if (sb->forkable)
-		merge_start(r, sb, winner);
-	else
+	if (!sb->forkable)
 		reply_not_forkable(r, "no other can take its place");
+	else if (sandbox_is_ending(winner)) /* or one that lives would end for one that is gone */
+		reply_ended(r, winner->reason[0] ? winner->reason : "its virtual machine is gone");
+	else
+		merge_start(r, sb, winner);
 }

@@ -5,6 +5,7 @@
  */
 #include "daemon/pool.h"
 #include "daemon/daemon.h"
+#include "lib/io.h"
 #include "lib/log.h"
 
 #include <stdlib.h>
@@ -16,9 +17,11 @@ struct pool_entry {
 	enum template_kind kind;
 	struct sandbox *sb;
 	struct sandbox_user user;
+	int64_t clock_ns; /* io_clock_offset_ns() when its clock was set */
 };
 
 static void pool_make(struct pool *p);
+static void pool_on_check(struct loop_timer *t);
 
 static void pool_on_timer(struct loop_timer *t)
 {
@@ -27,7 +30,11 @@ static void pool_on_timer(struct loop_timer *t)
 
 void pool_init(struct pool *p, struct daemon *d)
 {
-	*p = (struct pool){.d = d, .timer = {.fn = pool_on_timer, .arg = p}};
+	*p = (struct pool){
+		.d = d,
+		.timer = {.fn = pool_on_timer, .arg = p},
+		.check = {.fn = pool_on_check, .arg = p},
+	};
 }
 
 void pool_kick(struct daemon *d)
@@ -72,6 +79,9 @@ static void entry_ready(struct sandbox *sb, void *arg)
 	e->pool->retry_ns = 0;
 	list_add_tail(&e->t->pool[e->kind].ready, &e->link);
 	e->t->pool[e->kind].n++;
+	e->clock_ns = io_clock_offset_ns();
+	if (!loop_timer_armed(&e->pool->check))
+		loop_timer_set(&e->pool->d->loop, &e->pool->check, POOL_CHECK_NS);
 	pool_kick(e->pool->d);
 }
 
@@ -122,12 +132,45 @@ static void pool_make(struct pool *p)
 	sandbox_start(e->sb);
 }
 
+/* Ends those whose clock is off. */
+static void pool_tidy(struct list *ready)
+{
+	list_for_each_safe (e, ready, struct pool_entry, link) {
+		int64_t off = io_clock_offset_ns() - e->clock_ns;
+		struct pool *p = e->pool;
+		struct sandbox *sb = e->sb;
+
+		if (off < (int64_t)POOL_CLOCK_NS && off > -(int64_t)POOL_CLOCK_NS)
+			continue;
+		entry_free(e);
+		sandbox_end(sb, true, "the host's clock has moved since it was made ready");
+		pool_kick(p->d);
+	}
+}
+
+static void pool_on_check(struct loop_timer *t)
+{
+	struct pool *p = t->arg;
+	bool any = false;
+
+	for (size_t i = 0; i < p->d->templates.n; i++)
+		for (enum template_kind k = 0; k < TEMPLATE_KINDS; k++) {
+			struct list *ready = &p->d->templates.all[i].pool[k].ready;
+
+			pool_tidy(ready);
+			any = any || !list_empty(ready);
+		}
+	if (any)
+		loop_timer_set(&p->d->loop, &p->check, POOL_CHECK_NS);
+}
+
 struct sandbox *pool_take(struct template *t, bool forkable)
 {
 	struct list *ready = &t->pool[template_kind(forkable)].ready;
 	struct pool_entry *e;
 	struct sandbox *sb;
 
+	pool_tidy(ready);
 	if (list_empty(ready))
 		return NULL;
 	e = list_entry(ready->next, struct pool_entry, link);
@@ -145,6 +188,7 @@ static void pool_let_go(struct list *ready)
 void pool_stop(struct pool *p)
 {
 	loop_timer_cancel(&p->timer);
+	loop_timer_cancel(&p->check);
 	if (p->making)
 		entry_free(p->making);
 	for (size_t i = 0; i < p->d->templates.n; i++)

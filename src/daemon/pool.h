@@ -11,6 +11,9 @@
  * A sandbox in the pool is complete and renewed, but was not announced: nobody
  * sees it, and it does not count against the limit of sandboxes.
  *
+ * Its clock was set when it was renewed, and follows neither what is done to the host's
+ * since nor its sleep: one that is off is replaced, at hand-out at the latest.
+ *
  * Thread: the loop's. fork: no state of its own.
  */
 #pragma once
@@ -24,6 +27,7 @@ struct template;
 struct pool {
 	struct daemon *d;
 	struct loop_timer timer;
+	struct loop_timer check;   /* of the clocks, while there are entries */
 	struct pool_entry *making; /* the one that is not ready yet */
 	uint64_t retry_ns;         /* 0 = the last one went well */
 };

@@ -95,7 +95,10 @@ static struct sandbox *sandbox_of(struct vmm *v)
 	return list_entry(v, struct sandbox, vmm);
 }
 
-/* The fork is on its way, or the child is there: what is written now waits for it. */
+/*
+ * The child is there. Not before: RENEW has the time of day, which would be older by as much as the
+ * fork takes, and those that were asked for ahead of it.
+ */
 static void sandbox_renew(struct turn *turn)
 {
 	struct sandbox *sb = list_entry(turn, struct sandbox, turn);
@@ -121,18 +124,24 @@ static void sandbox_renew(struct turn *turn)
 			    rc == -ENOMEM ? "out of memory" : "no randomness for the guest");
 }
 
-/* All that RENEW has to tell is known. */
+/* The child is there, or all that RENEW has to tell is known: with the second of the two, once. */
+static void sandbox_try_renew(struct sandbox *sb)
+{
+	if (sb->state == SANDBOX_FORKING && sb->forked && sb->prepared)
+		turn_wait(&sb->turn);
+}
+
 static void sandbox_prepared(struct sandbox *sb)
 {
-	if (sb->state == SANDBOX_FORKING)
-		turn_wait(&sb->turn);
+	sb->prepared = true;
+	sandbox_try_renew(sb);
 }
 
 /* It was asked for, and nobody holds it (any more): once. */
 static void sandbox_prepare(struct sandbox *sb)
 {
 	if (sb->state == SANDBOX_FORKING && !sb->hold && egress_prepare(sb, sandbox_prepared))
-		turn_wait(&sb->turn);
+		sandbox_prepared(sb);
 }
 
 static void sandbox_on_asked(struct vmm *v)
@@ -155,7 +164,8 @@ static void sandbox_on_forked(struct vmm *v)
 	if (sb->state != SANDBOX_FORKING)
 		return;
 	sb->forked = true;
-	if (sb->on_forked)
+	sandbox_try_renew(sb);
+	if (sb->state == SANDBOX_FORKING && sb->on_forked)
 		sb->on_forked(sb, sb->ready_arg);
 	sandbox_check_ready(sb);
 }

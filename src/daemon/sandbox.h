@@ -82,7 +82,7 @@ struct sandbox {
 
 	enum sandbox_state state;
 	char reason[1400]; /* of the end */
-	bool forked, renewed, announced, stored, counted;
+	bool forked, prepared, renewed, announced, stored, counted;
 	bool closed;      /* it was ended at a client's wish */
 	struct vmm *from; /* until sandbox_start() */
 	struct vmm vmm;

@@ -195,3 +195,8 @@ uint64_t io_realtime_ns(void)
 {
 	return clock_ns(CLOCK_REALTIME);
 }
+
+int64_t io_clock_offset_ns(void)
+{
+	return (int64_t)(clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC_RAW));
+}

@@ -1,14 +1,19 @@
 """Merges of sandboxes, and the tree of who was forked from whom."""
 
 import json
+import os
 import re
+import signal
 import sqlite3
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 
-from conftest import Daemon
+from conftest import Daemon, wait_for
 from test_fork import alive, fork, get
 
 
@@ -65,6 +70,30 @@ def test_merge_refused(daemon: Daemon) -> None:
     r = merge(daemon, a, child)
     assert r.status_code == 409 and r.json()["code"] == "sandbox_ended"
     assert alive(daemon, a) and alive(daemon, b)
+
+
+def is_dead(pid: int) -> bool:
+    """Gone with all its threads and descriptors; a zombie, as nobody takes its status."""
+    proc = Path(f"/proc/{pid}")
+    return "\nState:\tZ" in (proc / "status").read_text() and len(list((proc / "task").iterdir())) == 1
+
+
+def test_merge_of_one_that_has_just_died(daemon: Daemon) -> None:
+    """The daemon hears of the death and of the merge at the same moment."""
+    sid = daemon.create()
+    for _ in range(5):
+        (child,) = fork(daemon, sid)["children"]
+        pid = daemon.info(child)["pid"]
+        with ThreadPoolExecutor(1) as pool:
+            os.kill(daemon.proc.pid, signal.SIGSTOP)
+            answer = pool.submit(merge, daemon, sid, child)
+            time.sleep(0.1)  # the request lies in the socket
+            os.kill(pid, signal.SIGKILL)
+            wait_for(lambda: is_dead(pid))
+            os.kill(daemon.proc.pid, signal.SIGCONT)
+            r = answer.result()
+        assert r.status_code == 409 and r.json()["code"] == "sandbox_ended"
+        assert alive(daemon, sid), "the one that lives goes on"
 
 
 def test_merge_in_all_directions(daemon: Daemon) -> None:
