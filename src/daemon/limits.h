@@ -79,7 +79,7 @@
 #define POOL_DELAY_NS      (SECOND_NS / 50) /* after a create, so that the next one goes first */
 #define POOL_RETRY_NS      SECOND_NS        /* after a failure; doubles */
 #define POOL_RETRY_MAX_NS  (60 * SECOND_NS)
-#define POOL_CLOCK_NS      (SECOND_NS / 100) /* by so much the clock of one that is handed out may be off */
+#define POOL_CLOCK_NS      (SECOND_NS / 100) /* one that is handed out may be off by so much */
 #define POOL_CHECK_NS      (60 * SECOND_NS)
 #define LIMIT_TREE         8192u  /* nodes of GET /v1/tree */
 #define LIMIT_TREE_DEPTH   16384u /* ancestors that are looked at */

@@ -47,7 +47,8 @@ __must_check int io_read_file(const char *path, size_t max, char **out, size_t *
 uint64_t io_now_ns(void);
 uint64_t io_realtime_ns(void);
 /*
- * CLOCK_REALTIME less CLOCK_MONOTONIC_RAW. It changes when the time of day is set or slewed, and by as
- * long as the host slept: so much a guest's clock, which runs by the processor's counter, is off since.
+ * CLOCK_REALTIME less CLOCK_MONOTONIC_RAW. It changes when the time of day is set or slewed, and by
+ * as long as the host slept: so much a guest's clock, which runs by the processor's counter, is off
+ * since.
  */
 int64_t io_clock_offset_ns(void);

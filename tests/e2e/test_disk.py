@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 
 import httpx
@@ -109,7 +110,7 @@ def wrong_pages(sandbox: Sandbox, name: str, salt: int) -> str:
 
 
 def test_files_are_nobody_elses(parent: Sandbox):
-    mib = 16
+    mib = 64
     fill(parent, "/home/user/pattern", 1, mib)
     with parent.fork(2) as (writer, reader):
 
@@ -207,9 +208,11 @@ def test_a_copy_of_a_disk_that_is_being_written_is_sound_at_once(parent: Sandbox
     with parent.fork() as (base,):
         # Without a REPL variable: bash goes on, in the copy too.
         stop = threading.Event()
+        rounds = [0]
 
         def churn() -> None:
             while not stop.is_set():
+                rounds[0] += 1
                 sh(
                     base,
                     "mkdir -p /home/user/churn; for i in $(seq 50); do "
@@ -217,17 +220,20 @@ def test_a_copy_of_a_disk_that_is_being_written_is_sound_at_once(parent: Sandbox
                     "rm -rf /home/user/churn; sync",
                 )
 
-        thread = threading.Thread(daemon=True, target=churn)
-        thread.start()
-        try:
-            for _ in range(2):
-                time.sleep(0.5)
-                with base.fork() as (child,):
-                    py(child, "pass")
-                    assert_sound(child)
-        finally:
-            stop.set()
-            thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            churning = pool.submit(churn)
+            try:
+                for _ in range(2):
+                    time.sleep(0.5)
+                    before = rounds[0]
+                    with base.fork() as (child,):
+                        py(child, "pass")
+                        assert_sound(child)
+                    # In the parent it goes on; it has not failed.
+                    wait_until("more writes", lambda: rounds[0] > before or churning.done(), 120)
+            finally:
+                stop.set()
+                churning.result()
         assert_sound(base)
 
 
