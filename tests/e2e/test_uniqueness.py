@@ -300,7 +300,8 @@ def test_realtime_is_the_hosts(client: Client, parent: Sandbox, emulated: bool):
     with ThreadPoolExecutor(12) as pool:
         burst = list(pool.map(lambda _: Sandbox(client=client), range(12)))
     try:
-        assert max(map(clock_off, burst)) < bound
+        # Two are renewed at a time for each processor, of which the emulated host has one.
+        assert max(map(clock_off, burst)) < (1.0 if emulated else bound)
     finally:
         for one in burst:
             one.close()
