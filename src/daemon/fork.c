@@ -94,7 +94,7 @@ static void fork_log(const struct fork_op *op, const char *id, unsigned int ok, 
 static void fork_answer(struct fork_op *op)
 {
 	uint64_t ready_us = (io_now_ns() - op->start_ns) / 1000;
-	json_t *ids = json_array(), *results = json_array();
+	json_t *ids = json_array(), *results = json_array(), *body = NULL;
 	struct request *r = op->req;
 	unsigned int ok = 0;
 	bool memory = ids && results;
@@ -107,18 +107,23 @@ static void fork_answer(struct fork_op *op)
 		ok += op->child[i].ready;
 	}
 	fork_log(op, r->match.id, ok, ready_us);
+	if (memory)
+		body = json_pack("{s:O, s:O, s:I, s:I}", "children", ids, "results", results,
+				 "pause_us", (json_int_t)op->pause_us, "ready_us",
+				 (json_int_t)ready_us);
 	if (ok == 0 && op->ended[0]) {
 		reply_ended(r, op->ended);
 	} else if (ok == 0) {
 		reply_error(r, 503, "fork_failed", op->child[0].error, NULL, NULL);
-	} else if (memory) {
-		reply_json(r, 200,
-			   json_pack("{s:O, s:O, s:I, s:I}", "children", ids, "results", results,
-				     "pause_us", (json_int_t)op->pause_us, "ready_us",
-				     (json_int_t)ready_us));
 	} else {
-		reply_json(r, 500, NULL);
+		/* Without memory nobody would learn of them. */
+		for (unsigned int i = 0; i < op->n && !body; i++)
+			if (op->child[i].ready)
+				sandbox_end(op->child[i].sb, true, "its fork could not be told of");
+		reply_json(r, body ? 200 : 500, body);
+		body = NULL;
 	}
+	json_decref(body);
 	json_decref(ids);
 	json_decref(results);
 	op->state = FORK_OVER;
