@@ -24,7 +24,8 @@ from typing import Any, Callable, Iterator
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "sdk" / "python"), str(Path(__file__).resolve().parent)]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(ROOT / "sdk" / "python"), str(HERE), str(HERE.parent)]
 
 import httpx  # noqa: E402
 import egress_content  # noqa: E402
