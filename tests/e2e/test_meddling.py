@@ -4,7 +4,6 @@ guest: tests/repl has all of them, natively."""
 
 from __future__ import annotations
 
-from typing import Iterator
 
 import pytest
 from guest import py, sh
@@ -31,16 +30,10 @@ NAMES = (
 )
 
 
-@pytest.fixture(scope="module")
-def box(parent: Sandbox) -> Iterator[Sandbox]:
-    """One whose session is made anew for each snippet: what it takes apart stays so."""
-    with parent.fork(1) as copies:
-        yield copies[0]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_the_next_call_works(box: Sandbox, name: str):
     code, outcome = SNIPPETS[name]
+    # A session of its own: what a snippet takes apart stays so.
     with box.create_context() as session:
         r = session.run_code(code)
         if isinstance(outcome, End):  # and the session with it
