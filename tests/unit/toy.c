@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "unit.h"
 
+#include "../virtio_driver.h"
 #include "toy.h"
 
 #include <string.h>
@@ -88,7 +89,7 @@ void toy_defer(void *arg)
 
 void toy_write(struct toy *t, uint64_t reg, uint32_t v)
 {
-	virtio_mmio_write(&t->dev, reg, &v, 4);
+	driver_write(&t->dev, reg, v);
 }
 
 uint32_t toy_read(struct toy *t, uint64_t reg)
