@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Cells: what happens between an EXEC of the host and its EXIT. repl.c owns
- * the process and its control socket and calls these; the functions of
- * cell_end.c and repl.c that cells need stand at the end.
+ * the process, repl_ctl.c its control socket; they call these. The functions of
+ * cell_end.c stand at the end.
  * Thread: the loop's. fork: no state of its own.
  */
 #pragma once
 
-#include "agent/repl.h"
+#include "agent/repl_ctl.h"
 #include "lib/err.h"
 
 /* Starts the first waiting cell if there is one and the REPL is ready. */
@@ -45,20 +45,3 @@ enum cell_took cell_ends(struct repl *r, int exit_code);
 void cell_dies(struct repl *r);
 /* Everything that it wrote is delivered: tells its end. */
 void cell_died(struct repl *r, const char *why);
-/* In repl.c: */
-
-/* Sends what is queued for the REPL, and waits for what is needed next. */
-void repl_update_ctl(struct repl *r);
-/* Goes on with frames that were held back. */
-void repl_resume(struct repl *r);
-/* The cell whose end was held (HELD_END) is finished. */
-void repl_go_on(struct repl *r);
-/* Delivers the last output of a process that has ended, then starts a new one. */
-void repl_last_output(struct repl *r);
-/* It is ready: begins what waits, if anything does. */
-void repl_begin_next(struct repl *r);
-/* After an interrupt: ready when it has answered a PING, for then the interrupt has been used up.
- */
-void repl_settle(struct repl *r);
-/* Kills the REPL and all that it started; its end is handled when it is reaped. */
-void repl_kill(struct repl *r, const char *fault);

@@ -6,22 +6,18 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define REQUEST_SIGNAL_MAX 64
 
 static int parse_op(json_t *obj, enum request_command_op *op, struct err *err)
 {
 	static const char *const names[] = {"list", "attach", "signal", "forget"};
-	const char *name = json_string_value(json_object_get(obj, "op"));
+	int i = request_word(obj, "op", names, ARRAY_SIZE(names), err);
 
-	for (size_t i = 0; name && i < ARRAY_SIZE(names); i++)
-		if (strcmp(name, names[i]) == 0) {
-			*op = (enum request_command_op)i;
-			return 0;
-		}
-	return err_text(err, EINVAL,
-			"\"op\" must be \"list\", \"attach\", \"signal\" or \"forget\"");
+	if (i < 0)
+		return i;
+	*op = (enum request_command_op)i;
+	return 0;
 }
 
 static int parse_attach(json_t *obj, struct request_command *r, struct err *err)

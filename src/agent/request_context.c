@@ -36,15 +36,12 @@ int request_user(json_t *obj, bool *given, bool *root, struct err *err)
 static int parse_op(json_t *obj, enum request_context_op *op, struct err *err)
 {
 	static const char *const names[] = {"list", "create", "restart", "delete"};
-	const char *name = json_string_value(json_object_get(obj, "op"));
+	int i = request_word(obj, "op", names, ARRAY_SIZE(names), err);
 
-	for (size_t i = 0; name && i < ARRAY_SIZE(names); i++)
-		if (strcmp(name, names[i]) == 0) {
-			*op = (enum request_context_op)i;
-			return 0;
-		}
-	return err_text(err, EINVAL,
-			"\"op\" must be \"create\", \"list\", \"restart\" or \"delete\"");
+	if (i < 0)
+		return i;
+	*op = (enum request_context_op)i;
+	return 0;
 }
 
 /* What only a new context has. */

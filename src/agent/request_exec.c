@@ -19,18 +19,13 @@
 
 static int parse_language(json_t *obj, enum request_language *out, struct err *err)
 {
-	json_t *v = json_object_get(obj, "language");
-	const char *name = json_string_value(v);
-
 	static const char *const names[] = {"python", "bash", "javascript", "argv"};
+	int i = request_word(obj, "language", names, ARRAY_SIZE(names), err);
 
-	for (size_t i = 0; name && i < ARRAY_SIZE(names); i++)
-		if (strcmp(name, names[i]) == 0) {
-			*out = (enum request_language)i;
-			return 0;
-		}
-	return err_text(err, EINVAL,
-			"\"language\" must be \"python\", \"bash\", \"javascript\" or \"argv\"");
+	if (i < 0)
+		return i;
+	*out = (enum request_language)i;
+	return 0;
 }
 
 static int parse_argv(json_t *obj, struct request_exec *r, struct err *err)

@@ -73,16 +73,12 @@ void request_file_free(struct request_file *r)
 static int parse_fileop_op(json_t *obj, enum request_fileop_op *op, struct err *err)
 {
 	static const char *const names[] = {"stat", "list", "mkdir", "remove", "rename", "chmod"};
-	const char *name = json_string_value(json_object_get(obj, "op"));
+	int i = request_word(obj, "op", names, ARRAY_SIZE(names), err);
 
-	for (size_t i = 0; name && i < ARRAY_SIZE(names); i++)
-		if (strcmp(name, names[i]) == 0) {
-			*op = (enum request_fileop_op)i;
-			return 0;
-		}
-	return err_text(err, EINVAL,
-			"\"op\" must be \"stat\", \"list\", \"mkdir\", \"remove\", \"rename\" or "
-			"\"chmod\"");
+	if (i < 0)
+		return i;
+	*op = (enum request_fileop_op)i;
+	return 0;
 }
 
 /* The members that only some operations have. */

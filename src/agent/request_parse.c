@@ -71,6 +71,25 @@ int request_integer(json_t *obj, const char *key, int64_t min, int64_t max, int6
 	return 0;
 }
 
+int request_word(json_t *obj, const char *key, const char *const *words, unsigned n,
+		 struct err *err)
+{
+	const char *word = json_string_value(json_object_get(obj, key));
+	char list[160] = "";
+	size_t len = 0;
+
+	for (unsigned i = 0; word && i < n; i++)
+		if (strcmp(word, words[i]) == 0)
+			return (int)i;
+	for (unsigned i = 0; i < n && len < sizeof(list); i++) {
+		const char *before = i == 0 ? "" : i + 1 == n ? " or " : ", ";
+
+		len += (size_t)snprintf(list + len, sizeof(list) - len, "%s\"%s\"", before,
+					words[i]);
+	}
+	return err_text(err, EINVAL, "\"%s\" must be %s", key, list);
+}
+
 int request_boolean(json_t *obj, const char *key, bool *out, struct err *err)
 {
 	json_t *v = json_object_get(obj, key);

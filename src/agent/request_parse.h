@@ -29,4 +29,7 @@ __must_check int request_terminal_size(json_t *obj, struct terminal_size *size, 
 __must_check int request_egress_object(json_t *obj, struct request_egress *r, struct err *err);
 __must_check int request_integer(json_t *obj, const char *key, int64_t min, int64_t max,
 				 int64_t *out, struct err *err);
+/* One of n words, which has to be there: its index. */
+__must_check int request_word(json_t *obj, const char *key, const char *const *words, unsigned n,
+			      struct err *err);
 __must_check int request_boolean(json_t *obj, const char *key, bool *out, struct err *err);

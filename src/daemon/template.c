@@ -12,7 +12,6 @@
 #include "proto/guest.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,7 +26,7 @@ struct template_size template_own_size(const struct template *t)
 	return (struct template_size){t->spec.memory_mib, t->spec.vcpus, t->spec.disk_mib};
 }
 
-static bool template_vm_is_own(const struct template_vm *vm)
+bool template_vm_is_own(const struct template_vm *vm)
 {
 	struct template_size own = template_own_size(vm->t);
 
@@ -53,7 +52,7 @@ static void template_log(const struct template_vm *vm, enum log_level level, con
 
 /* --- end --------------------------------------------------------------------------------- */
 
-static void template_vm_free(struct template_vm *vm)
+void template_vm_free(struct template_vm *vm)
 {
 	list_del(&vm->link);
 	loop_defer_free(&vm->t->d->loop, vm);
@@ -368,137 +367,4 @@ struct template_vm *template_ready(struct template *t)
 		if (vm->state == TEMPLATE_READY && size_equal(&vm->size, &own))
 			return vm;
 	return NULL;
-}
-
-/* --- all of them ------------------------------------------------------------------------- */
-
-/* As long as the image was not read: the size of its file. */
-static uint64_t image_size(const char *path)
-{
-	_cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-	int64_t n = fd < 0 ? 0 : io_size(fd);
-
-	return n > 0 ? (uint64_t)n : 0;
-}
-
-int templates_init(struct templates *ts, struct daemon *d, struct err *err)
-{
-	struct template_spec *specs = NULL;
-	size_t n;
-	int rc = template_specs_load(&specs, &n, &d->config, err);
-
-	if (rc < 0)
-		return rc;
-	ts->all = calloc(n, sizeof(*ts->all));
-	if (!ts->all) {
-		template_specs_free(specs, n);
-		return err_set(err, ENOMEM, "templates");
-	}
-	for (size_t i = 0; i < n; i++) {
-		struct template *t = &ts->all[i];
-
-		t->d = d;
-		t->spec = specs[i];
-		t->root.fd = -1;
-		t->image_bytes = image_size(t->spec.image_path);
-		list_init(&t->vms);
-		for (enum template_kind k = 0; k < TEMPLATE_KINDS; k++)
-			list_init(&t->pool[k].ready);
-	}
-	ts->n = n;
-	free(specs); /* their strings are the templates' now */
-	return image_load_root(&ts->all[0].root, ts->all[0].spec.image_path, NULL, err);
-}
-
-static void template_nobody(struct template_waiter *w, struct template_vm *vm, const char *reason,
-			    const char *console)
-{
-	(void)w;
-	(void)vm;
-	(void)reason;
-	(void)console;
-}
-
-void templates_begin(struct templates *ts)
-{
-	struct template_size own = template_own_size(&ts->all[0]);
-	struct template_waiter nobody = {.fn = template_nobody};
-
-	template_get(&ts->all[0], &own, &nobody);
-	template_drop_waiter(&nobody);
-}
-
-void templates_stop(struct templates *ts)
-{
-	for (size_t i = 0; i < ts->n; i++) {
-		struct template *t = &ts->all[i];
-
-		image_loader_stop(&t->loader);
-		list_for_each_safe (vm, &t->vms, struct template_vm, link)
-			template_failed(vm, "podflared is stopping");
-	}
-}
-
-void templates_free(struct templates *ts)
-{
-	for (size_t i = 0; i < ts->n; i++) {
-		struct template *t = &ts->all[i];
-
-		image_loader_stop(&t->loader);
-		list_for_each_safe (vm, &t->vms, struct template_vm, link)
-			template_vm_free(vm);
-		close_fd(&t->root.fd);
-		free(t->spec.description);
-		free(t->spec.warmup);
-		free(t->spec.image_path);
-	}
-	free(ts->all);
-	*ts = (struct templates){0};
-}
-
-struct template *template_find(struct templates *ts, const char *name)
-{
-	for (size_t i = 0; i < ts->n; i++)
-		if (strcmp(ts->all[i].spec.name, name) == 0)
-			return &ts->all[i];
-	return NULL;
-}
-
-static json_t *template_vm_json(const struct template_vm *vm)
-{
-	static const char *const names[] = {
-		[TEMPLATE_LOADING] = "booting", [TEMPLATE_BOOTING] = "booting",
-		[TEMPLATE_WARMING] = "warming", [TEMPLATE_READY] = "ready",
-		[TEMPLATE_FAILED] = "failed",
-	};
-	bool own = template_vm_is_own(vm), failed = vm->state == TEMPLATE_FAILED;
-	const struct template_pool *pool = vm->t->pool;
-
-	return json_pack("{s:I, s:I, s:I, s:s, s:I, s:I, s:I, s:s*}", "memory_mib",
-			 (json_int_t)vm->size.memory_mib, "vcpus", (json_int_t)vm->size.vcpus,
-			 "disk_mib", (json_int_t)vm->size.disk_mib, "state", names[vm->state],
-			 "pool",
-			 (json_int_t)(own ? pool[TEMPLATE_FORKABLE].n + pool[TEMPLATE_LEAF].n : 0),
-			 "boot_ms", (json_int_t)vm->boot_ms, "hot_pages",
-			 (json_int_t)(vm->rehearsal.pages & INT64_MAX), "reason",
-			 failed ? vm->reason : NULL);
-}
-
-json_t *template_json(const struct template *t)
-{
-	json_t *vms = json_array();
-	bool ok = vms != NULL;
-
-	list_for_each (vm, &t->vms, struct template_vm, link)
-		if (vm->state != TEMPLATE_FAILED || vm->reason[0])
-			ok = ok && json_array_append_new(vms, template_vm_json(vm)) == 0;
-	if (!ok) {
-		json_decref(vms);
-		return NULL;
-	}
-	return json_pack("{s:s, s:s*, s:I, s:I, s:I, s:I, s:o}", "name", t->spec.name,
-			 "description", t->spec.description, "default_memory_mib",
-			 (json_int_t)t->spec.memory_mib, "default_vcpus", (json_int_t)t->spec.vcpus,
-			 "default_disk_mib", (json_int_t)t->spec.disk_mib, "image_bytes",
-			 (json_int_t)(t->root.fd < 0 ? t->image_bytes : t->root.bytes), "vms", vms);
 }

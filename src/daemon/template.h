@@ -138,8 +138,12 @@ json_t *template_json(const struct template *t);
 /* The last step of making one (rehearsal.c). */
 void template_rehearsed(struct template_vm *vm);
 
-/* --- between template.c and template_steps.c --------------------------------------------- */
+/* --- between template.c, templates.c and template_steps.c -------------------------------- */
 
+/* Whether it is of its template's own size. */
+bool template_vm_is_own(const struct template_vm *vm);
+/* It has no process, or the daemon ends. */
+void template_vm_free(struct template_vm *vm);
 /* The agent listens: RENEW and all that follows, up to template_frozen() or a failure. */
 void template_steps_begin(struct template_vm *vm);
 void template_frozen(struct template_vm *vm);

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define CTL_TURNS 32 /* messages of one event; what is left brings the next one */
+#define HTTP_PORT 80
 
 struct ctl_test {
 	struct ctl *c;
@@ -64,7 +65,11 @@ static void ctl_on_tested(void *arg, json_t *reply)
 	free(t);
 }
 
-/* With a method and a path it is a request that the proxy would see, without them a tunnel. */
+/*
+ * With a method and a path it is a request that the proxy would see: at HTTP's port plain, at
+ * others of the gateway or of a host that is intercepted, which are judged alike. Without them a
+ * tunnel.
+ */
 static int ctl_test(struct ctl *c, const json_t *m, int *fd)
 {
 	json_t *host = json_object_get(m, "host"), *method = json_object_get(m, "method");
@@ -82,7 +87,7 @@ static int ctl_test(struct ctl *c, const json_t *m, int *fd)
 	q.method = json_string_value(method);
 	q.path = json_string_value(path);
 	if (q.method || q.path)
-		q.proto = EGRESS_HTTP;
+		q.proto = q.port == HTTP_PORT ? EGRESS_HTTP : EGRESS_GATEWAY;
 	t = calloc(1, sizeof(*t));
 	if (!t)
 		return -ENOMEM;

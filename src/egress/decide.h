@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * One decision: may this sandbox reach that destination now, and at which
- * address? In this order: the name's form, the rules and the ceiling, limits;
+ * address? In this order: the name's form, the rules and the ceiling, whether
+ * it is plain HTTP to a host for which headers are injected, limits;
  * only then the resolver; then every address that it gave is checked
  * (egress/addr.h), and the first that is allowed is the one to dial. Nobody
  * resolves again. The record of the audit is sent before the callback.
@@ -38,6 +39,7 @@ enum egress_reason {
 	EGRESS_R_PATH,
 	EGRESS_R_TUNNEL,       /* a rule with methods or paths, and this is a tunnel */
 	EGRESS_R_CEILING,      /* the operator's ceiling */
+	EGRESS_R_PLAIN_HTTP,   /* headers are injected for the host, and this is not TLS */
 	EGRESS_R_ADDRESS,      /* the name has only addresses that are not public */
 	EGRESS_R_NO_NAME,      /* the name does not exist */
 	EGRESS_R_RESOLVER,     /* the resolver failed */
@@ -80,7 +82,7 @@ struct egress_verdict {
 	socklen_t addr_len;
 	bool tls;             /* a tunnel must begin with TLS */
 	const json_t *inject; /* the policy's headers for this host, or NULL; valid until the next
-				 policy: copy. Only for HTTP, GATEWAY and INTERCEPT */
+				 policy: copy. Only for GATEWAY and INTERCEPT */
 	bool intercept;       /* CONNECT, SOCKS: the tunnel is to be opened by us */
 };
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What is inside a struct egress, for the files that decide: egress.c (start,
- * policy, streams), ask.c (decisions), grant.c (limits), audit.c (records),
- * text.c (sentences). Nobody else includes this.
+ * policy, streams), ask.c (decisions), judge.c (what the policy says), grant.c
+ * (limits), audit.c (records), text.c (sentences). Nobody else includes this.
  */
 #pragma once
 
@@ -69,7 +69,7 @@ struct egress_grant {
 	void *room_arg;
 };
 
-/* --- ask.c: what the rules say, without limits and addresses --- */
+/* --- judge.c: what the policy says, without limits and addresses --- */
 
 struct judgement {
 	enum egress_reason reason;
@@ -79,7 +79,10 @@ struct judgement {
 	bool tls, intercept;
 };
 
-void ask_judge(const struct egress *e, const struct egress_question *q, struct judgement *j);
+void judge_question(const struct egress *e, const struct egress_question *q, struct judgement *j);
+
+/* --- ask.c --- */
+
 /* The resolver's answers to questions under way are not waited for; they begin again. */
 void ask_pause_all(struct egress *e);
 void ask_restart_all(struct egress *e); /* after ask_pause_all() */

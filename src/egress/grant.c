@@ -75,7 +75,7 @@ void grant_review_all(struct egress *e)
 		const struct sockaddr *sa = (const struct sockaddr *)(const void *)&g->addr;
 		struct judgement j;
 
-		ask_judge(e, &g->question.q, &j);
+		judge_question(e, &g->question.q, &j);
 		if (j.reason != EGRESS_R_NONE || j.intercept != g->intercept ||
 		    (j.tls && !g->tls) ||
 		    egress_addr_check(sa, e->policy ? e->policy->ranges : NULL, NULL) < 0)

@@ -344,12 +344,14 @@ void policy_free(struct policy *p)
 	free(p);
 }
 
-const json_t *policy_inject(const struct policy *p, const char *host)
+const json_t *policy_headers(const struct policy *p, const char *host)
 {
-	return json_object_get(p->inject, host);
+	const json_t *headers = json_object_get(json_object_get(p->inject, host), "headers");
+
+	return json_object_size(headers) ? headers : NULL;
 }
 
 bool policy_intercepts(const struct policy *p, const char *host)
 {
-	return json_is_true(json_object_get(policy_inject(p, host), "intercept"));
+	return json_is_true(json_object_get(json_object_get(p->inject, host), "intercept"));
 }

@@ -44,6 +44,6 @@ __must_check int policy_parse(struct policy **out, const char *text, size_t len,
 __must_check int policy_read(struct policy **out, int fd, struct err *err);
 void policy_free(struct policy *p);
 
-/* Of inject: the object of a host (normal form), or NULL; and whether it is intercepted. */
-const json_t *policy_inject(const struct policy *p, const char *host);
+/* Of inject: the headers of a host (normal form), NULL for none; and whether it is intercepted. */
+const json_t *policy_headers(const struct policy *p, const char *host);
 bool policy_intercepts(const struct policy *p, const char *host);

@@ -16,6 +16,7 @@ static const char *const reasons[] = {
 	[EGRESS_R_PATH] = "path",
 	[EGRESS_R_TUNNEL] = "tunnel",
 	[EGRESS_R_CEILING] = "ceiling",
+	[EGRESS_R_PLAIN_HTTP] = "plain_http",
 	[EGRESS_R_ADDRESS] = "address",
 	[EGRESS_R_NO_NAME] = "no_name",
 	[EGRESS_R_RESOLVER] = "resolver",

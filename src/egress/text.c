@@ -18,6 +18,7 @@ static const char *const hints[EGRESS_REASONS] = {
 		"any spelling, a trailing dot, and odd characters are refused.",
 	[EGRESS_R_CEILING] = "The operator of this host allows it to no sandbox. A new grant does "
 			     "not help, only the operator does.",
+	[EGRESS_R_PLAIN_HTTP] = "Use https, or http://HOST.egress/ for which the proxy speaks TLS.",
 	[EGRESS_R_ADDRESS] = "Only public addresses can be reached. The operator can allow a range "
 			     "of others (allow_ranges).",
 	[EGRESS_R_NO_NAME] = "Check the spelling of the name.",

@@ -19,6 +19,7 @@
  *                                      connections that it does not allow are cut.
  *   {"type":"stream","id":N,"exec":"exec_..."|null}   fd: a connection of the guest
  *   {"type":"test","serial":N,"host":"...","port":N,"method":"GET"|null,"path":"/..."|null}
+ *         with method and path, port 80: plain HTTP, another one: a request that goes on by TLS
  *
  *   proxy -> daemon
  *   {"type":"policy","serial":N,"error":null|"sentence","ca":{"cert_pem","key_pem"}|null}

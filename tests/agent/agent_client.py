@@ -209,3 +209,12 @@ class Stream:
         """The answer to STATUS."""
         self.send(STATUS, {})
         return self.recv_json(OK)
+
+
+def begun(stream: Stream) -> None:
+    """Waits until what runs on it has printed "on"."""
+    got = b""
+    while b"on\n" not in got:
+        kind, payload = stream.recv()
+        assert kind == STDOUT, payload
+        got += payload

@@ -188,6 +188,14 @@ def own_agent() -> Iterator[Agent]:
 
 
 @pytest.fixture
+def own(own_agent: Agent) -> Agent:
+    """One whose session is ready, to be made a copy of (copies.py)."""
+    with own_agent.stream() as s:
+        assert s.python("import podflare, random, time, subprocess, os").code == 0
+    return own_agent
+
+
+@pytest.fixture
 def stream(agent: Agent) -> Iterator[Stream]:
     """A stream to the module's agent."""
     with agent.stream() as s:

@@ -9,10 +9,12 @@ import shutil
 import socket
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
+import pytest
 from agent_client import EGRESS
 from conftest import Agent, wait_for
+from processes import children, name
 
 
 def free_ports() -> tuple[int, int]:
@@ -102,26 +104,39 @@ class EgressAgent(Agent):
         super().stop()
 
 
-def children(pid: int) -> list[int]:
-    """Living processes that this one has started."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(word) for word in text.split() if state(int(word)) not in "ZX"]
+@pytest.fixture
+def own() -> Iterator[EgressAgent]:
+    """An agent of the test's own; egress is off."""
+    a = EgressAgent()
+    yield a
+    a.stop()
 
 
-def name(pid: int) -> bytes:
-    """What it was started as."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
-    except OSError:
-        return b""
+@pytest.fixture(scope="module")
+def shared() -> Iterator[EgressAgent]:
+    """One for tests that leave it off."""
+    a = EgressAgent()
+    yield a
+    a.stop()
 
 
-def state(pid: int) -> str:
-    """One letter; "X" for one that is not there."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return "X"
+@pytest.fixture
+def egress(shared: EgressAgent) -> Iterator[EgressAgent]:
+    """That one, off before and after."""
+    yield shared
+    assert shared.egress(False) == {}
+
+
+@pytest.fixture
+def on(egress: EgressAgent) -> EgressAgent:
+    """And on."""
+    assert egress.egress(True) == {}
+    return egress
+
+
+def occupied(port: int) -> socket.socket:
+    """A program of the user's that listens there."""
+    return socket.create_server(("127.0.0.1", port))
 
 
 def is_refused(port: int) -> bool:

@@ -18,11 +18,11 @@ from agent_client import (
     THAW,
     Closed,
     Stream,
+    begun,
     renew_request,
 )
 from conftest import ROOT, Agent, wait_for
 from test_bash import alive, needs_cgroups
-from test_python import begun
 
 
 def ask(stream: Stream, op: str, id: str | None = None, **extra: Any) -> dict[str, Any]:

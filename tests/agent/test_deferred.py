@@ -11,7 +11,7 @@ from typing import Callable
 import pytest
 from agent_client import FREEZE, THAW, WARM
 from conftest import Agent, wait_for
-from test_freeze import freeze, own, renew  # noqa: F401  (own is a fixture)
+from copies import freeze, renew
 
 SESSION = "print(os.getpid(), hash(random.getstate()))"
 
@@ -31,7 +31,7 @@ def reads(pid: int) -> int:
         return int(f.read().split("syscr:")[1].split()[0])
 
 
-def test_not_woken_up(own: Agent) -> None:  # noqa: F811
+def test_not_woken_up(own: Agent) -> None:
     pid, before = session(own)
     read = reads(pid)
     for n in (1, 2, 3):
@@ -43,7 +43,7 @@ def test_not_woken_up(own: Agent) -> None:  # noqa: F811
     assert session(own)[1] != before
 
 
-def test_before_the_cell_and_once(own: Agent) -> None:  # noqa: F811
+def test_before_the_cell_and_once(own: Agent) -> None:
     with own.stream() as s:
         s.python("random.seed(1); first = random.random(); random.seed(1);")
     freeze(own)
@@ -54,14 +54,14 @@ def test_before_the_cell_and_once(own: Agent) -> None:  # noqa: F811
         assert s.python("print(random.random() == first)").stdout == b"True\n"
 
 
-def test_generators_are_left_alone(own: Agent) -> None:  # noqa: F811
+def test_generators_are_left_alone(own: Agent) -> None:
     _, before = session(own)
     freeze(own)
     assert renew(own, reseed=False) == {}
     assert session(own)[1] == before
 
 
-def test_freeze_has_it_done(own: Agent) -> None:  # noqa: F811
+def test_freeze_has_it_done(own: Agent) -> None:
     """So that a copy that is to repeat the original has the same state."""
     pid, before = session(own)
     freeze(own)
@@ -77,7 +77,7 @@ def test_freeze_has_it_done(own: Agent) -> None:  # noqa: F811
     assert session(own)[1] == after
 
 
-def test_thaw_and_freeze_again(own: Agent) -> None:  # noqa: F811
+def test_thaw_and_freeze_again(own: Agent) -> None:
     """Nothing is owed twice."""
     pid, _ = session(own)
     freeze(own)
@@ -101,7 +101,7 @@ def test_thaw_and_freeze_again(own: Agent) -> None:  # noqa: F811
         "import sys; sys.addaudithook(lambda event, args: None);",
     ],
 )
-def test_where_code_of_the_users_may_run(own: Agent, what: str) -> None:  # noqa: F811
+def test_where_code_of_the_users_may_run(own: Agent, what: str) -> None:
     """Then the session is renewed at once."""
     with own.stream() as s:
         assert s.python(what).code == 0
@@ -113,7 +113,7 @@ def test_where_code_of_the_users_may_run(own: Agent, what: str) -> None:  # noqa
     assert session(own)[1] != before
 
 
-def test_warm_does_it(own: Agent) -> None:  # noqa: F811
+def test_warm_does_it(own: Agent) -> None:
     _, before = session(own)
     freeze(own)
     assert renew(own, kind="create") == {}
@@ -124,7 +124,7 @@ def test_warm_does_it(own: Agent) -> None:  # noqa: F811
     assert session(own)[1] != before
 
 
-def test_it_fails(own: Agent) -> None:  # noqa: F811
+def test_it_fails(own: Agent) -> None:
     """No cell runs in a session that could not renew itself."""
     pid, _ = session(own)
     freeze(own)
@@ -137,7 +137,7 @@ def test_it_fails(own: Agent) -> None:  # noqa: F811
         assert s.python("import os; print(os.getpid() != %d)" % pid).stdout == b"True\n"
 
 
-def test_it_fails_when_frozen(own: Agent) -> None:  # noqa: F811
+def test_it_fails_when_frozen(own: Agent) -> None:
     session(own)
     freeze(own)
     assert renew(own, kind="create") == {}
@@ -149,7 +149,7 @@ def test_it_fails_when_frozen(own: Agent) -> None:  # noqa: F811
         assert s.python("print(1)").stdout == b"1\n"
 
 
-def test_session_that_ends_meanwhile(own: Agent) -> None:  # noqa: F811
+def test_session_that_ends_meanwhile(own: Agent) -> None:
     pid, _ = session(own)
     freeze(own)
     assert renew(own, kind="create") == {}

@@ -6,10 +6,9 @@ from __future__ import annotations
 import time
 
 import pytest
-from agent_client import CANCEL, EXEC, INTERRUPT, STDOUT, Stream
+from agent_client import CANCEL, EXEC, INTERRUPT, STDOUT, Stream, begun
 from conftest import Agent
 from test_bash import alive, needs_cgroups
-from test_python import begun
 
 
 def interrupted(stream: Stream) -> None:

@@ -7,9 +7,8 @@ import json
 import os
 
 import pytest
-from agent_client import EXEC, Result, Stream
+from agent_client import EXEC, Result, Stream, begun
 from conftest import ROOT, Agent
-from test_python import begun
 
 needs_node = pytest.mark.skipif(not os.path.exists("/usr/bin/node"), reason="no /usr/bin/node")
 needs_root = pytest.mark.skipif(not ROOT, reason="the agent is not root")

@@ -5,18 +5,9 @@ from __future__ import annotations
 
 import time
 
-from agent_client import CANCEL, EVENT, STDERR, STDOUT, WARM, Stream
+from agent_client import CANCEL, EVENT, STDERR, STDOUT, WARM, Stream, begun
 from conftest import Agent, wait_for
 from test_bash import alive, needs_cgroups
-
-
-def begun(stream: Stream) -> None:
-    """Waits until the cell has printed "on"."""
-    got = b""
-    while got != b"on\n":
-        kind, payload = stream.recv()
-        assert kind == STDOUT
-        got += payload
 
 
 def told_of_the_loss(stream: Stream, why: str) -> None:

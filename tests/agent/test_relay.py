@@ -17,7 +17,8 @@ from typing import Iterator
 import pytest
 from agent_client import FREEZE, THAW
 from conftest import ROOT, switches, wait_for
-from egress_host import EgressAgent, is_cut, is_refused, is_reset, state
+from egress_host import EgressAgent, is_cut, is_refused, is_reset
+from processes import state
 from test_bash import needs_cgroups
 
 CONNS, WAITING = 60, 256  # src/agent/relay.h

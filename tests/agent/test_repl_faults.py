@@ -345,13 +345,16 @@ def test_warm_whose_host_has_gone(stub_agent: MakeAgent) -> None:
         """
 send(READY, {})
 assert recv() == (11, b"{}")
-time.sleep(0.5)
+while not os.path.exists("gone"): time.sleep(0.01)
+time.sleep(0.2)
 send(OK, {})
 cell(); send(EXIT, {"exit_code": 4}); cell()
 """
     )
     with agent.stream() as s:
-        s.send(WARM, {})
-        time.sleep(0.2)
-    with agent.stream() as s:
+        wait_for(lambda: s.status()["repl"] == "ready", "the session")
+        with agent.stream() as host:
+            host.send(WARM, {})
+            wait_for(lambda: s.status()["repl"] == "busy", "the warming")
+        (agent.home / "gone").touch()
         assert s.python("x").code == 4

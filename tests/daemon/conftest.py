@@ -15,6 +15,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,16 @@ class Daemon:
 def stdout_of(events: list[dict]) -> str:
     """Standard output of plain events, lines joined."""
     return "\n".join(e["data"] for e in events if e["type"] == "stdout")
+
+
+def at_once(d: Daemon, n: int, **body: Any) -> list[httpx.Response]:
+    """Creates side by side."""
+    with ThreadPoolExecutor(n) as pool:
+        calls = [
+            pool.submit(httpx.post, f"{d.url}/v1/sandboxes", json=body, timeout=60)
+            for _ in range(n)
+        ]
+        return [c.result() for c in calls]
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 10) -> Any:

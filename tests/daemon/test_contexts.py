@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from conftest import Daemon, stdout_of, wait_for
-from test_exec_control import last, listed, running
+from execs import last, listed, running
 
 DEFAULT = {
     "context_id": "default",

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from conftest import SANITIZED, Daemon, stdout_of, wait_for
+from execs import last, running
 from test_exec import alive, events_without_time, rich_exit
-from test_exec_control import last, running
 
 BROKEN = "podflare: the guest's agent broke the protocol while the command ran"
 

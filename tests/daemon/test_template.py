@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import TSAN, VCPUS, Daemon, make_guest, stdout_of, wait_for
+from conftest import TSAN, VCPUS, Daemon, at_once, make_guest, stdout_of, wait_for
 
 
 def add_template(guest: Path, name: str, **meta: Any) -> Path:
@@ -46,16 +46,6 @@ def templates(d: Daemon) -> dict[str, Any]:
 def boots(d: Daemon) -> int:
     """How often a template's VM was started."""
     return d.log_text().count("template booting")
-
-
-def at_once(d: Daemon, n: int, **body: Any) -> list[httpx.Response]:
-    """Creates side by side."""
-    with ThreadPoolExecutor(n) as pool:
-        calls = [
-            pool.submit(httpx.post, f"{d.url}/v1/sandboxes", json=body, timeout=60)
-            for _ in range(n)
-        ]
-        return [c.result() for c in calls]
 
 
 def test_from_the_guest_directory(start: Callable[..., Daemon], guest: Path) -> None:
@@ -247,7 +237,7 @@ def test_warm_up(start: Callable[..., Daemon], guest: Path) -> None:
 def test_warm_up_that_fails(start: Callable[..., Daemon], guest: Path) -> None:
     add_template(guest, "broken", warmup="#warm: fail ImportError: no module named numpy")
     add_template(guest, "stuck", warmup="#warm: hang")
-    d = start(guest=guest, env={"PODFLARE_TEMPLATE_TIMEOUT": "2"})
+    d = start(guest=guest, env={"PODFLARE_TEMPLATE_TIMEOUT": "6"})
     o = d.http.post("/v1/sandboxes", json={"template": "broken"}).json()
     assert o["code"] == "template_failed"
     assert o["error"].startswith(
@@ -256,7 +246,7 @@ def test_warm_up_that_fails(start: Callable[..., Daemon], guest: Path) -> None:
     assert o["error"].endswith("Traceback:\nImportError: no module named numpy")
     assert len(o["error"]) < 1200, "its end is enough"
     o = d.http.post("/v1/sandboxes", json={"template": "stuck"}).json()
-    assert o["error"].endswith("it was not ready after 2 s")
+    assert o["error"].endswith("it was not ready after 6 s")
     assert d.http.post("/v1/sandboxes").status_code == 200, "others are not affected"
     wait_for(lambda: len(d.children()) == 2)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from conftest import SANITIZED, Daemon, wait_for
-from test_commands import OK, base, begin, ended, info, lie, refused, write
+from kept import OK, base, begin, ended, info, lie, refused, write
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 PTY = {"cols": 80, "rows": 24}

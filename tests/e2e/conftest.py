@@ -24,15 +24,17 @@ from typing import Any, Callable, Iterator
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "sdk" / "python"), str(Path(__file__).resolve().parent)]
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(ROOT / "sdk" / "python"), str(HERE), str(HERE.parent)]
 
 import httpx  # noqa: E402
 import egress_content  # noqa: E402
 import egress_world  # noqa: E402
 from egress_world import World  # noqa: E402
+from guest import SMALL  # noqa: E402
 from served import Daemon, ExternalDaemon, Served  # noqa: E402
 
-from podflare import Client, Sandbox  # noqa: E402
+from podflare import Client, PodflareError, Sandbox  # noqa: E402
 
 # The daemons under test are on loopback, where no proxy would find them.
 for variable in ("http_proxy", "https_proxy", "all_proxy"):
@@ -165,3 +167,43 @@ def fresh(client: Client) -> Iterator[Callable[..., Sandbox]]:
     yield make
     for sandbox in made:
         sandbox.close()
+
+
+@pytest.fixture(scope="module")
+def box(parent: Sandbox) -> Iterator[Sandbox]:
+    """One sandbox for most tests of a file: what they break is its own."""
+    with parent.fork(1) as copies:
+        yield copies[0]
+
+
+@pytest.fixture(scope="module")
+def smalls(client: Client) -> Iterator[list[Sandbox]]:
+    """The ones of `small`, the last of which is used."""
+    made: list[Sandbox] = []
+    yield made
+    for sandbox in made:
+        sandbox.close()
+
+
+@pytest.fixture
+def small(client: Client, smalls: list[Sandbox]) -> Sandbox:
+    """One to be exhausted; another when a test has broken it, so that only that test fails."""
+    if smalls:
+        try:
+            answer = smalls[-1].run_code("echo well", "bash", timeout=5).stdout
+        except PodflareError:
+            answer = ""
+        if answer == "well\n":
+            return smalls[-1]
+        smalls.pop().close()
+    smalls.append(Sandbox(client=client, **SMALL))
+    return smalls[-1]
+
+
+@pytest.fixture
+def nothing_arrives(outside: World) -> Iterator[None]:
+    """Around a test: no server was touched, no name was asked for."""
+    untouched, asked = outside.untouched(), len(outside.dns.asked)
+    yield
+    assert untouched(), "something arrived at a server"
+    assert outside.dns.asked[asked:] == []

@@ -185,3 +185,36 @@ def reason(reply: Any) -> str:
     assert denial["detail"] and denial["hint"], denial
     assert reply["status"] in (400, 403, 502), reply
     return str(denial["reason"])
+
+
+def by_all_ways(sandbox: Sandbox, host: str, port: int) -> dict[str, str]:
+    """Why a host is denied by an HTTP request, a CONNECT, SOCKS with it as a name. (The code of SOCKS: 2
+    is "not allowed by ruleset".)"""
+    told = ask(
+        sandbox,
+        f"""
+host, port = {host!r}, {port}
+say([get(f"http://{{host}}:{{port}}/json"), connect(host, port), socks(host.encode(), port)])
+""",
+    )
+    return {
+        "http": reason(told[0]),
+        "connect": reason(told[1]),
+        "socks": "denied" if told[2] == 2 else f"SOCKS {told[2]}",
+    }
+
+
+def denied(*reasons: str) -> Any:
+    """Equal to what by_all_ways says of a host that is denied for one of these reasons."""
+
+    class Denied:
+        def __eq__(self, ways: object) -> bool:
+            assert isinstance(ways, dict)
+            return (
+                ways["socks"] == "denied" and ways["http"] in reasons and ways["connect"] in reasons
+            )
+
+        def __repr__(self) -> str:
+            return f"denied for one of {reasons} in every way"
+
+    return Denied()

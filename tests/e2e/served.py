@@ -8,12 +8,14 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import uuid
 from pathlib import Path
 from typing import Callable, Mapping, Optional
 
+ROOT = Path(__file__).resolve().parents[2]
 READY = re.compile(r"^podflared?: ready on (http://\S+)", re.MULTILINE)
 
 
@@ -171,3 +173,20 @@ class Served(Daemon):
                     assert probe.connect_ex(("127.0.0.1", port)) != 0, "something still listens"
         finally:
             self.process.kill()
+
+
+def run_example(daemon: Daemon, name: str, *args: str) -> str:
+    """Runs a program of examples/ as a user does, against this daemon; what it prints."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), *args],
+        env={
+            **os.environ,
+            "PODFLARE_HOSTD_URL": daemon.url,
+            "PYTHONPATH": str(ROOT / "sdk/python"),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import pytest
 from guest import py, sh
@@ -16,13 +16,6 @@ from podflare import ExecResult, Sandbox
 
 # What an answer may take beyond what was asked for, on a machine that is emulated and shared.
 SLACK = 60
-
-
-@pytest.fixture(scope="module")
-def box(parent: Sandbox) -> Iterator[Sandbox]:
-    """One sandbox for this file: what it breaks is its own."""
-    with parent.fork(1) as copies:
-        yield copies[0]
 
 
 class Later(threading.Thread):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from typing import Callable, Iterator
+from typing import Callable
 
 import pytest
 from guest import sh
@@ -16,13 +16,6 @@ from podflare import Command, Sandbox
 
 # What an answer may take beyond what was asked for, on a machine that is emulated and shared.
 SLACK = 60
-
-
-@pytest.fixture(scope="module")
-def box(parent: Sandbox) -> Iterator[Sandbox]:
-    """One sandbox for this file: what it breaks is its own."""
-    with parent.fork(1) as copies:
-        yield copies[0]
 
 
 def until(what: Callable[[], object]) -> None:

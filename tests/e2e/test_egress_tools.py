@@ -4,10 +4,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Iterator
 
@@ -15,11 +12,9 @@ import pytest
 from egress_content import MODULE, PACKAGE, SAYING
 from egress_world import World
 from guest import py, sh
-from served import Daemon
+from served import Daemon, run_example
 
 from podflare import Client, Sandbox
-
-ROOT = Path(__file__).resolve().parents[2]
 
 # Variables that every command gets.
 PROXY = "http://127.0.0.1:3128"
@@ -274,21 +269,8 @@ def test_the_operators_default_and_groups(fresh, outside: World):
 
 def test_example(daemon: Daemon, outside: World, tmp_path: Path):
     """examples/pip_install.py, with an index of ours instead of the public one."""
-    done = subprocess.run(
-        [
-            *(sys.executable, str(ROOT / "examples/pip_install.py"), PACKAGE),
-            *("--index", f"http://pypi.test:{outside.http.port}/simple/"),
-        ],
-        env={
-            **os.environ,
-            "PODFLARE_HOSTD_URL": daemon.url,
-            "PYTHONPATH": str(ROOT / "sdk/python"),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"Successfully installed {PACKAGE}-1.0" in done.stdout
-    assert "denied" in done.stdout and "example.com" in done.stdout
-    assert f"pypi.test:{outside.http.port}" in done.stdout  # the record of where it went
+    index = f"http://pypi.test:{outside.http.port}/simple/"
+    out = run_example(daemon, "pip_install.py", PACKAGE, "--index", index)
+    assert f"Successfully installed {PACKAGE}-1.0" in out
+    assert "denied" in out and "example.com" in out
+    assert f"pypi.test:{outside.http.port}" in out  # the record of where it went

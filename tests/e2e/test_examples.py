@@ -3,35 +3,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from served import Daemon
-
-ROOT = Path(__file__).resolve().parents[2]
+from served import Daemon, run_example
 
 
 # Its template boots once, and takes a while where everything is slow.
 @pytest.mark.limit(900)
 def test_data_analysis(daemon: Daemon, tmp_path: Path):
     picture = tmp_path / "planets.png"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples/data_analysis.py"), str(picture)],
-        env={
-            **os.environ,
-            "PODFLARE_HOSTD_URL": daemon.url,
-            "PYTHONPATH": str(ROOT / "sdk/python"),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    out = done.stdout
+    out = run_example(daemon, "data_analysis.py", str(picture))
     assert "bytes of planets.csv are in the sandbox as /" in out
     # A table of pandas, what was printed, and the plot.
     assert re.search(r"^Neptune +102\.000 +49528 +4515\.0 +59800\.0$", out, re.MULTILINE), out

@@ -7,19 +7,13 @@ import hashlib
 import os
 import stat
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 from guest import py, sh
 
 import podflare
 from podflare import Sandbox
-
-
-@pytest.fixture(scope="module")
-def box(parent: Sandbox) -> Iterator[Sandbox]:
-    with parent.fork(1) as copies:
-        yield copies[0]
 
 
 def test_the_namespace(box: Sandbox):

@@ -5,26 +5,20 @@ The numbers in the names are those of the list in the project's description of t
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import select
 import socket
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from guest import py, sh, together, values
-from served import wait_until
+from guest import py, sh, together
+from served import run_example, wait_until
 
 import podflare
 from podflare import Client, ExecResult, Sandbox
-
-ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.limit(300)
 
@@ -67,22 +61,11 @@ def test_03_children_have_what_the_parent_loaded(parent: Sandbox):
 
 def test_04_the_example_runs(daemon):
     """Load once, fork(5), five plans, merge the best: examples/fork.py."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "fork.py")],
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT / "sdk" / "python"),
-            "PODFLARE_HOSTD_URL": daemon.url,
-        },
-        capture_output=True,
-        text=True,
-        timeout=250,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 copies of the sandbox in" in done.stdout
-    assert "plus the growth of a quarter  <- best" in done.stdout
-    assert "['/home/user/forecast.csv']" in done.stdout
-    assert "26 values" in done.stdout
+    out = run_example(daemon, "fork.py")
+    assert "5 copies of the sandbox in" in out
+    assert "plus the growth of a quarter  <- best" in out
+    assert "['/home/user/forecast.csv']" in out
+    assert "26 values" in out
 
 
 def test_08_large_data_is_loaded_once(parent: Sandbox):

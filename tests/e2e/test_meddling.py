@@ -4,61 +4,39 @@ guest: tests/repl has all of them, natively."""
 
 from __future__ import annotations
 
-from typing import Iterator, Union
 
 import pytest
 from guest import py, sh
+from snippets import SNIPPETS, End
 
 from podflare import Sandbox
 
-LOST = "the session ends"
-
-# name: (code, its exit code)
-SNIPPETS: dict[str, tuple[str, Union[int, str]]] = {
-    "sys.exit in threads": (
-        "import sys, threading\nts = [threading.Thread(target=sys.exit, args=(3,)) for i in range(50)]\n"
-        "for t in ts: t.start()\nfor t in ts: t.join()",
-        0,
-    ),
-    "os._exit in a thread": (
-        "import os, threading\nthreading.Thread(target=os._exit, args=(6,)).start()\nwhile True: pass",
-        LOST,
-    ),
-    "closing fds 0 to 20": ("import os\nos.closerange(0, 21)", 0),
-    "exec of another program": ("import os\nos.execv('/bin/true', ['true'])", LOST),
-    "exec inside exec": ("exec('exec(\"inner = 1\")')\nassert inner == 1", 0),
-    "fork without exec": (
-        "import os\npid = os.fork()\nif pid == 0: print('child')\nelse: os.waitpid(pid, 0)",
-        0,
-    ),
-    "sys.stdout is None": ("import sys\nsys.stdout = None\nprint(1)\nsys.stderr = None\n1 / 0", 1),
-    "sys.stdout is an object": ("import sys\nsys.stdout = object()\nprint(1)", 1),
-    "streams closed": ("import sys\nfor f in (sys.stdin, sys.stdout, sys.stderr): f.close()", 0),
-    "repr that raises": ("class R:\n    def __repr__(self): raise ValueError('no')\nR()", 1),
-    "repr that exits": ("class R:\n    def __repr__(self): raise SystemExit(4)\nR()", 4),
-    "builtins deleted": ("import builtins\nvars(builtins).clear()", 0),
-    "exceptions replaced": (
-        "import builtins\nbuiltins.BaseException = builtins.Exception = builtins.KeyboardInterrupt = int\n"
-        "1 / 0",
-        1,
-    ),
-    "modules deleted": ("import sys\nsys.modules.clear()", 0),
-}
+# Of each kind some.
+NAMES = (
+    "sys.exit in threads",
+    "os._exit in a thread",
+    "closing fds 0 to 20",
+    "exec of another program",
+    "exec inside exec",
+    "fork without exec",
+    "sys.stdout is None",
+    "sys.stdout is an object",
+    "streams closed",
+    "repr that raises",
+    "repr that exits",
+    "builtins deleted",
+    "exceptions replaced",
+    "modules deleted",
+)
 
 
-@pytest.fixture(scope="module")
-def box(parent: Sandbox) -> Iterator[Sandbox]:
-    """One whose session is made anew for each snippet: what it takes apart stays so."""
-    with parent.fork(1) as copies:
-        yield copies[0]
-
-
-@pytest.mark.parametrize("name", SNIPPETS)
+@pytest.mark.parametrize("name", NAMES)
 def test_the_next_call_works(box: Sandbox, name: str):
     code, outcome = SNIPPETS[name]
+    # A session of its own: what a snippet takes apart stays so.
     with box.create_context() as session:
         r = session.run_code(code)
-        if outcome == LOST:
+        if isinstance(outcome, End):  # and the session with it
             assert r.state == "lost" and any("variables" in one for one in r.notices), r
         else:
             assert (r.state, r.termination_reason) == ("preserved", "exited"), r

@@ -4,18 +4,10 @@
 from __future__ import annotations
 
 import os
-from typing import Iterator
 
-import pytest
 from guest import sh
 
 from podflare import FileEvent, Sandbox
-
-
-@pytest.fixture(scope="module")
-def box(parent: Sandbox) -> Iterator[Sandbox]:
-    with parent.fork(1) as copies:
-        yield copies[0]
 
 
 def test_changes_are_told(box: Sandbox):

@@ -27,24 +27,11 @@ BOUND = (4096 if SANITIZED else 8) * MIB
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-class Request:
-    """One that a server got: its first line, fields as they came, how long its head is, and its body
-    (or what there is of it: see Upstream.read_body)."""
+class Message:
+    """What requests and replies have in common: fields as they came, and bodies in chunks."""
 
-    def __init__(self, s: socket.socket) -> None:
-        self.socket = s
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            more = s.recv(1)
-            if not more:
-                raise EOFError
-            head += more
-        self.size = len(head)
-        lines = head.decode("latin-1").split("\r\n")
-        self.method, self.target, self.version = lines[0].split(" ")
-        pairs = (x.split(":", 1) for x in lines[1:] if x)
-        self.fields = [(k, v.removeprefix(" ")) for k, v in pairs]
-        self.body = b""
+    socket: socket.socket
+    fields: list[tuple[str, str]]
 
     def all(self, name: str) -> list[str]:
         return [v for k, v in self.fields if k.lower() == name.lower()]
@@ -62,6 +49,26 @@ class Request:
         data = recv_exactly(self.socket, int(size, 16))
         assert recv_exactly(self.socket, 2) == b"\r\n"
         return data
+
+
+class Request(Message):
+    """One that a server got: its first line, fields as they came, how long its head is, and its body
+    (or what there is of it: see Upstream.read_body)."""
+
+    def __init__(self, s: socket.socket) -> None:
+        self.socket = s
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            more = s.recv(1)
+            if not more:
+                raise EOFError
+            head += more
+        self.size = len(head)
+        lines = head.decode("latin-1").split("\r\n")
+        self.method, self.target, self.version = lines[0].split(" ")
+        pairs = (x.split(":", 1) for x in lines[1:] if x)
+        self.fields = [(k, v.removeprefix(" ")) for k, v in pairs]
+        self.body = b""
 
     def read_body(self) -> bytes:
         if self.one("transfer-encoding") == "chunked":
@@ -116,7 +123,7 @@ class Upstream(Tcp):
             s.close()
 
 
-class Reply:
+class Reply(Message):
     """What a client got."""
 
     def __init__(self, s: socket.socket, head_only: bool = False) -> None:
@@ -131,22 +138,6 @@ class Reply:
         self.body = b""
         if not head_only and self.status >= 200 and self.status not in (204, 304):
             self.read_body()
-
-    def all(self, name: str) -> list[str]:
-        return [v for k, v in self.fields if k.lower() == name.lower()]
-
-    def one(self, name: str) -> Optional[str]:
-        values = self.all(name)
-        assert len(values) < 2, (name, values)
-        return values[0] if values else None
-
-    def read_chunk(self) -> bytes:
-        size = b""
-        while not size.endswith(b"\r\n"):
-            size += recv_exactly(self.socket, 1)
-        data = recv_exactly(self.socket, int(size, 16))
-        assert recv_exactly(self.socket, 2) == b"\r\n"
-        return data
 
     def read_body(self) -> bytes:
         length = self.one("content-length")

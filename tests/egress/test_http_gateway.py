@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Proxy, policy
+from conftest import WAIT, Proxy, policy, until
 from http_parts import Reply, Request, Upstream, get, head, once
 from servers import Tcp
 
@@ -190,12 +190,52 @@ def test_never_over_plain_http(proxy: Proxy) -> None:
     with Upstream() as up:
         proxy.policy([f"a.test:{up.port}"], inject=injecting(Authorization=CANARY))
         r = once(proxy, f"http://a.test:{up.port}/")
-        assert r.status == 403 and "plain http" in r.denial["detail"]
+        assert r.status == 403 and r.denial["reason"] == "plain_http"
         assert ".egress" in r.denial["hint"]
         assert up.accepted == 0
         # A model reads the record's sentence, in `denied`: it must be the same.
         record = proxy.decision(verdict="deny")
         assert record["host"] == "a.test" and record["hint"] == r.denial["hint"]
+
+
+def test_a_test_of_the_policy_knows_that(proxy: Proxy) -> None:
+    """It says what the proxy does: at port 80 the request is plain HTTP, at others one for TLS."""
+    inject = {**injecting(Authorization=CANARY), "b.test": {"headers": {}}}
+    proxy.policy(["a.test", "a.test:8080", "b.test"], inject=inject)
+    told = proxy.test("a.test", 80, method="GET", path="/")
+    assert (told["verdict"], told["reason"], told["rule"]) == ("deny", "plain_http", "a.test")
+    assert told["addresses"] == []
+    r = once(proxy, "http://a.test/")
+    assert r.status == 403
+    assert [r.denial[k] for k in ("reason", "hint")] == [told[k] for k in ("reason", "hint")]
+    assert proxy.decision()["verdict"] == "deny"  # the only record
+    assert proxy.silent()
+    for port in (443, 8080):
+        told = proxy.test("a.test", port, method="GET", path="/")
+        assert told["verdict"] == "allow" and "plain HTTP" in told["hint"]
+    # Tunnels get no header, and where none is injected there is nothing to hide.
+    for host, more in (("a.test", {}), ("b.test", {"method": "GET", "path": "/"})):
+        told = proxy.test(host, 80, **more)
+        assert (told["verdict"], told["hint"]) == ("allow", "")
+    # What no rule allows is not allowed for that reason.
+    told = proxy.test("a.test", 81, method="GET", path="/")
+    assert (told["verdict"], told["reason"]) == ("deny", "port")
+
+
+def test_injection_cuts_what_is_plain(proxy: Proxy) -> None:
+    """A request under way, to a host that gets an injection meanwhile."""
+
+    def answer(r: Request) -> None:
+        assert r.socket.recv(1) == b""
+        raise EOFError
+
+    with Upstream(answer) as up, proxy.stream() as s:
+        proxy.policy([f"a.test:{up.port}"])
+        s.sendall(head("GET", f"http://a.test:{up.port}/"))
+        until(lambda: len(up.requests) == 1)
+        proxy.policy([f"a.test:{up.port}"], inject=injecting(Authorization=CANARY))
+        assert Reply(s).denial["reason"] == "policy_changed"
+        assert up.ended.wait(WAIT)
 
 
 def test_secrets_are_told_to_nobody(proxy: Proxy, ca: Path) -> None:

@@ -102,8 +102,7 @@ def test_descriptors(proxy: Proxy) -> None:
     assert sorted(held[3:]) == ["anon_inode", "anon_inode", "anon_inode", "socket"]
 
 
-def sockets(pid: int) -> list[tuple[str, str, str]]:
-    """Sockets of a process: kind, local and remote end, from the tables of the kernel."""
+def socket_inodes(pid: int) -> set[str]:
     inodes = set()
     for entry in os.scandir(f"/proc/{pid}/fd"):
         try:
@@ -112,14 +111,23 @@ def sockets(pid: int) -> list[tuple[str, str, str]]:
             continue
         if name.startswith("socket:["):
             inodes.add(name[8:-1])
-    found = []
-    for kind in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6"):
-        for line in Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[9] in inodes:
-                found.append((kind, fields[1], fields[2]))
-                inodes.discard(fields[9])
-    return found + [("other", "", "")] * len(inodes)
+    return inodes
+
+
+def sockets(pid: int) -> list[tuple[str, str, str]]:
+    """Sockets of a process: kind, local and remote end, from the tables of the kernel. What it has
+    open and the tables are read one after the other: they tell of one moment when it has the same
+    ones open afterwards."""
+    for _ in range(100):
+        inodes = socket_inodes(pid)
+        ends = {}
+        for kind in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6"):
+            for line in Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()[1:]:
+                fields = line.split()
+                ends[fields[9]] = (kind, fields[1], fields[2])
+        if socket_inodes(pid) == inodes:
+            return [ends.get(inode, ("other", "", "")) for inode in inodes]
+    raise AssertionError("its sockets are others at each look")
 
 
 def test_sockets(proxy: Proxy, echo: Tcp) -> None:

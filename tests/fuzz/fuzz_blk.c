@@ -7,8 +7,9 @@
  * is told, and what it reads is stable. The sanitizers watch the rest.
  */
 #define _GNU_SOURCE
+#include "../virtio_driver.h"
 #include "fake_storage.h"
-#include "input.h"
+#include "ram.h"
 
 #include "vmm/virtio/blk.h"
 #include "vmm/virtio/virtio_spec.h"
@@ -61,7 +62,7 @@ static void device_init(struct world *w, struct blk *b)
 
 static void reg(struct world *w, uint32_t off, uint32_t v)
 {
-	virtio_mmio_write(&w->b.dev, off, &v, 4);
+	driver_write(&w->b.dev, off, v);
 }
 
 static void poke(struct world *w, uint32_t at, uint64_t v, unsigned n)
@@ -73,16 +74,9 @@ static void poke(struct world *w, uint32_t at, uint64_t v, unsigned n)
 /* The start of a driver that keeps the rules. */
 static void start(struct world *w, uint8_t features)
 {
-	reg(w, VIRTIO_MMIO_STATUS, 0);
-	reg(w, VIRTIO_MMIO_STATUS, 1);
-	reg(w, VIRTIO_MMIO_STATUS, 3);
-	reg(w, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-	reg(w, VIRTIO_MMIO_DRIVER_FEATURES, 1);
-	reg(w, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
-	reg(w, VIRTIO_MMIO_DRIVER_FEATURES,
-	    features & 1 ? 0u
-			 : VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_DISCARD | VIRTIO_BLK_F_WRITE_ZEROES);
-	reg(w, VIRTIO_MMIO_STATUS, 0xb);
+	driver_negotiate(&w->b.dev, features & 1 ? 0u
+						 : VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_DISCARD |
+							   VIRTIO_BLK_F_WRITE_ZEROES);
 	memset(w->mem.base + RING, 0, 0x1000);
 	w->idx = 0;
 	reg(w, VIRTIO_MMIO_QUEUE_SEL, 0);
@@ -336,11 +330,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	memset(&w, 0, sizeof(w));
 	fake_storage = (struct fake_storage){0};
-	/* Exactly RAM bytes on the heap: one byte beyond is a find. */
-	w.mem.base = aligned_alloc(4096, RAM);
-	w.mem.size = RAM;
-	MUST(w.mem.base);
-	memset(w.mem.base, 0, RAM);
+	fuzz_ram(&w.mem, RAM);
 	MUST(layers_init(&w.disk, DISK, fake_storage_layer()) == 0);
 	w.known = true; /* zeros */
 	device_init(&w, &w.b);

@@ -7,7 +7,8 @@
  * the invariants of the device are checked; the sanitizers watch the rest.
  */
 #define _GNU_SOURCE
-#include "input.h"
+#include "../virtio_driver.h"
+#include "ram.h"
 
 #include "lib/io.h"
 #include "proto/guest.h"
@@ -78,7 +79,7 @@ static void device_init(struct world *w, struct vsock *v)
 
 static void reg(struct world *w, uint32_t off, uint32_t v)
 {
-	virtio_mmio_write(&w->v.dev, off, &v, 4);
+	driver_write(&w->v.dev, off, v);
 }
 
 static void poke(struct world *w, uint32_t at, uint64_t v, unsigned n)
@@ -90,12 +91,7 @@ static void poke(struct world *w, uint32_t at, uint64_t v, unsigned n)
 /* The start of a driver that keeps the rules. */
 static void start(struct world *w)
 {
-	reg(w, VIRTIO_MMIO_STATUS, 0);
-	reg(w, VIRTIO_MMIO_STATUS, 1);
-	reg(w, VIRTIO_MMIO_STATUS, 3);
-	reg(w, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-	reg(w, VIRTIO_MMIO_DRIVER_FEATURES, 1);
-	reg(w, VIRTIO_MMIO_STATUS, 0xb);
+	driver_negotiate(&w->v.dev, 0);
 	for (uint32_t q = 0; q < VSOCK_QUEUES; q++) {
 		memset(w->mem.base + RING(q), 0, 0x1000);
 		w->idx[q] = 0;
@@ -456,11 +452,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct input in = {data, size};
 
 	memset(&w, 0, sizeof(w));
-	/* Exactly RAM bytes on the heap: one byte beyond is a find. */
-	w.mem.base = aligned_alloc(4096, RAM);
-	w.mem.size = RAM;
-	MUST(w.mem.base);
-	memset(w.mem.base, 0, RAM);
+	fuzz_ram(&w.mem, RAM);
 	device_init(&w, &w.v);
 	while (in.left)
 		step(&w, &in);

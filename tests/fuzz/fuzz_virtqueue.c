@@ -5,7 +5,7 @@
  * from the text of the specification and in the plainest way, says what each step must give.
  */
 #define _GNU_SOURCE
-#include "input.h"
+#include "ram.h"
 
 #include "vmm/virtio/queue.h"
 #include "vmm/virtio/virtio_spec.h"
@@ -301,11 +301,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct input in = {data, size};
 
 	memset(&w, 0, sizeof(w));
-	/* Exactly RAM bytes on the heap: one byte beyond is a find. */
-	w.mem.base = aligned_alloc(4096, RAM);
-	w.mem.size = RAM;
-	MUST(w.mem.base);
-	memset(w.mem.base, 0, RAM);
+	fuzz_ram(&w.mem, RAM);
 	virtq_init(&w.q, &w.mem, SIZE);
 	while (in.left)
 		step(&w, &in);

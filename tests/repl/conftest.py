@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 if "_podflare_repl" not in sys.modules:  # the modules under test, as repl.py makes them a package
     package = types.ModuleType("_podflare_repl")

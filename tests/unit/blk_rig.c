@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "unit.h"
 
+#include "../virtio_driver.h"
 #include "blk_rig.h"
 #include "disk_model.h"
 
@@ -48,14 +49,7 @@ void rig_start(struct rig *r, uint32_t features)
 {
 	struct fake *f = &r->f;
 
-	fake_write(f, VIRTIO_MMIO_STATUS, 0);
-	fake_write(f, VIRTIO_MMIO_STATUS, 1);
-	fake_write(f, VIRTIO_MMIO_STATUS, 3);
-	fake_write(f, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-	fake_write(f, VIRTIO_MMIO_DRIVER_FEATURES, 1);
-	fake_write(f, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
-	fake_write(f, VIRTIO_MMIO_DRIVER_FEATURES, features);
-	fake_write(f, VIRTIO_MMIO_STATUS, 0xb);
+	driver_negotiate(f->dev, features);
 	fake_setup_queue(f, VIRTIO_BLK_QUEUE, FAKE_QUEUE);
 	fake_write(f, VIRTIO_MMIO_STATUS, 0xf);
 	assert_int_equal(fake_read(f, VIRTIO_MMIO_STATUS), 0xf);

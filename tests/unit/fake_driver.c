@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "unit.h"
 
+#include "../virtio_driver.h"
 #include "fake_driver.h"
 #include "lib/io.h"
 #include "vmm/virtio/virtio_spec.h"
@@ -113,19 +114,12 @@ uint32_t fake_read(struct fake *f, uint32_t reg)
 
 void fake_write(struct fake *f, uint32_t reg, uint32_t v)
 {
-	virtio_mmio_write(f->dev, reg, &v, sizeof(v));
+	driver_write(f->dev, reg, v);
 }
 
 void fake_negotiate(struct fake *f)
 {
-	fake_write(f, VIRTIO_MMIO_STATUS, 0);
-	fake_write(f, VIRTIO_MMIO_STATUS, 1);
-	fake_write(f, VIRTIO_MMIO_STATUS, 3);
-	fake_write(f, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-	fake_write(f, VIRTIO_MMIO_DRIVER_FEATURES, 1);
-	fake_write(f, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
-	fake_write(f, VIRTIO_MMIO_DRIVER_FEATURES, 0);
-	fake_write(f, VIRTIO_MMIO_STATUS, 0xb);
+	driver_negotiate(f->dev, 0);
 	assert_int_equal(fake_read(f, VIRTIO_MMIO_STATUS), 0xb);
 }
 

@@ -4,62 +4,36 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import (
     Any,
     BinaryIO,
     Callable,
     Coroutine,
-    Generator,
     Iterable,
     List,
     Literal,
     Mapping,
     Optional,
-    Sequence,
-    TypeVar,
     Union,
 )
 
 from . import _calls, _egress, _fan
 from ._async_files import AsyncFiles
-from ._base import (
-    AsyncClosing,
-    SandboxBase,
-    client_from,
-    forkable_wish,
-    id_of,
-    not_persistent,
-    wish_from,
-)
+from ._base import AsyncClosing, client_from, forkable_wish, id_of, not_persistent, wish_from
 from ._calls import Remote
 from ._children import AsyncChildren
 from ._client import AsyncClient
 from ._commands import AsyncCommands
-from ._contexts import AsyncContext
 from ._egress import Egress, EgressEntry, EgressInject, EgressRecord
-from ._errors import (
-    ExecNotFoundError,
-    ForkError,
-    SandboxEndedError,
-)
-from ._exec import (
-    DEFAULT_TIMEOUT,
-    OVERTAKEN_PAUSE,
-    OVERTAKEN_TRIES,
-    Callbacks,
-    request,
-)
-from ._http import Call
-from ._results import ExecError, ExecResult, Language, RaceResult, Result
-from ._streams import AsyncExecStream, async_collect
+from ._errors import ForkError, SandboxEndedError
+from ._exec import DEFAULT_TIMEOUT
+from ._results import ExecResult, Language, RaceResult
+from ._running import AsyncRunning
 from ._transfer import Data, Local, Progress
-from ._types import ContextInfo, Diff, ExecInfo, FileInfo, SandboxInfo, TreeNode
-
-T = TypeVar("T")
+from ._types import Diff, FileInfo, SandboxInfo, TreeNode
 
 
-class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
+class AsyncSandbox(AsyncRunning, AsyncClosing):
     """`Sandbox` for asyncio: the same names, arguments, results and errors; what asks the daemon is
     awaited.
 
@@ -173,147 +147,6 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         """See Sandbox.info."""
         return await self._call(_calls.info(self.id))
 
-    # Running code.
-
-    async def run_code(
-        self,
-        code: str,
-        language: Language = "python",
-        *,
-        timeout: Optional[float] = DEFAULT_TIMEOUT,
-        context: Union[str, AsyncContext, None] = None,
-        cwd: Optional[Remote] = None,
-        env: Optional[Mapping[str, str]] = None,
-        user: Optional[str] = None,
-        stdin: Union[str, bytes, None] = None,
-        output_limit: Optional[int] = None,
-        on_stdout: Optional[Callable[[str], object]] = None,
-        on_stderr: Optional[Callable[[str], object]] = None,
-        on_result: Optional[Callable[[Result], object]] = None,
-        on_error: Optional[Callable[[ExecError], object]] = None,
-    ) -> ExecResult:
-        """See Sandbox.run_code."""
-        callbacks = Callbacks(on_stdout, on_stderr, on_result, on_error)
-        stream = self.run_code_stream(
-            code,
-            language,
-            timeout=timeout,
-            context=context,
-            cwd=cwd,
-            env=env,
-            user=user,
-            stdin=stdin,
-            output_limit=output_limit,
-        )
-        return await async_collect(stream, callbacks)
-
-    def run_code_stream(
-        self,
-        code: str,
-        language: Language = "python",
-        *,
-        timeout: Optional[float] = DEFAULT_TIMEOUT,
-        context: Union[str, AsyncContext, None] = None,
-        cwd: Optional[Remote] = None,
-        env: Optional[Mapping[str, str]] = None,
-        user: Optional[str] = None,
-        stdin: Union[str, bytes, None] = None,
-        output_limit: Optional[int] = None,
-    ) -> AsyncExecStream:
-        """See Sandbox.run_code_stream."""
-        self._check_open()
-        wish = request(
-            self._id,
-            code=code,
-            language=language,
-            timeout=timeout,
-            context=context,
-            cwd=cwd,
-            env=env,
-            user=user,
-            stdin=stdin,
-            output_limit=output_limit,
-        )
-        return AsyncExecStream(self, wish)
-
-    async def exec(
-        self,
-        argv: Sequence[Remote],
-        *,
-        timeout: Optional[float] = DEFAULT_TIMEOUT,
-        context: Union[str, AsyncContext, None] = None,
-        cwd: Optional[Remote] = None,
-        env: Optional[Mapping[str, str]] = None,
-        user: Optional[str] = None,
-        stdin: Union[str, bytes, None] = None,
-        output_limit: Optional[int] = None,
-        on_stdout: Optional[Callable[[str], object]] = None,
-        on_stderr: Optional[Callable[[str], object]] = None,
-    ) -> ExecResult:
-        """See Sandbox.exec."""
-        callbacks = Callbacks(on_stdout, on_stderr, None, None)
-        stream = self.exec_stream(
-            argv,
-            timeout=timeout,
-            context=context,
-            cwd=cwd,
-            env=env,
-            user=user,
-            stdin=stdin,
-            output_limit=output_limit,
-        )
-        return await async_collect(stream, callbacks)
-
-    def exec_stream(
-        self,
-        argv: Sequence[Remote],
-        *,
-        timeout: Optional[float] = DEFAULT_TIMEOUT,
-        context: Union[str, AsyncContext, None] = None,
-        cwd: Optional[Remote] = None,
-        env: Optional[Mapping[str, str]] = None,
-        user: Optional[str] = None,
-        stdin: Union[str, bytes, None] = None,
-        output_limit: Optional[int] = None,
-    ) -> AsyncExecStream:
-        """See Sandbox.exec_stream."""
-        self._check_open()
-        wish = request(
-            self._id,
-            argv=argv,
-            timeout=timeout,
-            context=context,
-            cwd=cwd,
-            env=env,
-            user=user,
-            stdin=stdin,
-            output_limit=output_limit,
-        )
-        return AsyncExecStream(self, wish)
-
-    async def interrupt(self, exec_id: Optional[str] = None, *, escalate: bool = False) -> bool:
-        """See Sandbox.interrupt."""
-        self._check_open()
-        targets = (exec_id,) if exec_id is not None else self._underway.targets()
-        hit = False
-        for target in targets:
-            hit = await self._interrupt(target, escalate) or hit
-        return hit
-
-    async def _interrupt(self, exec_id: str, escalate: bool) -> bool:
-        for _ in range(OVERTAKEN_TRIES):
-            ours = exec_id in self._underway
-            try:
-                return await self._call(_calls.interrupt(self._id, exec_id, escalate)) != "ended"
-            except ExecNotFoundError:
-                if not ours:
-                    raise
-                # It is on its way there.
-                await asyncio.sleep(OVERTAKEN_PAUSE)
-            if exec_id not in self._underway:
-                return False
-        raise ExecNotFoundError(f"the daemon knows of no call {exec_id}")
-
     # What it may reach.
 
     @property
@@ -336,28 +169,6 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
     async def egress_log(self, limit: int = 1000) -> List[EgressRecord]:
         """See Sandbox.egress_log."""
         return await self._call(_calls.egress_log(self.id, limit))
-
-    async def list_execs(self) -> List[ExecInfo]:
-        """See Sandbox.list_execs."""
-        return await self._call(_calls.execs(self.id))
-
-    async def create_context(
-        self,
-        context_id: Optional[str] = None,
-        *,
-        language: Optional[str] = None,
-        cwd: Optional[Remote] = None,
-        user: Optional[str] = None,
-    ) -> AsyncContext:
-        """See Sandbox.create_context."""
-        self._check_open()
-        return AsyncContext(
-            self, await self._call(_calls.create_context(self._id, context_id, language, cwd, user))
-        )
-
-    async def list_contexts(self) -> List[ContextInfo]:
-        """See Sandbox.list_contexts."""
-        return await self._call(_calls.contexts(self.id))
 
     @property
     def commands(self) -> AsyncCommands:
@@ -482,10 +293,6 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
             with _calls.gone_is_fine():
                 await self._call(_calls.delete(self._id))
         await self._detach()
-
-    async def _call(self, call: Call[T], **kw: Any) -> T:
-        """One request of this sandbox."""
-        return await self._client.call(call, traceparent=self._traceparent, **kw)
 
     async def _detach(self) -> None:
         if self._let_go():

@@ -12,8 +12,7 @@ from ._streams import AsyncExecStream, ExecStream
 from ._types import ContextInfo
 
 if TYPE_CHECKING:
-    from ._async_sandbox import AsyncSandbox
-    from ._sandbox import Sandbox
+    from ._running import AsyncRunning, Running
 
 
 class Context(Closing):
@@ -24,7 +23,7 @@ class Context(Closing):
     info   what the daemon said of it when this object was made or restarted.
     """
 
-    def __init__(self, sandbox: "Sandbox", info: ContextInfo) -> None:
+    def __init__(self, sandbox: "Running", info: ContextInfo) -> None:
         self._sandbox = sandbox
         self.info = info
 
@@ -65,7 +64,7 @@ class Context(Closing):
 class AsyncContext(AsyncClosing):
     """`Context` for asyncio, from `AsyncSandbox.create_context`."""
 
-    def __init__(self, sandbox: "AsyncSandbox", info: ContextInfo) -> None:
+    def __init__(self, sandbox: "AsyncRunning", info: ContextInfo) -> None:
         self._sandbox = sandbox
         self.info = info
 

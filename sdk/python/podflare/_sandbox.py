@@ -3,60 +3,25 @@
 
 from __future__ import annotations
 
-import time
-from typing import (
-    Any,
-    BinaryIO,
-    Callable,
-    Iterable,
-    List,
-    Literal,
-    Mapping,
-    Optional,
-    Sequence,
-    TypeVar,
-    Union,
-)
+from typing import BinaryIO, Callable, Iterable, List, Literal, Mapping, Optional, Union
 
 from . import _calls, _egress, _fan
-from ._base import (
-    Closing,
-    SandboxBase,
-    client_from,
-    forkable_wish,
-    id_of,
-    not_persistent,
-    wish_from,
-)
+from ._base import Closing, client_from, forkable_wish, id_of, not_persistent, wish_from
 from ._calls import Remote
 from ._children import Children
 from ._client import Client
 from ._commands import Commands
-from ._contexts import Context
 from ._egress import Egress, EgressEntry, EgressInject, EgressRecord
-from ._errors import (
-    ExecNotFoundError,
-    ForkError,
-    SandboxEndedError,
-)
-from ._exec import (
-    DEFAULT_TIMEOUT,
-    OVERTAKEN_PAUSE,
-    OVERTAKEN_TRIES,
-    Callbacks,
-    request,
-)
+from ._errors import ForkError, SandboxEndedError
+from ._exec import DEFAULT_TIMEOUT
 from ._files import Files
-from ._http import Call
-from ._results import ExecError, ExecResult, Language, RaceResult, Result
-from ._streams import ExecStream, collect
+from ._results import ExecResult, Language, RaceResult
+from ._running import Running
 from ._transfer import Data, Local, Progress
-from ._types import ContextInfo, Diff, ExecInfo, FileInfo, SandboxInfo, TreeNode
-
-T = TypeVar("T")
+from ._types import Diff, FileInfo, SandboxInfo, TreeNode
 
 
-class Sandbox(SandboxBase[Client], Closing):
+class Sandbox(Running, Closing):
     """A microVM of its own, with a Python interpreter that remembers, and without a network: it
     reaches the hosts that it is allowed, and nothing else.
 
@@ -179,195 +144,6 @@ class Sandbox(SandboxBase[Client], Closing):
         """What the daemon knows of this sandbox now."""
         return self._call(_calls.info(self.id))
 
-    # Running code.
-
-    def run_code(
-        self,
-        code: str,
-        language: Language = "python",
-        *,
-        timeout: Optional[float] = DEFAULT_TIMEOUT,
-        context: Union[str, Context, None] = None,
-        cwd: Optional[Remote] = None,
-        env: Optional[Mapping[str, str]] = None,
-        user: Optional[str] = None,
-        stdin: Union[str, bytes, None] = None,
-        output_limit: Optional[int] = None,
-        on_stdout: Optional[Callable[[str], object]] = None,
-        on_stderr: Optional[Callable[[str], object]] = None,
-        on_result: Optional[Callable[[Result], object]] = None,
-        on_error: Optional[Callable[[ExecError], object]] = None,
-    ) -> ExecResult:
-        """Run code and wait for its end.
-
-        Python runs in an interpreter where names, imports, open files and threads persist between
-        calls; bash and javascript (for templates that have node) run in a fresh process each time.
-        A block that is indented as a whole is dedented first.
-
-        timeout   seconds that the command may run, from its start (waiting for its turn does not
-                  count); 0 or None: as long as it likes. At the deadline it is interrupted, then it
-                  and all that it started are killed: a result with `termination_reason` "timeout".
-        context   which interpreter: a Context or its id; else "default". For other languages, any
-                  name of a queue.
-        cwd, env  working directory and additional environment variables, for this call only.
-        user      "user" or "root"; for Python it must be that of the context. Default: "user".
-        stdin     what the code may read from its standard input, as with `input()`; nothing if it
-                  is not given.
-        output_limit   bytes that are kept of stdout, and of stderr, 64 KiB to 256 MiB; 16 MiB if not
-                  given. Of more the head and the tail are kept; see `ExecResult.truncated`.
-        on_stdout, on_stderr, on_result, on_error   called in this thread, as things happen, with a
-                  piece of text, a Result, an ExecError. An exception that one of them raises ends
-                  the command and is passed on.
-
-        A command that fails is a result (see `ExecResult.exit_code`), also when it took the whole
-        sandbox down (`termination_reason` "vm_ended"). If the connection breaks, StreamBrokenError
-        is raised, and RequestTimeoutError if the daemon has not ended the command two minutes after
-        its time-out; both have what had arrived.
-        """
-        callbacks = Callbacks(on_stdout, on_stderr, on_result, on_error)
-        stream = self.run_code_stream(
-            code,
-            language,
-            timeout=timeout,
-            context=context,
-            cwd=cwd,
-            env=env,
-            user=user,
-            stdin=stdin,
-            output_limit=output_limit,
-        )
-        return collect(stream, callbacks)
-
-    def run_code_stream(
-        self,
-        code: str,
-        language: Language = "python",
-        *,
-        timeout: Optional[float] = DEFAULT_TIMEOUT,
-        context: Union[str, Context, None] = None,
-        cwd: Optional[Remote] = None,
-        env: Optional[Mapping[str, str]] = None,
-        user: Optional[str] = None,
-        stdin: Union[str, bytes, None] = None,
-        output_limit: Optional[int] = None,
-    ) -> ExecStream:
-        """Run code and iterate over its events as they happen; the last one is the exit event. The
-        arguments are those of `run_code`; nothing is gathered, so that memory does not grow.
-
-        The command starts when the first event is asked for. Leaving the loop early, or closing
-        the stream, ends the command. Reading slowly slows the command down; nothing is lost up to
-        half of `output_limit` (of more, the last half of it comes at the end).
-        """
-        self._check_open()
-        wish = request(
-            self._id,
-            code=code,
-            language=language,
-            timeout=timeout,
-            context=context,
-            cwd=cwd,
-            env=env,
-            user=user,
-            stdin=stdin,
-            output_limit=output_limit,
-        )
-        return ExecStream(self, wish)
-
-    def exec(
-        self,
-        argv: Sequence[Remote],
-        *,
-        timeout: Optional[float] = DEFAULT_TIMEOUT,
-        context: Union[str, Context, None] = None,
-        cwd: Optional[Remote] = None,
-        env: Optional[Mapping[str, str]] = None,
-        user: Optional[str] = None,
-        stdin: Union[str, bytes, None] = None,
-        output_limit: Optional[int] = None,
-        on_stdout: Optional[Callable[[str], object]] = None,
-        on_stderr: Optional[Callable[[str], object]] = None,
-    ) -> ExecResult:
-        """Run a program with its arguments, without a shell: nothing needs to be quoted.
-
-            s.exec(["grep", "-c", pattern, "/tmp/my file.txt"]).stdout
-
-        The other arguments, and what is raised, as for `run_code`. `context` says only behind which
-        commands it waits for its turn; with a name that nothing else uses it does not wait.
-        """
-        callbacks = Callbacks(on_stdout, on_stderr, None, None)
-        stream = self.exec_stream(
-            argv,
-            timeout=timeout,
-            context=context,
-            cwd=cwd,
-            env=env,
-            user=user,
-            stdin=stdin,
-            output_limit=output_limit,
-        )
-        return collect(stream, callbacks)
-
-    def exec_stream(
-        self,
-        argv: Sequence[Remote],
-        *,
-        timeout: Optional[float] = DEFAULT_TIMEOUT,
-        context: Union[str, Context, None] = None,
-        cwd: Optional[Remote] = None,
-        env: Optional[Mapping[str, str]] = None,
-        user: Optional[str] = None,
-        stdin: Union[str, bytes, None] = None,
-        output_limit: Optional[int] = None,
-    ) -> ExecStream:
-        """`exec` as an iterator of events; see `run_code_stream`."""
-        self._check_open()
-        wish = request(
-            self._id,
-            argv=argv,
-            timeout=timeout,
-            context=context,
-            cwd=cwd,
-            env=env,
-            user=user,
-            stdin=stdin,
-            output_limit=output_limit,
-        )
-        return ExecStream(self, wish)
-
-    def interrupt(self, exec_id: Optional[str] = None, *, escalate: bool = False) -> bool:
-        """Interrupt what runs, as Ctrl-C does; from another thread. Python code gets a
-        KeyboardInterrupt and its variables stay; the call ends with `termination_reason`
-        "interrupted" and exit code 130, unless the code goes on all the same.
-
-        exec_id    which call, also one of another program (`list_execs`). Without it: those calls
-                   of this object that run. One that waits behind them is not touched; it may be
-                   named, and then never runs.
-        escalate   if the code does not heed the interrupt, kill it.
-
-        Returns whether there was anything to interrupt: True if a call ran or waited, False if it
-        had ended by then. Raises ExecNotFoundError for an id that the daemon does not know.
-        """
-        self._check_open()
-        targets = (exec_id,) if exec_id is not None else self._underway.targets()
-        hit = False
-        for target in targets:
-            hit = self._interrupt(target, escalate) or hit
-        return hit
-
-    def _interrupt(self, exec_id: str, escalate: bool) -> bool:
-        for _ in range(OVERTAKEN_TRIES):
-            ours = exec_id in self._underway
-            try:
-                return self._call(_calls.interrupt(self._id, exec_id, escalate)) != "ended"
-            except ExecNotFoundError:
-                if not ours:
-                    raise
-                # It is on its way there.
-                time.sleep(OVERTAKEN_PAUSE)
-            if exec_id not in self._underway:
-                return False
-        raise ExecNotFoundError(f"the daemon knows of no call {exec_id}")
-
     # What it may reach.
 
     @property
@@ -401,39 +177,6 @@ class Sandbox(SandboxBase[Client], Closing):
         """What this sandbox has tried to reach, the oldest first: the last `limit` records of the
         1000 that are kept."""
         return self._call(_calls.egress_log(self.id, limit))
-
-    def list_execs(self) -> List[ExecInfo]:
-        """The calls that run or wait in this sandbox, whoever made them."""
-        return self._call(_calls.execs(self.id))
-
-    def create_context(
-        self,
-        context_id: Optional[str] = None,
-        *,
-        language: Optional[str] = None,
-        cwd: Optional[Remote] = None,
-        user: Optional[str] = None,
-    ) -> Context:
-        """Start another Python interpreter in this sandbox, with variables of its own.
-
-            with s.create_context() as other:
-                other.run_code("x = 1")         # not the x of s.run_code
-
-        context_id   1 to 64 letters, digits, _ and -; chosen by the daemon if not given.
-        language     "python".
-        cwd          where it starts; the user's home directory if not given.
-        user         "user" (default) or "root".
-
-        Raises AlreadyExistsError for an id that is taken, RateLimitedError beyond 8 contexts.
-        """
-        self._check_open()
-        return Context(
-            self, self._call(_calls.create_context(self._id, context_id, language, cwd, user))
-        )
-
-    def list_contexts(self) -> List[ContextInfo]:
-        """The contexts of this sandbox; "default" is always among them."""
-        return self._call(_calls.contexts(self.id))
 
     @property
     def commands(self) -> Commands:
@@ -637,10 +380,6 @@ class Sandbox(SandboxBase[Client], Closing):
         with _calls.gone_is_fine():
             self._call(_calls.delete(self._id))
         self._detach()
-
-    def _call(self, call: Call[T], **kw: Any) -> T:
-        """One request of this sandbox."""
-        return self._client.call(call, traceparent=self._traceparent, **kw)
 
     def _detach(self) -> None:
         if self._let_go():

@@ -14,8 +14,7 @@ from ._http import Deadline, reading
 from ._results import Event, ExecResult
 
 if TYPE_CHECKING:
-    from ._async_sandbox import AsyncSandbox
-    from ._sandbox import Sandbox
+    from ._running import AsyncRunning, Running
 
 
 class _Run:
@@ -114,7 +113,7 @@ class ExecStream:
     `output_limit` (of more, the last half of it comes at the end).
     """
 
-    def __init__(self, sandbox: "Sandbox", request: Request) -> None:
+    def __init__(self, sandbox: "Running", request: Request) -> None:
         self._sandbox = sandbox
         self._run = _Run(request, sandbox._underway)
         self._events = _events(sandbox._client, sandbox._traceparent, self._run)
@@ -155,7 +154,7 @@ class AsyncExecStream:
     """`ExecStream` for asyncio: `async for event in stream`. Cancelling the task that waits for an
     event ends the command; so does `await stream.close()`, or the end of an `async with` block."""
 
-    def __init__(self, sandbox: "AsyncSandbox", request: Request) -> None:
+    def __init__(self, sandbox: "AsyncRunning", request: Request) -> None:
         self._sandbox = sandbox
         self._run = _Run(request, sandbox._underway)
         self._events = _async_events(sandbox._client, sandbox._traceparent, self._run)

@@ -222,18 +222,10 @@ static void request_decided(void *arg, const struct egress_verdict *v)
 	r->asking = NULL;
 	r->decided = true;
 	r->v = *v;
-	if (!v->allow) {
-		request_deny(r, false);
-	} else if (json_object_size(v->inject) && !r->target.tls) {
-		egress_done(v->grant, EGRESS_R_NOT_ALLOWED);
-		request_refuse(r, EGRESS_R_NOT_ALLOWED,
-			       "headers are injected for this host, and over plain http they "
-			       "would be sent in the clear",
-			       "use https, or http://HOST.egress/ for which the proxy speaks TLS",
-			       false);
-	} else {
+	if (v->allow)
 		request_pass_on(r);
-	}
+	else
+		request_deny(r, false);
 	request_wake(r);
 }
 
