@@ -43,7 +43,7 @@ json_t *exec_exit_object(const struct exec_end *e, struct output *o)
 	if (obj && e->signal)
 		json_object_set_new(obj, "signal", json_integer(e->signal));
 	if (obj && o)
-		output_report(o, obj);
+		output_report(o, obj, e->dropped);
 	else if (obj)
 		json_object_update_new(obj,
 				       json_pack("{s:b, s:i}", "truncated", 0, "bytes_dropped", 0));

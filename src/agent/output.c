@@ -325,11 +325,11 @@ void output_discard(struct output *o)
 	output_resume(o);
 }
 
-void output_report(struct output *o, json_t *exit)
+void output_report(struct output *o, json_t *exit, uint64_t more)
 {
 	static const char *const names[] = {"stdout", "stderr"};
 	json_t *log = json_object();
-	uint64_t dropped = 0;
+	uint64_t dropped = more;
 
 	for (int i = 0; i < 2; i++) {
 		struct capture *c = &o->pipe[i].capture;

@@ -16,6 +16,9 @@
 #define REQUEST_OUTPUT_LIMIT_MAX ((int64_t)1 << 30)
 /* Ten days: whoever wants more wants none. */
 #define REQUEST_TIMEOUT_MAX ((int64_t)10 * 24 * 3600 * 1000)
+#define REQUEST_GRACE       2000
+#define REQUEST_GRACE_MIN   200
+#define REQUEST_GRACE_MAX   ((int64_t)3600 * 1000)
 
 static int parse_language(json_t *obj, enum request_language *out, struct err *err)
 {
@@ -106,7 +109,7 @@ int request_parse_exec(const void *p, size_t len, struct request_exec *r, struct
 	json_t *obj = NULL;
 	int rc;
 
-	*r = (struct request_exec){.output_limit = REQUEST_OUTPUT_LIMIT};
+	*r = (struct request_exec){.output_limit = REQUEST_OUTPUT_LIMIT, .grace_ms = REQUEST_GRACE};
 	rc = request_object(p, len, &obj, err);
 	if (rc < 0)
 		return rc;
@@ -126,6 +129,9 @@ int request_parse_exec(const void *p, size_t len, struct request_exec *r, struct
 	if (rc == 0)
 		rc = request_integer(obj, "timeout_ms", 0, REQUEST_TIMEOUT_MAX, &r->timeout_ms,
 				     err);
+	if (rc == 0)
+		rc = request_integer(obj, "grace_ms", REQUEST_GRACE_MIN, REQUEST_GRACE_MAX,
+				     &r->grace_ms, err);
 	if (rc == 0)
 		rc = request_integer(obj, "output_limit", 0, REQUEST_OUTPUT_LIMIT_MAX,
 				     &r->output_limit, err);

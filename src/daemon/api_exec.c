@@ -4,6 +4,7 @@
  * that there are: the list, and interrupting one.
  */
 #include "daemon/api.h"
+#include "daemon/daemon.h"
 #include "daemon/exec.h"
 #include "daemon/fields.h"
 #include "daemon/limits.h"
@@ -105,14 +106,14 @@ static bool exec_fields(struct request *r, const json_t *body, struct exec_body 
 }
 
 /* Payload of the EXEC frame: everything but the code. */
-static char *exec_head(const struct exec_body *b, const struct exec_params *p)
+static char *exec_head(const struct exec_body *b, const struct exec_params *p, uint32_t slack_s)
 {
 	bool python = strcmp(b->language, "python") == 0;
-	json_t *o = json_pack("{s:s, s:O*, s:s*, s:s*, s:O*, s:s*, s:I, s:I, s:b}", "language",
+	json_t *o = json_pack("{s:s, s:O*, s:s*, s:s*, s:O*, s:s*, s:I, s:I, s:I, s:b}", "language",
 			      b->language, "argv", b->argv, "context", python ? b->context : NULL,
 			      "cwd", b->cwd, "env", b->env, "user", b->user, "timeout_ms",
-			      (json_int_t)p->timeout_ms, "output_limit", b->output_limit, "stdin",
-			      p->has_stdin);
+			      (json_int_t)p->timeout_ms, "grace_ms", (json_int_t)slack_s * 1000,
+			      "output_limit", b->output_limit, "stdin", p->has_stdin);
 	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
 
 	json_decref(o);
@@ -144,7 +145,8 @@ static bool exec_stdin(struct request *r, const struct exec_body *b, struct exec
 }
 
 /* The body becomes p. False: answered. */
-static bool exec_params(struct request *r, const struct exec_body *b, struct exec_params *p)
+static bool exec_params(struct request *r, struct sandbox *sb, const struct exec_body *b,
+			struct exec_params *p)
 {
 	p->code = b->code;
 	p->code_len = b->code_len;
@@ -163,7 +165,7 @@ static bool exec_params(struct request *r, const struct exec_body *b, struct exe
 	}
 	if (!exec_stdin(r, b, p))
 		return false;
-	p->head = exec_head(b, p);
+	p->head = exec_head(b, p, sb->d->config.exec_slack_s);
 	p->head_len = p->head ? strlen(p->head) : 0;
 	if (!p->head)
 		reply_json(r, 500, NULL);
@@ -186,7 +188,7 @@ void api_exec(struct request *r)
 	p.body = fields_parse(r, false);
 	if (!p.body)
 		return;
-	if (exec_fields(r, p.body, &b) && exec_params(r, &b, &p))
+	if (exec_fields(r, p.body, &b) && exec_params(r, sb, &b, &p))
 		exec_submit(sb, r, &p);
 	else
 		exec_params_free(&p);

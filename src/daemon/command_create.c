@@ -6,6 +6,7 @@
  */
 #include "daemon/api.h"
 #include "daemon/ask.h"
+#include "daemon/daemon.h"
 #include "daemon/exec.h"
 #include "daemon/fields.h"
 #include "daemon/limits.h"
@@ -124,16 +125,16 @@ static const struct ask_ops *command_kind(struct request *r, struct command_body
 }
 
 /* The EXEC frame, but for the code. */
-static json_t *command_head(const struct command_body *b, const char *id)
+static json_t *command_head(const struct command_body *b, const char *id, uint32_t slack_s)
 {
 	json_int_t ms = (json_int_t)(b->timeout * 1000);
 
 	if (b->timeout > 0 && ms == 0)
 		ms = 1; /* 0 is none */
-	return json_pack("{s:s, s:O*, s:s*, s:O*, s:s*, s:I, s:b, s:s, s:O*}", "language",
+	return json_pack("{s:s, s:O*, s:s*, s:O*, s:s*, s:I, s:I, s:b, s:s, s:O*}", "language",
 			 b->language, "argv", b->argv, "cwd", b->cwd, "env", b->env, "user",
-			 b->user, "timeout_ms", ms, "stdin", b->has_stdin, "keep", id, "pty",
-			 (json_t *)(uintptr_t)b->pty);
+			 b->user, "timeout_ms", ms, "grace_ms", (json_int_t)slack_s * 1000, "stdin",
+			 b->has_stdin, "keep", id, "pty", (json_t *)(uintptr_t)b->pty);
 }
 
 /* Sends it. Answers in any case. */
@@ -150,7 +151,7 @@ static void command_start(struct request *r, struct sandbox *sb, const struct co
 		memcpy(r->match.other, "cmd_", 4);
 		ids_random_hex(r->match.other + 4, 12);
 	}
-	head = command_head(b, r->match.other);
+	head = command_head(b, r->match.other, sb->d->config.exec_slack_s);
 	if (head && json_dumpb(head, NULL, 0, JSON_COMPACT) > FRAME_PAYLOAD_MAX) {
 		json_decref(head);
 		reply_invalid(r, b->argv ? "argv" : "env",

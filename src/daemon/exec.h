@@ -8,8 +8,8 @@
  * no faster. A client that leaves cancels its command; the next one starts
  * when the agent has confirmed the end of it.
  *
- * The agent ends a command at its timeout; exec_watch.c sees to it that it ends
- * when the agent does not.
+ * The agent ends a command at its timeout; exec_watch.c sees to it that its client
+ * hears of that in time when the agent does not.
  *
  * Refusals that come before the reply has begun are HTTP errors; later ones
  * are a line on stderr and exit -1.

@@ -44,14 +44,14 @@ int exec_pending_take(struct exec_pending *in, struct ndjson *w, int64_t ts)
 
 /* --- events ------------------------------------------------------------------------------ */
 
-int exec_events_started(struct ndjson *w, const char *exec_id, int64_t ts)
+int exec_events_started(struct ndjson *w, const char *exec_id, int64_t grace_ms, int64_t ts)
 {
 	json_t *fields;
 	int rc;
 
 	if (!w->rich)
 		return 0;
-	fields = json_pack("{s:s}", "exec_id", exec_id);
+	fields = json_pack("{s:s, s:I}", "exec_id", exec_id, "grace_ms", (json_int_t)grace_ms);
 	rc = fields ? ndjson_event(w, "started", fields, ts) : -ENOMEM;
 	json_decref(fields);
 	return rc;
@@ -232,14 +232,8 @@ int exec_events_exit(struct ndjson *w, const struct exec_exit *x, int64_t ts)
 	return rc;
 }
 
-int exec_events_failed(struct ndjson *w, const char *text, const char *reason, const char *state,
-		       int64_t duration_ms, json_t *denied, int64_t ts)
+int exec_events_failed(struct ndjson *w, const char *text, const struct exec_exit *x, int64_t ts)
 {
-	struct exec_exit x = {.code = -1,
-			      .reason = reason,
-			      .state = state,
-			      .duration_ms = duration_ms,
-			      .denied = denied};
 	char line[768];
 	int rc;
 
@@ -248,5 +242,5 @@ int exec_events_failed(struct ndjson *w, const char *text, const char *reason, c
 	rc = ndjson_break(w, NDJSON_STDOUT, ts);
 	if (rc == 0)
 		rc = ndjson_note(w, NDJSON_STDERR, line, ts);
-	return rc == 0 ? exec_events_exit(w, &x, ts) : rc;
+	return rc == 0 ? exec_events_exit(w, x, ts) : rc;
 }

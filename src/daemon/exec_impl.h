@@ -17,7 +17,7 @@ enum exec_state { EXEC_QUEUED, EXEC_RUNNING, EXEC_DONE };
 enum exec_order { ORDER_NONE, ORDER_INTERRUPT, ORDER_CANCEL };
 
 /* exec_watch.c: which deadline is the next one. */
-enum exec_stage { STAGE_TIMEOUT, STAGE_SLACK, STAGE_CANCELLED };
+enum exec_stage { STAGE_TIMEOUT, STAGE_SLACK, STAGE_OVERDUE, STAGE_CANCELLED };
 
 struct exec {
 	struct list link; /* sb->execs; first: overwritten when freed */
@@ -44,9 +44,10 @@ struct exec {
 	struct loop_timer silence, limit;
 	bool pinged;
 	enum exec_stage stage;
-	unsigned int late; /* times that it was waited for */
-	uint64_t bytes;    /* that came of the command */
-	uint64_t bytes_late, bytes_seen;
+	uint64_t bytes, bytes_late;    /* that came of the command; and until its deadline */
+	uint64_t paused_ns, paused_at; /* how long reading has rested; since when it does, 0: not */
+	uint64_t excused_ns;           /* what did not count when limit was set */
+	bool overdue;                  /* the sandbox is ended for its sake */
 
 	struct ndjson out;
 	struct exec_pending in; /* output that was not taken yet */
@@ -74,6 +75,8 @@ void exec_watch_start(struct exec *e);
 void exec_watch_heard(struct exec *e);
 /* Reading rests: the client sets the pace, nobody is silent. */
 void exec_watch_pause(struct exec *e);
+/* It does not rest (any more). */
+void exec_watch_go_on(struct exec *e);
 /* It was cancelled, and the end is awaited no longer than from a silent guest. */
 void exec_watch_cancelled(struct exec *e);
 void exec_watch_stop(struct exec *e);

@@ -129,6 +129,7 @@ def test_the_agent_is_told_all(daemon: Daemon) -> None:
         "language": "python",
         "context": "default",
         "timeout_ms": 300_000,
+        "grace_ms": 2000,
         "output_limit": 16 << 20,
         "stdin": False,
     }
@@ -137,6 +138,7 @@ def test_the_agent_is_told_all(daemon: Daemon) -> None:
         "language": "python",
         "context": "c",
         "timeout_ms": 1,
+        "grace_ms": 2000,
         "output_limit": 16 << 20,
         "stdin": True,
         "user": "root",
@@ -230,19 +232,44 @@ def test_an_agent_that_forgets_the_deadline(start: Callable[..., Daemon]) -> Non
     begin = time.monotonic()
     ev = events_without_time(d.exec(sid, "#fake:deaf cancel", timeout=0.5, rich=True))
     assert ev == [rich_exit(124, "timeout")]
-    assert 1.4 < time.monotonic() - begin < 15
+    assert 0.9 < time.monotonic() - begin < 15
     assert stdout_of(d.exec(sid, "echo alive")) == "alive"
 
 
-def test_an_agent_that_does_not_even_cancel(start: Callable[..., Daemon]) -> None:
+@pytest.mark.parametrize("what", ["deaf", "mute", "trickle"])
+def test_an_agent_that_does_not_even_cancel(start: Callable[..., Daemon], what: str) -> None:
+    """The caller hears of its timeout all the same; the sandbox ends."""
     d = start(env=SLACK)
     sid = d.create()
-    ev = events_without_time(d.exec(sid, "#fake:deaf", timeout=0.5, rich=True))
-    assert ev == [
+    begin = time.monotonic()
+    with running(d, sid, f"#fake:{what}", timeout=0.5) as r:
+        ev = [json.loads(x) for x in r.iter_lines()]
+    assert 1.5 < time.monotonic() - begin < 15
+    ev = events_without_time(ev)
+    assert all(e["data"].strip(".") == "" for e in ev[:-2])
+    assert ev[-2:] == [
         {"type": "stderr", "data": "podflare: sandbox ended: guest does not answer\n"},
-        rich_exit(-1, "vm_ended", state="lost"),
+        rich_exit(124, "timeout", state="lost", truncated=True),
     ]
     assert d.http.get(f"/v1/sandboxes/{sid}").json()["ended_reason"] == "guest does not answer"
+
+
+def test_what_waits_behind_a_silent_agent(start: Callable[..., Daemon]) -> None:
+    d = start(env=SLACK)
+    sid = d.create()
+    with running(d, sid, "#fake:mute", timeout=0.5) as r:
+        with running(d, sid, "echo never") as other:
+            assert last(r)["termination_reason"] == "timeout"
+            assert last(other)["termination_reason"] == "vm_ended"
+
+
+def test_an_end_that_comes_late(start: Callable[..., Daemon]) -> None:
+    """Within the slack it is the agent's own word, and the sandbox lives."""
+    d = start(env={"PODFLARE_EXEC_SLACK": "20"})
+    sid = d.create()
+    ev = events_without_time(d.exec(sid, "#fake:late 3", timeout=0.5, rich=True))
+    assert ev == [rich_exit(124, "timeout")]
+    assert stdout_of(d.exec(sid, "echo alive")) == "alive"
 
 
 def test_a_slow_client_is_not_a_late_guest(start: Callable[..., Daemon]) -> None:
@@ -278,7 +305,7 @@ def test_events_without_end(start: Callable[..., Daemon]) -> None:
         tail = b""
         for chunk in r.iter_raw(1 << 20):
             tail = (tail + chunk)[-2000:]
-    assert json.loads(tail.splitlines()[-1])["termination_reason"] == "vm_ended"
+    assert json.loads(tail.splitlines()[-1])["termination_reason"] == "timeout"
     assert b"guest does not answer" in tail
 
 

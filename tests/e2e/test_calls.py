@@ -76,6 +76,15 @@ def test_a_timeout_ends_the_call(box: Sandbox, language: Any, code: str):
     assert sh(box, "pgrep -x sleep || true") == ""
 
 
+def test_output_that_is_on_its_way_at_a_timeout(box: Sandbox):
+    """What is not delivered in time is counted, and in the log."""
+    r = box.run_code("seq 4000000; sleep 1000", "bash", timeout=5)
+    assert (r.termination_reason, r.exit_code) == ("timeout", 124), r.stderr
+    assert r.truncated and r.bytes_dropped > 0
+    size = int(sh(box, f"stat -c %s {r.log['stdout']}"))
+    assert size == len(r.stdout_bytes) + r.bytes_dropped
+
+
 def test_code_that_ignores_the_interrupt_of_a_timeout(box: Sandbox):
     box.run_code("kept = 1")
     r = box.run_code(

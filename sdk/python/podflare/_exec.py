@@ -34,9 +34,10 @@ from ._results import Event, ExecError, ExecResult, Result
 
 DEFAULT_TIMEOUT = 300.0
 
-# How long after a command's own time-out the client still waits. The guest ends it within two seconds,
-# the daemon ends a guest that does not, somewhat later; in an emulated host all of that is slow.
+# How long after a command's own time-out the client still waits for a daemon that does not say within
+# which time after that it answers; and for one that does: twice that, and what follows for the way.
 GRACE = 120.0
+WAY = 10.0
 
 # What a result keeps at most, whatever the code shows: characters of its values, and notices. (Output
 # has the limit of the call.)
@@ -244,6 +245,12 @@ def parse_event(line: bytes) -> Event:
     return Event(type=kind, data=data, seq=seq, ts=ts, code=code, raw=raw, extra=fields)
 
 
+def grace(event: Event) -> Optional[float]:
+    """Seconds beyond a command's time-out that its first event allows the daemon; None: it says nothing."""
+    ms = event.extra.get("grace_ms") if event.type == "started" else None
+    return None if not isinstance(ms, int) else 2 * ms / 1000 + WAY
+
+
 def _error(fields: Mapping[str, Any]) -> ExecError:
     traceback = fields.get("traceback", "")
     if isinstance(traceback, list):  # text, or a list of lines
@@ -301,7 +308,9 @@ class Collector:
                 f"{self._left_out} results are not here: all together have over {RESULTS >> 20} MiB. "
                 "on_result and run_code_stream hand them over one by one"
             )
-        if extra.get("truncated"):
+        if extra.get("truncated") and not extra.get("bytes_dropped"):
+            notices.append("output may be missing at the end of what is here: nobody could tell")
+        elif extra.get("truncated"):
             notices.append(
                 f"output was cut: {extra.get('bytes_dropped', 0)} bytes are missing between the beginning "
                 "and the end of what is here"

@@ -256,9 +256,11 @@ class ExecResult:
                      agent failed) or "refused" (the command never ran; stderr says why).
     state            "preserved", or "lost" if the Python interpreter had to be started anew
                      and has forgotten its variables; "unknown" if nobody could tell.
-    truncated        True if there was more output than `output_limit`: of each stream the head and
-                     the tail are here, the whole is in the sandbox (`log`).
-    bytes_dropped    how many bytes are missing between head and tail, of both streams together.
+    truncated        True if something is missing: there was more output than `output_limit`, of each
+                     stream the head and the tail are here, the whole is in the sandbox (`log`); or it
+                     was not read in time when the call had to end.
+    bytes_dropped    how many bytes are missing, of both streams together (and of results that were
+                     not read in time); 0 with `truncated`: not known, the sandbox did not answer.
     log              paths in the sandbox of the whole output, by "stdout" and "stderr", for those
                      that were truncated: `sandbox.download(result.log["stdout"])`.
     duration_ms      milliseconds that the command ran, measured in the sandbox; None if unknown.

@@ -221,8 +221,8 @@ class Sandbox(SandboxBase[Client], Closing):
 
         A command that fails is a result (see `ExecResult.exit_code`), also when it took the whole
         sandbox down (`termination_reason` "vm_ended"). If the connection breaks, StreamBrokenError
-        is raised, and RequestTimeoutError if the daemon has not ended the command two minutes after
-        its time-out; both have what had arrived.
+        is raised, and RequestTimeoutError if the daemon has not ended the command long after its
+        time-out; both have what had arrived.
         """
         callbacks = Callbacks(on_stdout, on_stderr, on_result, on_error)
         stream = self.run_code_stream(

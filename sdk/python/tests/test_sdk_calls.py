@@ -302,6 +302,35 @@ def test_a_daemon_that_never_ends_a_command(daemon: FakeDaemon, monkeypatch):
     over.set()
 
 
+def test_a_daemon_that_says_when_it_answers(daemon: FakeDaemon, monkeypatch):
+    """Then that is what the client goes by: twice as long, and the time for the way."""
+    monkeypatch.setattr(_exec, "WAY", 0.2)
+    over = threading.Event()
+
+    def answer(r):
+        r.start_stream()
+        r.send(b'{"type":"started","exec_id":"x","grace_ms":100}\n')
+        over.wait(20)
+
+    daemon.on_exec(answer)
+    with Sandbox() as s:
+        start = time.monotonic()
+        with pytest.raises(podflare.RequestTimeoutError, match=r"not ended the command 0\.6 s"):
+            s.run_code("", timeout=0.2)
+        assert 0.6 <= time.monotonic() - start < 15
+    over.set()
+
+
+def test_output_of_which_nobody_knows(daemon: FakeDaemon):
+    """A guest that did not answer: what is missing cannot be counted."""
+    end = {"type": "exit", "data": 124, "truncated": True, "bytes_dropped": 0, "state": "lost"}
+    daemon.on_exec(lambda r: r.events({"type": "started"}, end | {"termination_reason": "timeout"}))
+    with Sandbox() as s:
+        r = s.run_code("", timeout=1)
+        assert r.truncated and r.termination_reason == "timeout"
+        assert "may be missing" in r.notices[-1]
+
+
 def test_a_deadline_that_was_kept_hurts_nobody(daemon: FakeDaemon, monkeypatch):
     """The connection is used again after the call; the deadline of that call must not cut it."""
     monkeypatch.setattr(_exec, "GRACE", 0.2)
