@@ -168,6 +168,15 @@ size_t capture_tail(struct capture *c, uint8_t *p, size_t max)
 	return (size_t)n;
 }
 
+bool capture_log_whole(const struct capture *c)
+{
+	struct stat st;
+
+	/* The user may have made it shorter. */
+	return c->fd >= 0 && !c->stopped && fstat(c->fd, &st) == 0 &&
+	       (uint64_t)st.st_size >= c->total;
+}
+
 const char *capture_log(const struct capture *c)
 {
 	return c->agent && c->fd >= 0 ? c->path : NULL;

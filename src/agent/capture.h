@@ -68,6 +68,8 @@ static inline uint64_t capture_dropped(const struct capture *c)
 {
 	return c->total - c->sent;
 }
+/* Whether the log has all of the output. */
+bool capture_log_whole(const struct capture *c);
 /* Where the log is, NULL when there is none. */
 const char *capture_log(const struct capture *c);
 /* Releases everything, and deletes the log unless keep. Harmless without a begin. */

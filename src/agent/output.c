@@ -330,6 +330,7 @@ void output_report(struct output *o, json_t *exit, uint64_t more)
 	static const char *const names[] = {"stdout", "stderr"};
 	json_t *log = json_object();
 	uint64_t dropped = more;
+	bool whole = true;
 
 	for (int i = 0; i < 2; i++) {
 		struct capture *c = &o->pipe[i].capture;
@@ -337,12 +338,15 @@ void output_report(struct output *o, json_t *exit, uint64_t more)
 		const char *path = lost ? capture_log(c) : NULL;
 
 		dropped += lost;
+		whole = whole && (lost == 0 || capture_log_whole(c));
 		if (path)
 			json_object_set_new(log, names[i], json_string(path));
 		capture_end(c, path != NULL);
 	}
 	json_object_set_new(exit, "truncated", json_boolean(dropped > 0));
 	json_object_set_new(exit, "bytes_dropped", json_integer((json_int_t)dropped));
+	if (!whole)
+		json_object_set_new(exit, "log_truncated", json_true());
 	if (json_object_size(log) > 0)
 		json_object_set(exit, "log", log);
 	json_decref(log);

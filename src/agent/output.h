@@ -79,8 +79,8 @@ void output_keep(struct output *o, struct keep_log logs[2], output_logged_fn *fn
 /* Bytes are discarded from now on; logs of which the host was not told are deleted. */
 void output_discard(struct output *o);
 void output_set_lossy(struct output *o);
-/* Adds "truncated", "bytes_dropped" (with so many more) and "log" to an EXIT, and keeps the logs it
-   names. */
+/* Adds "truncated", "bytes_dropped" (with so many more), "log" and "log_truncated" to an EXIT, and
+   keeps the logs it names. */
 void output_report(struct output *o, json_t *exit, uint64_t more);
 /* Throws away what is in the pipes now. */
 void output_skip(struct output *o);

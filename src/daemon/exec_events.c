@@ -188,11 +188,15 @@ static bool exit_members(const json_t *o, struct exec_exit *x)
 	static const char *const states[] = {"preserved", "lost", NULL};
 	const json_t *sig = json_object_get(o, "signal");
 	const json_t *truncated = json_object_get(o, "truncated");
+	const json_t *log_truncated = json_object_get(o, "log_truncated");
 	int64_t code, signum = 0;
 
 	x->reason = word(json_object_get(o, "reason"), reasons);
 	x->state = word(json_object_get(o, "state"), states);
 	x->truncated = json_is_true(truncated);
+	x->log_truncated = json_is_true(log_truncated);
+	if (log_truncated && !json_is_boolean(log_truncated))
+		return false;
 	if (!x->reason || !x->state || !json_is_boolean(truncated) ||
 	    !number(json_object_get(o, "exit_code"), 0, 255, &code) ||
 	    !number(json_object_get(o, "duration_ms"), 0, INT64_MAX, &x->duration_ms) ||
@@ -225,6 +229,11 @@ int exec_events_exit(struct ndjson *w, const struct exec_exit *x, int64_t ts)
 			  (json_int_t)x->bytes_dropped, "log", x->log, "denied", x->denied);
 	int rc = -ENOMEM;
 
+	if (extra && x->log_truncated &&
+	    json_object_set_new(extra, "log_truncated", json_true()) < 0) {
+		json_decref(extra);
+		return -ENOMEM;
+	}
 	if (extra &&
 	    (!x->signal || json_object_set_new(extra, "signal", json_integer(x->signal)) == 0))
 		rc = ndjson_exit(w, x->code, extra, ts);

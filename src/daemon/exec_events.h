@@ -38,7 +38,7 @@ struct exec_exit {
 	const char *reason; /* termination_reason */
 	const char *state;  /* preserved, lost; NULL: not known */
 	int64_t duration_ms, bytes_dropped;
-	bool truncated;
+	bool truncated, log_truncated;
 	int signal;     /* 0: none */
 	json_t *log;    /* owned; paths in the guest, or NULL */
 	json_t *denied; /* borrowed; of egress, or NULL */

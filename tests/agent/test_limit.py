@@ -40,6 +40,7 @@ def cut(r: Result, data: bytes, limit: int) -> Path:
     assert (r.exit["truncated"], r.exit["bytes_dropped"]) == (True, len(data) - limit)
     path = Path(r.exit["log"]["stdout"])
     assert list(r.exit["log"]) == ["stdout"] and path.read_bytes() == data
+    assert "log_truncated" not in r.exit
     return path
 
 
@@ -208,7 +209,7 @@ def test_log_that_cannot_be_made(own_agent: Agent) -> None:
         data = numbers(100_000)
         r = s.bash(printer("bash", 100_000), output_limit=400_000)
         assert r.stdout == data[:200_000] + data[-65536:]
-        assert r.exit is not None and "log" not in r.exit
+        assert r.exit is not None and "log" not in r.exit and r.exit["log_truncated"] is True
         assert r.exit["bytes_dropped"] == len(data) - 200_000 - 65536
         r = s.bash(printer("bash", 8000), output_limit=2000)  # it fits into memory
         data = numbers(8000)
@@ -237,6 +238,7 @@ def test_full_disk(own_agent: Agent) -> None:
                 path = Path(r.exit["log"]["stdout"])
                 kept = path.read_bytes()
                 assert 900_000 < len(kept) <= MIB and data.startswith(kept)
+                assert r.exit["log_truncated"] is True
                 assert r.exit["bytes_dropped"] == len(data) - len(r.stdout)
                 path.unlink()
     finally:
@@ -247,7 +249,7 @@ def test_log_that_the_user_spoils(agent: Agent, stream: Stream) -> None:
     """It is his: what is gone is not sent, and counted."""
     r = stream.bash("seq 100000; : >$(ls -t .podflare/*.stdout | head -1)", output_limit=200_000)
     assert r.exit is not None and len(r.stdout) == 100_000
-    assert r.exit["bytes_dropped"] == 588_895 - 100_000
+    assert r.exit["bytes_dropped"] == 588_895 - 100_000 and r.exit["log_truncated"] is True
     Path(r.exit["log"]["stdout"]).unlink()
 
 

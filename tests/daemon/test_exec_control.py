@@ -566,6 +566,10 @@ def test_the_members_of_the_exit(daemon: Daemon) -> None:
     sid = daemon.create()
     ev = events_without_time(daemon.exec(sid, f"#fake:exit {json.dumps(GOOD)}", rich=True))
     assert ev == [rich_exit(0, truncated=True, bytes_dropped=7, signal=9, log={"stdout": "/a"})]
+    for short, told in ((True, {"log_truncated": True}), (False, {})):
+        ask = json.dumps({"log_truncated": short})
+        ev = events_without_time(daemon.exec(sid, f"#fake:exit {ask}", rich=True))
+        assert ev == [rich_exit(0, **told)]
     for reason in ("exited", "signaled", "timeout", "interrupted", "oom"):
         ask = json.dumps({"reason": reason, "exit_code": 255, "state": "lost", "log": None})
         ev = events_without_time(daemon.exec(sid, f"#fake:exit {ask}", rich=True))
@@ -599,6 +603,8 @@ def test_the_members_of_the_exit(daemon: Daemon) -> None:
         {"log": {"stdout": 1}},
         {"log": {"stderr": "/" + "x" * 5000}},
         {"log": []},
+        {"log_truncated": 1},
+        {"log_truncated": None},
     ],
 )
 def test_a_wrong_exit(daemon: Daemon, wrong: dict) -> None:

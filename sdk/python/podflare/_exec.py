@@ -315,6 +315,10 @@ class Collector:
                 f"output was cut: {extra.get('bytes_dropped', 0)} bytes are missing between the beginning "
                 "and the end of what is here"
             )
+        if extra.get("log_truncated"):
+            notices.append(
+                "nor is all of it in a file of the sandbox: that stops at 1 GiB, or where the disk was full"
+            )
         return ExecResult(
             stdout=stdout.decode("utf-8", "replace"),
             stderr=stderr.decode("utf-8", "replace"),
@@ -324,6 +328,7 @@ class Collector:
             truncated=extra.get("truncated", False),
             bytes_dropped=extra.get("bytes_dropped", 0),
             log=extra.get("log") or {},
+            log_truncated=extra.get("log_truncated", False),
             duration_ms=extra.get("duration_ms"),
             signal=extra.get("signal"),
             results=tuple(self._results),

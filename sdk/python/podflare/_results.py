@@ -263,6 +263,8 @@ class ExecResult:
                      not read in time); 0 with `truncated`: not known, the sandbox did not answer.
     log              paths in the sandbox of the whole output, by "stdout" and "stderr", for those
                      that were truncated: `sandbox.download(result.log["stdout"])`.
+    log_truncated    True if there is no such file, or it does not have all: it stops at 1 GiB, or
+                     where the sandbox's disk was full. What is missing there as well is lost.
     duration_ms      milliseconds that the command ran, measured in the sandbox; None if unknown.
     signal           number of the signal that killed it, if one did.
     results          values that it showed, in order: see `Result`, and `text`, `png`, `save` here.
@@ -281,6 +283,7 @@ class ExecResult:
     truncated: bool = False
     bytes_dropped: int = 0
     log: Mapping[str, str] = field(default_factory=dict)
+    log_truncated: bool = False
     duration_ms: Optional[int] = None
     signal: Optional[int] = None
     results: Tuple[Result, ...] = ()
