@@ -24,11 +24,10 @@ struct capture_log {
 };
 
 void capture_begin(struct capture *c, struct agent *a, unsigned number, const char *name,
-		   uint64_t limit)
+		   uint64_t head, uint64_t tail)
 {
 	capture_end(c, false);
-	*c = (struct capture){.agent = a, .head_left = limit / 2, .fd = -1};
-	c->tail_max = limit - c->head_left;
+	*c = (struct capture){.agent = a, .head_left = head, .tail_max = tail, .fd = -1};
 	buf_init(&c->mem, CAPTURE_MEMORY);
 	snprintf(c->path, sizeof(c->path), "%s/%u.%s", a->log_dir, number, name);
 }

@@ -314,7 +314,10 @@ static void cell_begin(struct repl *r, struct repl_cell *c, const char *request)
 	c->event_skip = r->event_bytes > 0; /* it was begun between cells */
 	/* What threads and children wrote since the last cell belongs to nobody. */
 	output_skip(r->output);
-	output_begin(r->output, c->stream, (uint64_t)c->req.output_limit);
+	output_begin(r->output, c->stream,
+		     &(struct output_limit){.bytes = (uint64_t)c->req.output_limit,
+					    .over = c->req.end_at_limit ? cell_on_limit : NULL,
+					    .arg = c});
 	if (r->lost)
 		cell_notice(c,
 			    "The Python session was lost (%s). This is a new one: variables, "

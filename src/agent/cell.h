@@ -42,6 +42,8 @@ void cell_must_end(struct repl *r, enum exec_stop stop);
 void cell_on_alarm(void *arg);
 void cell_on_last(void *arg);
 void cell_on_death(void *arg);
+/* It wrote more than it may. */
+void cell_on_limit(void *arg);
 /* EXIT of the REPL has come. */
 enum cell_took cell_ends(struct repl *r, int exit_code);
 /* The REPL died under the running cell: waits for the end of what that had started, then calls

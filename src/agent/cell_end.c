@@ -112,8 +112,18 @@ void cell_on_alarm(void *arg)
 	} else if (exec_must_end(c->end.stop)) {
 		cell_press(r);
 	} else {
-		cell_must_end(r, EXEC_TIMED_OUT);
+		cell_must_end(r, c->too_much ? EXEC_OVER_LIMIT : EXEC_TIMED_OUT);
 	}
+}
+
+/* Its output is read just now: what follows from it comes next. */
+void cell_on_limit(void *arg)
+{
+	struct repl_cell *c = arg;
+
+	c->too_much = true;
+	if (!c->over && !exec_must_end(c->end.stop))
+		alarm_set(&c->alarm, 1);
 }
 
 void cell_on_death(void *arg)
@@ -212,11 +222,23 @@ static void cell_on_last_output(struct output *o)
 	repl_go_on(r);
 }
 
+/* The cell is over: whether it has to be, and what it has started with it. */
+static bool cell_is_to_end(struct repl *r)
+{
+	struct repl_cell *c = r->cell;
+
+	if (!exec_must_end(c->end.stop) && output_is_over(r->output)) {
+		c->end.stop = EXEC_OVER_LIMIT;
+		alarm_set(&c->last, EXEC_TELL_STEPS * exec_step_ns(&c->req));
+	}
+	return exec_must_end(c->end.stop);
+}
+
 /* EXIT has come. The REPL is held until the cell is finished. */
 enum cell_took cell_ends(struct repl *r, int exit_code)
 {
 	struct repl_cell *c = r->cell;
-	bool must_end = exec_must_end(c->end.stop);
+	bool must_end = cell_is_to_end(r);
 	bool oom = cgroup_oom_kills(r->cgroup) > c->oom_before;
 	struct cgroup *left;
 	int rc = cell_leave_group(r, &left);
@@ -250,7 +272,7 @@ enum cell_took cell_ends(struct repl *r, int exit_code)
 void cell_dies(struct repl *r)
 {
 	r->cell->over = true;
-	if (exec_must_end(r->cell->end.stop))
+	if (cell_is_to_end(r))
 		alarm_cancel(&r->cell->alarm);
 	cell_await_death(r, r->cgroup);
 }
@@ -266,6 +288,8 @@ void cell_died(struct repl *r, const char *why)
 		why = "the code did not stop when it was cancelled";
 	else if (c->end.stop == EXEC_TIMED_OUT)
 		why = "the code did not stop at its time limit";
+	else if (c->end.stop == EXEC_OVER_LIMIT)
+		why = "it ended when it had written more than it may";
 	else if (r->replace || r->doomed)
 		why = "it was ended on request";
 	r->lost = !r->replace;

@@ -46,6 +46,7 @@ struct command {
 	bool over;     /* all is dead that has to be; the last of the output is delivered */
 	bool undead;   /* or not, but it is not awaited any longer */
 	bool told;     /* its end: only the death of its process is awaited */
+	bool too_much; /* it wrote more than it may */
 	struct exec_end end;
 };
 
@@ -123,6 +124,14 @@ static void command_on_dead(void *arg)
 	output_end(c->output, command_on_drained, c);
 }
 
+static void command_must_end(struct command *c, enum exec_stop stop)
+{
+	if (exec_must_end(c->end.stop))
+		return;
+	c->end.stop = stop;
+	alarm_set(&c->last, EXEC_TELL_STEPS * c->step_ns);
+}
+
 static void command_on_reaped(struct reap_child *child, int wstatus)
 {
 	struct command *c = child->arg;
@@ -132,6 +141,8 @@ static void command_on_reaped(struct reap_child *child, int wstatus)
 		command_free(c);
 		return;
 	}
+	if (output_is_over(c->output))
+		command_must_end(c, EXEC_OVER_LIMIT);
 	exec_end_from_wait(&c->end, wstatus);
 	if (!exec_must_end(c->end.stop)) {
 		command_on_dead(c);
@@ -150,14 +161,6 @@ static void command_kill(struct command *c)
 	 */
 	if (c->child.pid)
 		spawn_signal(c->child.pid, SIGKILL);
-}
-
-static void command_must_end(struct command *c, enum exec_stop stop)
-{
-	if (exec_must_end(c->end.stop))
-		return;
-	c->end.stop = stop;
-	alarm_set(&c->last, EXEC_TELL_STEPS * c->step_ns);
 }
 
 /* Nothing is awaited any longer. */
@@ -184,7 +187,7 @@ static void command_on_alarm(void *arg)
 		alarm_set(&c->last, EXEC_TELL_STEPS * c->step_ns);
 		return;
 	}
-	command_must_end(c, EXEC_TIMED_OUT);
+	command_must_end(c, c->too_much ? EXEC_OVER_LIMIT : EXEC_TIMED_OUT);
 	switch (c->step++) {
 	case 0:
 		spawn_signal(c->child.pid, SIGINT);
@@ -200,6 +203,16 @@ static void command_on_alarm(void *arg)
 	alarm_set(&c->alarm, c->step_ns);
 	/* It may hang in a write that nobody reads. */
 	output_set_lossy(c->output);
+}
+
+/* It is read just now: what follows from it comes next. */
+static void command_on_limit(void *arg)
+{
+	struct command *c = arg;
+
+	c->too_much = true;
+	if (!c->over && !exec_must_end(c->end.stop))
+		alarm_set(&c->alarm, 1);
 }
 
 void command_interrupt(struct command *c)
@@ -466,7 +479,10 @@ void command_start(struct stream *s, const struct request_exec *r, struct code *
 	}
 	c->stream = s;
 	stream_set_job(s, &command_ops, c);
-	output_begin(c->output, s, (uint64_t)r->output_limit);
+	output_begin(c->output, s,
+		     &(struct output_limit){.bytes = (uint64_t)r->output_limit,
+					    .over = r->end_at_limit ? command_on_limit : NULL,
+					    .arg = c});
 }
 
 struct command *command_start_kept(struct agent *a, const struct request_exec *r,

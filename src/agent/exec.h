@@ -35,12 +35,13 @@ struct code {
 };
 
 /* Why a call does not end by itself. A later word replaces an earlier one only as far as it stands
-   further down, and nothing replaces the last two. */
+   further down, and nothing replaces the last three. */
 enum exec_stop {
 	EXEC_RUNS,
 	EXEC_INTERRUPTED, /* asked to end, once */
 	EXEC_CANCELLED,   /* made to end */
 	EXEC_TIMED_OUT,   /* made to end at its deadline */
+	EXEC_OVER_LIMIT,  /* made to end because it wrote too much */
 };
 
 static inline uint64_t exec_step_ns(const struct request_exec *r)

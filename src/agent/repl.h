@@ -70,6 +70,7 @@ struct repl_cell {
 	bool over;           /* EXIT has come, or the session has died */
 	bool delivers;       /* and all is dead that has to be */
 	bool undead;         /* or not, but it is not awaited any longer */
+	bool too_much;       /* it wrote more than it may */
 	struct exec_end end;
 	uint64_t oom_before;
 	uint64_t interrupt_ns; /* when INTERRUPT has last done something */

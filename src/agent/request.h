@@ -40,6 +40,7 @@ struct request_exec {
 	uint64_t left_ns;              /* of that, when the code had come; 0 = no deadline */
 	int64_t grace_ms;              /* that the host waits beyond it */
 	int64_t output_limit;          /* bytes of each of stdout and stderr */
+	bool end_at_limit;             /* more of them end it */
 	char *keep;                    /* id of a kept command, NULL = an ordinary call */
 	struct terminal_size terminal; /* with keep only */
 };

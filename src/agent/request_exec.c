@@ -88,6 +88,19 @@ static int parse_env(json_t *obj, struct request_exec *r, struct err *err)
 	return 0;
 }
 
+static int parse_limit_action(json_t *obj, struct request_exec *r, struct err *err)
+{
+	json_t *v = json_object_get(obj, "output_limit_action");
+	const char *word = json_string_value(v);
+
+	if (!v || (word && strcmp(word, "truncate") == 0))
+		return 0;
+	r->end_at_limit = word && strcmp(word, "end") == 0;
+	if (r->end_at_limit)
+		return 0;
+	return err_text(err, EINVAL, "\"output_limit_action\" must be \"truncate\" or \"end\"");
+}
+
 static int parse_keep(json_t *obj, struct request_exec *r, struct err *err)
 {
 	json_t *pty = json_object_get(obj, "pty");
@@ -135,6 +148,8 @@ int request_parse_exec(const void *p, size_t len, struct request_exec *r, struct
 	if (rc == 0)
 		rc = request_integer(obj, "output_limit", 0, REQUEST_OUTPUT_LIMIT_MAX,
 				     &r->output_limit, err);
+	if (rc == 0)
+		rc = parse_limit_action(obj, r, err);
 	if (rc == 0)
 		rc = parse_keep(obj, r, err);
 	json_decref(obj);

@@ -16,7 +16,7 @@
 #include <string.h>
 
 struct exec_body {
-	const char *code, *language, *cwd, *user, *exec_id, *context, *text, *base64;
+	const char *code, *language, *cwd, *user, *exec_id, *context, *text, *base64, *action;
 	size_t code_len, text_len, base64_len;
 	json_t *env, *argv;
 	json_int_t output_limit;
@@ -27,9 +27,14 @@ struct exec_body {
 /* Types alone. */
 static bool exec_members(struct request *r, const json_t *body, struct exec_body *b)
 {
-	static const char *const known[] = {
-		"code", "argv",  "language",     "rich",       "timeout",      "cwd",     "env",
-		"user", "stdin", "stdin_base64", "context_id", "output_limit", "exec_id", NULL};
+	static const char *const known[] = {"code",       "argv",
+					    "language",   "rich",
+					    "timeout",    "cwd",
+					    "env",        "user",
+					    "stdin",      "stdin_base64",
+					    "context_id", "output_limit",
+					    "exec_id",    "output_limit_action",
+					    NULL};
 
 	*b = (struct exec_body){
 		.timeout = DEFAULT_EXEC_S, .output_limit = DEFAULT_OUTPUT, .context = "default"};
@@ -46,6 +51,7 @@ static bool exec_members(struct request *r, const json_t *body, struct exec_body
 	       fields_string(r, body, "context_id", &b->context, NULL) &&
 	       fields_int(r, body, "output_limit", LIMIT_OUTPUT_MIN, LIMIT_OUTPUT_MAX,
 			  &b->output_limit) &&
+	       fields_string(r, body, "output_limit_action", &b->action, NULL) &&
 	       fields_string(r, body, "exec_id", &b->exec_id, NULL);
 }
 
@@ -98,6 +104,11 @@ static bool exec_fields(struct request *r, const json_t *body, struct exec_body 
 			      "context_id must be 1 to 64 of A-Z, a-z, 0-9, _ and -");
 		return false;
 	}
+	if (b->action && strcmp(b->action, "truncate") != 0 && strcmp(b->action, "end") != 0) {
+		reply_invalid(r, "output_limit_action",
+			      "output_limit_action must be \"truncate\" or \"end\"");
+		return false;
+	}
 	if (b->exec_id && !ids_name_valid(b->exec_id)) {
 		reply_invalid(r, "exec_id", "exec_id must be 1 to 64 of A-Z, a-z, 0-9, _ and -");
 		return false;
@@ -109,11 +120,12 @@ static bool exec_fields(struct request *r, const json_t *body, struct exec_body 
 static char *exec_head(const struct exec_body *b, const struct exec_params *p, uint32_t slack_s)
 {
 	bool python = strcmp(b->language, "python") == 0;
-	json_t *o = json_pack("{s:s, s:O*, s:s*, s:s*, s:O*, s:s*, s:I, s:I, s:I, s:b}", "language",
-			      b->language, "argv", b->argv, "context", python ? b->context : NULL,
-			      "cwd", b->cwd, "env", b->env, "user", b->user, "timeout_ms",
-			      (json_int_t)p->timeout_ms, "grace_ms", (json_int_t)slack_s * 1000,
-			      "output_limit", b->output_limit, "stdin", p->has_stdin);
+	json_t *o = json_pack("{s:s, s:O*, s:s*, s:s*, s:O*, s:s*, s:I, s:I, s:I, s:s*, s:b}",
+			      "language", b->language, "argv", b->argv, "context",
+			      python ? b->context : NULL, "cwd", b->cwd, "env", b->env, "user",
+			      b->user, "timeout_ms", (json_int_t)p->timeout_ms, "grace_ms",
+			      (json_int_t)slack_s * 1000, "output_limit", b->output_limit,
+			      "output_limit_action", b->action, "stdin", p->has_stdin);
 	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
 
 	json_decref(o);

@@ -183,8 +183,9 @@ static bool parse_log(json_t *log, json_t **out)
 
 static bool exit_members(const json_t *o, struct exec_exit *x)
 {
-	static const char *const reasons[] = {"exited",    "signaled", "timeout", "interrupted",
-					      "cancelled", "oom",      NULL};
+	static const char *const reasons[] = {"exited",       "signaled",  "timeout",
+					      "interrupted",  "cancelled", "oom",
+					      "output_limit", NULL};
 	static const char *const states[] = {"preserved", "lost", NULL};
 	const json_t *sig = json_object_get(o, "signal");
 	const json_t *truncated = json_object_get(o, "truncated");

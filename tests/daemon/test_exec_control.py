@@ -146,6 +146,9 @@ def test_the_agent_is_told_all(daemon: Daemon) -> None:
         "env": {"A": "b"},
     }
     assert told(timeout=0)["timeout_ms"] == 0
+    for action in ("truncate", "end"):
+        assert told(output_limit_action=action)["output_limit_action"] == action
+    assert "output_limit_action" not in told(output_limit_action=None)
     assert told(timeout=86400, output_limit=256 << 20)["timeout_ms"] == 86_400_000
     assert told(timeout=None)["timeout_ms"] == 300_000
 
@@ -161,6 +164,12 @@ def test_the_agent_is_told_all(daemon: Daemon) -> None:
             "output_limit",
             "output_limit must be an integer from 65536 to 268435456",
         ),
+        (
+            {"output_limit_action": "kill"},
+            "output_limit_action",
+            'output_limit_action must be "truncate" or "end"',
+        ),
+        ({"output_limit_action": 1}, "output_limit_action", "output_limit_action must be a string"),
         ({"user": "nobody"}, "user", 'user must be "user" or "root"'),
         (
             {"language": "lisp"},
@@ -570,7 +579,7 @@ def test_the_members_of_the_exit(daemon: Daemon) -> None:
         ask = json.dumps({"log_truncated": short})
         ev = events_without_time(daemon.exec(sid, f"#fake:exit {ask}", rich=True))
         assert ev == [rich_exit(0, **told)]
-    for reason in ("exited", "signaled", "timeout", "interrupted", "oom"):
+    for reason in ("exited", "signaled", "timeout", "interrupted", "oom", "output_limit"):
         ask = json.dumps({"reason": reason, "exit_code": 255, "state": "lost", "log": None})
         ev = events_without_time(daemon.exec(sid, f"#fake:exit {ask}", rich=True))
         assert ev == [rich_exit(255, reason, state="lost")]

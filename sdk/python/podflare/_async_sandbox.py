@@ -48,6 +48,7 @@ from ._exec import (
     OVERTAKEN_PAUSE,
     OVERTAKEN_TRIES,
     Callbacks,
+    LimitAction,
     request,
 )
 from ._http import Call
@@ -187,6 +188,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
         on_stdout: Optional[Callable[[str], object]] = None,
         on_stderr: Optional[Callable[[str], object]] = None,
         on_result: Optional[Callable[[Result], object]] = None,
@@ -204,6 +206,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
         )
         return await async_collect(stream, callbacks)
 
@@ -219,6 +222,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
     ) -> AsyncExecStream:
         """See Sandbox.run_code_stream."""
         self._check_open()
@@ -233,6 +237,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
         )
         return AsyncExecStream(self, wish)
 
@@ -247,6 +252,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
         on_stdout: Optional[Callable[[str], object]] = None,
         on_stderr: Optional[Callable[[str], object]] = None,
     ) -> ExecResult:
@@ -261,6 +267,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
         )
         return await async_collect(stream, callbacks)
 
@@ -275,6 +282,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
     ) -> AsyncExecStream:
         """See Sandbox.exec_stream."""
         self._check_open()
@@ -288,6 +296,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
         )
         return AsyncExecStream(self, wish)
 

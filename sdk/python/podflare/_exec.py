@@ -19,6 +19,7 @@ from typing import (
     Dict,
     Iterator,
     List,
+    Literal,
     Mapping,
     Optional,
     Sequence,
@@ -45,6 +46,9 @@ RESULTS = 256 << 20
 NOTICES = 1000
 
 Callback = Optional[Callable[[Any], object]]
+
+# What happens to a call that writes more than its output_limit.
+LimitAction = Literal["truncate", "end"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ def request(
     user: Optional[str] = None,
     stdin: Optional[Union[str, bytes]] = None,
     output_limit: Optional[int] = None,
+    output_limit_action: Optional[LimitAction] = None,
 ) -> Request:
     """The request for some code or an argument list; TypeError and ValueError for what cannot be
     meant."""
@@ -105,6 +110,12 @@ def request(
         raise TypeError(f"stdin must be str or bytes, not {type(stdin).__name__}")
     if output_limit is not None:
         body["output_limit"] = output_limit
+    if output_limit_action is not None:
+        if output_limit_action not in ("truncate", "end"):
+            raise ValueError(
+                f'output_limit_action is "truncate" or "end", not {output_limit_action!r}'
+            )
+        body["output_limit_action"] = output_limit_action
     call: Call[None] = Call(
         "POST", url(sandbox_id, "/exec"), lambda reply: None, json=body, patient=True
     )

@@ -249,9 +249,11 @@ class ExecResult:
                      `stdout_bytes` and `stderr_bytes`. See `truncated`.
     exit_code        0 for success; 1 for an uncaught Python exception; SystemExit's code;
                      128 + signal for a command killed by a signal; 124 for one that reached its
-                     time-out; 130 for one that was interrupted; -1 if there is none.
+                     time-out; 130 for one that was interrupted; 153 for one that was ended for
+                     writing too much; -1 if there is none.
     termination_reason   how it ended: "exited", "signaled", "timeout", "interrupted", "oom" (the
-                     sandbox was out of memory); with exit code -1 "vm_ended" (the sandbox has
+                     sandbox was out of memory), "output_limit" (it wrote more than that, and was to
+                     be ended then: `output_limit_action`); with exit code -1 "vm_ended" (the sandbox has
                      ended), "closed" (it was closed, or another one took its place), "agent_error" (its
                      agent failed) or "refused" (the command never ran; stderr says why).
     state            "preserved", or "lost" if the Python interpreter had to be started anew

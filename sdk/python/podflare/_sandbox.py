@@ -44,6 +44,7 @@ from ._exec import (
     OVERTAKEN_PAUSE,
     OVERTAKEN_TRIES,
     Callbacks,
+    LimitAction,
     request,
 )
 from ._files import Files
@@ -193,6 +194,7 @@ class Sandbox(SandboxBase[Client], Closing):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
         on_stdout: Optional[Callable[[str], object]] = None,
         on_stderr: Optional[Callable[[str], object]] = None,
         on_result: Optional[Callable[[Result], object]] = None,
@@ -215,6 +217,8 @@ class Sandbox(SandboxBase[Client], Closing):
                   is not given.
         output_limit   bytes that are kept of stdout, and of stderr, 64 KiB to 256 MiB; 16 MiB if not
                   given. Of more the head and the tail are kept; see `ExecResult.truncated`.
+        output_limit_action   "truncate" (if not given): it goes on all the same; "end": it is ended, as
+                  at its time-out, with the first bytes and `termination_reason` "output_limit".
         on_stdout, on_stderr, on_result, on_error   called in this thread, as things happen, with a
                   piece of text, a Result, an ExecError. An exception that one of them raises ends
                   the command and is passed on.
@@ -235,6 +239,7 @@ class Sandbox(SandboxBase[Client], Closing):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
         )
         return collect(stream, callbacks)
 
@@ -250,6 +255,7 @@ class Sandbox(SandboxBase[Client], Closing):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
     ) -> ExecStream:
         """Run code and iterate over its events as they happen; the last one is the exit event. The
         arguments are those of `run_code`; nothing is gathered, so that memory does not grow.
@@ -270,6 +276,7 @@ class Sandbox(SandboxBase[Client], Closing):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
         )
         return ExecStream(self, wish)
 
@@ -284,6 +291,7 @@ class Sandbox(SandboxBase[Client], Closing):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
         on_stdout: Optional[Callable[[str], object]] = None,
         on_stderr: Optional[Callable[[str], object]] = None,
     ) -> ExecResult:
@@ -304,6 +312,7 @@ class Sandbox(SandboxBase[Client], Closing):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
         )
         return collect(stream, callbacks)
 
@@ -318,6 +327,7 @@ class Sandbox(SandboxBase[Client], Closing):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
     ) -> ExecStream:
         """`exec` as an iterator of events; see `run_code_stream`."""
         self._check_open()
@@ -331,6 +341,7 @@ class Sandbox(SandboxBase[Client], Closing):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
         )
         return ExecStream(self, wish)
 

@@ -65,6 +65,7 @@ def test_options_are_sent_as_they_are_meant(guest: FakeGuest):
             user="root",
             stdin="typed\n",
             output_limit=65536,
+            output_limit_action="end",
         )
         body = last_body(guest)
         body.pop("exec_id")
@@ -79,6 +80,7 @@ def test_options_are_sent_as_they_are_meant(guest: FakeGuest):
             "user": "root",
             "stdin": "typed\n",
             "output_limit": 65536,
+            "output_limit_action": "end",
         }
         s.run_code("", stdin="a\0")
         assert last_body(guest)["stdin_base64"] == base64.b64encode(b"a\0").decode()
@@ -96,6 +98,7 @@ def test_options_are_sent_as_they_are_meant(guest: FakeGuest):
         ({"timeout": float("nan")}, ValueError),
         ({"timeout": float("inf")}, ValueError),
         ({"timeout": "5"}, TypeError),
+        ({"output_limit_action": "kill"}, ValueError),
         ({"timeout": True}, TypeError),
         ({"context": "a/b"}, ValueError),
         ({"context": 5}, TypeError),
