@@ -53,6 +53,8 @@
 #define LIMIT_EXEC_PAST    256u       /* ended commands whose ids a sandbox remembers */
 #define STDIN_WINDOW       65536u     /* bytes of stdin that the agent has not confirmed */
 
+#define LIMIT_WATCHED 128u /* kept commands with a timeout; an agent keeps 32 */
+
 /* One writes to a kept command: how long the one before may take to leave, and how often is asked.
  */
 #define WRITER_LEAVES_NS (2 * SECOND_NS)

@@ -634,3 +634,14 @@ def test_an_agent_that_is_silent_costs_the_sandbox(fresh: Callable[..., Sandbox]
     assert "does not answer" in r.stderr and time.monotonic() - start < 8 + 2 * SLACK
     with pytest.raises(podflare.PodflareError):
         s.run_code("echo alive?", "bash")
+
+
+def test_a_silent_agent_does_not_keep_a_command_for_ever(fresh: Callable[..., Sandbox]):
+    """Nobody watches it; its time limit holds all the same."""
+    s = fresh(**SMALL)
+    s.commands.run(SILENCE, background=True, timeout=8)
+    end = time.monotonic() + 8 + 4 * SLACK
+    while (info := s.info()).state != "ended":
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    assert info.ended_reason == "guest does not answer"
