@@ -20,30 +20,27 @@ struct exec_body {
 	size_t code_len, text_len, base64_len;
 	json_t *env, *argv;
 	json_int_t output_limit;
-	double timeout;
+	double timeout, queue_timeout;
 	bool rich;
 };
 
 /* Types alone. */
 static bool exec_members(struct request *r, const json_t *body, struct exec_body *b)
 {
-	static const char *const known[] = {"code",       "argv",
-					    "language",   "rich",
-					    "timeout",    "cwd",
-					    "env",        "user",
-					    "stdin",      "stdin_base64",
-					    "context_id", "output_limit",
-					    "exec_id",    "output_limit_action",
-					    NULL};
+	static const char *const known[] = {
+		"code", "argv",  "language",     "rich",       "timeout",      "cwd",     "env",
+		"user", "stdin", "stdin_base64", "context_id", "output_limit", "exec_id", "queue_timeout",
+		"output_limit_action", NULL};
 
 	*b = (struct exec_body){
-		.timeout = DEFAULT_EXEC_S, .output_limit = DEFAULT_OUTPUT, .context = "default"};
+		.timeout = DEFAULT_EXEC_S, .queue_timeout = -1, .output_limit = DEFAULT_OUTPUT, .context = "default"};
 	return fields_only(r, body, known) &&
 	       fields_string(r, body, "code", &b->code, &b->code_len) &&
 	       fields_array(r, body, "argv", LIMIT_ARGV, FRAME_PAYLOAD_MAX / 2, &b->argv) &&
 	       fields_string(r, body, "language", &b->language, NULL) &&
 	       fields_bool(r, body, "rich", &b->rich) &&
 	       fields_number(r, body, "timeout", LIMIT_EXEC_S, &b->timeout) &&
+	       fields_number(r, body, "queue_timeout", LIMIT_EXEC_S, &b->queue_timeout) &&
 	       fields_path(r, body, "cwd", &b->cwd) && fields_env(r, body, "env", &b->env) &&
 	       fields_user(r, body, "user", &b->user) &&
 	       fields_string(r, body, "stdin", &b->text, &b->text_len) &&
@@ -167,6 +164,7 @@ static bool exec_params(struct request *r, struct sandbox *sb, const struct exec
 	p->timeout_ms = (uint64_t)(b->timeout * 1000);
 	if ((double)p->timeout_ms < b->timeout * 1000)
 		p->timeout_ms++; /* 0 would be none */
+	p->queue_s = b->queue_timeout;
 	p->output_limit = (uint64_t)b->output_limit;
 	snprintf(p->context, sizeof(p->context), "%s", b->context);
 	if (b->exec_id) {

@@ -366,6 +366,19 @@ void exec_leave_queue(struct exec *e)
 	exec_finish(e);
 }
 
+void exec_refuse_queued(struct exec *e)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text),
+		 "other code of this context runs: it was not its turn within %g s, and it was not "
+		 "run",
+		 e->p.queue_s);
+	exec_begin_reply(e);
+	exec_failed(e, text, "refused", "preserved");
+	exec_finish(e);
+}
+
 static void exec_on_sandbox_end(struct sandbox_user *u, const char *reason)
 {
 	struct exec *e = u->arg;
@@ -505,5 +518,6 @@ void exec_submit(struct sandbox *sb, struct request *r, struct exec_params *p)
 	list_add_tail(&sb->execs, &e->link);
 	sb->nexecs++;
 	loop_timer_set(e->loop, &e->grace, EXEC_HEADER_GRACE_NS);
+	exec_watch_queued(e);
 	exec_next(sb, e->p.context);
 }

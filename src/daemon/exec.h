@@ -3,7 +3,8 @@
  * One command in a sandbox, from the request to its exit event.
  *
  * The execs of one context of a sandbox run one at a time in order of arrival;
- * those of different contexts beside each other. Output goes
+ * those of different contexts beside each other. One that has not got its turn by its
+ * queue_timeout is refused. Output goes
  * from the agent's stream into event lines as fast as the client takes them,
  * no faster. A client that leaves cancels its command; the next one starts
  * when the agent has confirmed the end of it.
@@ -35,6 +36,7 @@ struct exec_params {
 	const char *language; /* constant; "argv" for a program */
 	char id[EXEC_ID_MAX + 1], context[EXEC_ID_MAX + 1];
 	uint64_t timeout_ms; /* 0: none */
+	double queue_s;      /* that it may wait for its turn; < 0: any time */
 	uint64_t output_limit;
 	bool has_stdin;
 	const uint8_t *stdin_data;

@@ -17,7 +17,7 @@ enum exec_state { EXEC_QUEUED, EXEC_RUNNING, EXEC_DONE };
 enum exec_order { ORDER_NONE, ORDER_INTERRUPT, ORDER_CANCEL };
 
 /* exec_watch.c: which deadline is the next one. */
-enum exec_stage { STAGE_TIMEOUT, STAGE_SLACK, STAGE_OVERDUE, STAGE_CANCELLED };
+enum exec_stage { STAGE_QUEUED, STAGE_TIMEOUT, STAGE_SLACK, STAGE_OVERDUE, STAGE_CANCELLED };
 
 struct exec {
 	struct list link; /* sb->execs; first: overwritten when freed */
@@ -69,6 +69,8 @@ void exec_give_order(struct exec *e, enum exec_order order);
 void exec_cancel(struct exec *e, const char *why);
 
 void exec_watch_init(struct exec *e);
+/* It waits for its turn, no longer than it may. */
+void exec_watch_queued(struct exec *e);
 /* The command runs. */
 void exec_watch_start(struct exec *e);
 /* A frame has come, or reading goes on after a pause. */
@@ -83,6 +85,8 @@ void exec_watch_stop(struct exec *e);
 
 /* Out of the queue at its client's wish. */
 void exec_leave_queue(struct exec *e);
+/* Out of the queue because it has waited long enough. */
+void exec_refuse_queued(struct exec *e);
 /* Its id is remembered. */
 void exec_remember(struct exec *e);
 /* The one of this id that lives, or NULL. */

@@ -19,7 +19,7 @@ static uint64_t excused_ns(const struct exec *e)
 {
 	uint64_t ns = agent_held_ns(&e->sb->agent);
 
-	if (e->stage != STAGE_TIMEOUT)
+	if (e->stage > STAGE_TIMEOUT)
 		ns += e->paused_ns + (e->paused_at ? io_now_ns() - e->paused_at : 0);
 	return ns;
 }
@@ -60,9 +60,12 @@ static void exec_on_limit(struct loop_timer *t)
 {
 	struct exec *e = t->arg;
 
-	if (exec_excused(e))
+	if (e->stage != STAGE_QUEUED && exec_excused(e))
 		return;
 	switch (e->stage) {
+	case STAGE_QUEUED:
+		exec_refuse_queued(e);
+		break;
 	case STAGE_TIMEOUT:
 		e->stage = STAGE_SLACK;
 		e->bytes_late = e->bytes;
@@ -84,8 +87,16 @@ static void exec_on_limit(struct loop_timer *t)
 	}
 }
 
+void exec_watch_queued(struct exec *e)
+{
+	if (e->p.queue_s >= 0)
+		set_limit(e, (uint64_t)(e->p.queue_s * 1e9));
+}
+
 void exec_watch_start(struct exec *e)
 {
+	loop_timer_cancel(&e->limit);
+	e->stage = STAGE_TIMEOUT;
 	if (e->p.timeout_ms)
 		set_limit(e, e->p.timeout_ms * 1000000ull);
 	exec_watch_heard(e);

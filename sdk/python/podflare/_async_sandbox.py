@@ -189,6 +189,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
         output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
         on_stdout: Optional[Callable[[str], object]] = None,
         on_stderr: Optional[Callable[[str], object]] = None,
         on_result: Optional[Callable[[Result], object]] = None,
@@ -207,6 +208,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
             stdin=stdin,
             output_limit=output_limit,
             output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return await async_collect(stream, callbacks)
 
@@ -223,6 +225,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
         output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
     ) -> AsyncExecStream:
         """See Sandbox.run_code_stream."""
         self._check_open()
@@ -238,6 +241,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
             stdin=stdin,
             output_limit=output_limit,
             output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return AsyncExecStream(self, wish)
 
@@ -253,6 +257,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
         output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
         on_stdout: Optional[Callable[[str], object]] = None,
         on_stderr: Optional[Callable[[str], object]] = None,
     ) -> ExecResult:
@@ -268,6 +273,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
             stdin=stdin,
             output_limit=output_limit,
             output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return await async_collect(stream, callbacks)
 
@@ -283,6 +289,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
         output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
     ) -> AsyncExecStream:
         """See Sandbox.exec_stream."""
         self._check_open()
@@ -297,6 +304,7 @@ class AsyncSandbox(SandboxBase[AsyncClient], AsyncClosing):
             stdin=stdin,
             output_limit=output_limit,
             output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return AsyncExecStream(self, wish)
 

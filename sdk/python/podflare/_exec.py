@@ -78,6 +78,7 @@ def request(
     stdin: Optional[Union[str, bytes]] = None,
     output_limit: Optional[int] = None,
     output_limit_action: Optional[LimitAction] = None,
+    queue_timeout: Optional[float] = None,
 ) -> Request:
     """The request for some code or an argument list; TypeError and ValueError for what cannot be
     meant."""
@@ -110,6 +111,8 @@ def request(
         raise TypeError(f"stdin must be str or bytes, not {type(stdin).__name__}")
     if output_limit is not None:
         body["output_limit"] = output_limit
+    if queue_timeout is not None:
+        body["queue_timeout"] = checked_timeout(queue_timeout)
     if output_limit_action is not None:
         if output_limit_action not in ("truncate", "end"):
             raise ValueError(

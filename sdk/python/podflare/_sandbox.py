@@ -195,6 +195,7 @@ class Sandbox(SandboxBase[Client], Closing):
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
         output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
         on_stdout: Optional[Callable[[str], object]] = None,
         on_stderr: Optional[Callable[[str], object]] = None,
         on_result: Optional[Callable[[Result], object]] = None,
@@ -219,6 +220,8 @@ class Sandbox(SandboxBase[Client], Closing):
                   given. Of more the head and the tail are kept; see `ExecResult.truncated`.
         output_limit_action   "truncate" (if not given): it goes on all the same; "end": it is ended, as
                   at its time-out, with the first bytes and `termination_reason` "output_limit".
+        queue_timeout   seconds that it may wait for other calls of its context; then it is not run, and
+                  the result is "refused". 0: not at all. Any time if not given.
         on_stdout, on_stderr, on_result, on_error   called in this thread, as things happen, with a
                   piece of text, a Result, an ExecError. An exception that one of them raises ends
                   the command and is passed on.
@@ -240,6 +243,7 @@ class Sandbox(SandboxBase[Client], Closing):
             stdin=stdin,
             output_limit=output_limit,
             output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return collect(stream, callbacks)
 
@@ -256,6 +260,7 @@ class Sandbox(SandboxBase[Client], Closing):
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
         output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
     ) -> ExecStream:
         """Run code and iterate over its events as they happen; the last one is the exit event. The
         arguments are those of `run_code`; nothing is gathered, so that memory does not grow.
@@ -277,6 +282,7 @@ class Sandbox(SandboxBase[Client], Closing):
             stdin=stdin,
             output_limit=output_limit,
             output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return ExecStream(self, wish)
 
@@ -292,6 +298,7 @@ class Sandbox(SandboxBase[Client], Closing):
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
         output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
         on_stdout: Optional[Callable[[str], object]] = None,
         on_stderr: Optional[Callable[[str], object]] = None,
     ) -> ExecResult:
@@ -313,6 +320,7 @@ class Sandbox(SandboxBase[Client], Closing):
             stdin=stdin,
             output_limit=output_limit,
             output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return collect(stream, callbacks)
 
@@ -328,6 +336,7 @@ class Sandbox(SandboxBase[Client], Closing):
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
         output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
     ) -> ExecStream:
         """`exec` as an iterator of events; see `run_code_stream`."""
         self._check_open()
@@ -342,6 +351,7 @@ class Sandbox(SandboxBase[Client], Closing):
             stdin=stdin,
             output_limit=output_limit,
             output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return ExecStream(self, wish)
 

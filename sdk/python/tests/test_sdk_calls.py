@@ -66,6 +66,7 @@ def test_options_are_sent_as_they_are_meant(guest: FakeGuest):
             stdin="typed\n",
             output_limit=65536,
             output_limit_action="end",
+            queue_timeout=0,
         )
         body = last_body(guest)
         body.pop("exec_id")
@@ -81,6 +82,7 @@ def test_options_are_sent_as_they_are_meant(guest: FakeGuest):
             "stdin": "typed\n",
             "output_limit": 65536,
             "output_limit_action": "end",
+            "queue_timeout": 0,
         }
         s.run_code("", stdin="a\0")
         assert last_body(guest)["stdin_base64"] == base64.b64encode(b"a\0").decode()
@@ -99,6 +101,8 @@ def test_options_are_sent_as_they_are_meant(guest: FakeGuest):
         ({"timeout": float("inf")}, ValueError),
         ({"timeout": "5"}, TypeError),
         ({"output_limit_action": "kill"}, ValueError),
+        ({"queue_timeout": -1}, ValueError),
+        ({"queue_timeout": "1"}, TypeError),
         ({"timeout": True}, TypeError),
         ({"context": "a/b"}, ValueError),
         ({"context": 5}, TypeError),
