@@ -39,6 +39,18 @@ void alarm_cancel(struct alarm *t)
 	loop_timer_cancel(&t->timer);
 }
 
+static uint64_t alarm_until(const struct alarm *t, uint64_t now)
+{
+	return t->timer.at_ns > now ? t->timer.at_ns - now : 1;
+}
+
+uint64_t alarm_left(const struct alarm *t)
+{
+	if (!alarm_is_set(t))
+		return 0;
+	return t->agent->alarms_rest ? t->left_ns : alarm_until(t, io_now_ns());
+}
+
 void alarms_rest(struct agent *a)
 {
 	uint64_t now = io_now_ns();
@@ -48,7 +60,7 @@ void alarms_rest(struct agent *a)
 	a->alarms_rest = true;
 	list_for_each (t, &a->alarms, struct alarm, link) {
 		loop_timer_cancel(&t->timer);
-		t->left_ns = t->timer.at_ns > now ? t->timer.at_ns - now : 1;
+		t->left_ns = alarm_until(t, now);
 	}
 }
 

@@ -39,6 +39,9 @@ static inline bool alarm_is_set(const struct alarm *t)
 	return t->link.next && !list_empty(&t->link);
 }
 
+/* Nanoseconds until then, at least 1; 0 when it is not set. */
+uint64_t alarm_left(const struct alarm *t);
+
 /* All of them. */
 void alarms_rest(struct agent *a);
 void alarms_wake(struct agent *a);

@@ -24,11 +24,10 @@ struct capture_log {
 };
 
 void capture_begin(struct capture *c, struct agent *a, unsigned number, const char *name,
-		   uint64_t limit)
+		   uint64_t head, uint64_t tail)
 {
 	capture_end(c, false);
-	*c = (struct capture){.agent = a, .head_left = limit / 2, .fd = -1};
-	c->tail_max = limit - c->head_left;
+	*c = (struct capture){.agent = a, .head_left = head, .tail_max = tail, .fd = -1};
 	buf_init(&c->mem, CAPTURE_MEMORY);
 	snprintf(c->path, sizeof(c->path), "%s/%u.%s", a->log_dir, number, name);
 }
@@ -166,6 +165,15 @@ size_t capture_tail(struct capture *c, uint8_t *p, size_t max)
 	c->tail_at += (uint64_t)n;
 	c->sent += (uint64_t)n;
 	return (size_t)n;
+}
+
+bool capture_log_whole(const struct capture *c)
+{
+	struct stat st;
+
+	/* The user may have made it shorter. */
+	return c->fd >= 0 && !c->stopped && fstat(c->fd, &st) == 0 &&
+	       (uint64_t)st.st_size >= c->total;
 }
 
 const char *capture_log(const struct capture *c)

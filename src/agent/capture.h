@@ -53,9 +53,10 @@ struct capture {
 	char path[CAPTURE_PATH_MAX];
 };
 
-/* Starts for a new call, with the number that names its log; `name` is "stdout" or "stderr". */
+/* Starts for a new call, with the number that names its log; `name` is "stdout" or "stderr". So
+   many bytes are passed on as they come, and at the end. */
 void capture_begin(struct capture *c, struct agent *a, unsigned number, const char *name,
-		   uint64_t limit);
+		   uint64_t head, uint64_t tail);
 /* n bytes came; they were passed on, or not. Not more than head_left of them can be. */
 void capture_add(struct capture *c, const uint8_t *p, size_t n, bool passed);
 /* Nothing may be passed on before the end any more. */
@@ -68,6 +69,8 @@ static inline uint64_t capture_dropped(const struct capture *c)
 {
 	return c->total - c->sent;
 }
+/* Whether the log has all of the output. */
+bool capture_log_whole(const struct capture *c);
 /* Where the log is, NULL when there is none. */
 const char *capture_log(const struct capture *c);
 /* Releases everything, and deletes the log unless keep. Harmless without a begin. */

@@ -28,6 +28,8 @@
 void cell_free(struct repl_cell *c)
 {
 	alarm_cancel(&c->alarm);
+	alarm_cancel(&c->last);
+	alarm_cancel(&c->death);
 	feed_close(&c->feed);
 	request_exec_free(&c->req);
 	list_del(&c->link);
@@ -38,9 +40,12 @@ void cell_free(struct repl_cell *c)
 /* The event of which pieces have been passed on will not be completed. */
 static void cell_drop_event(struct repl_cell *c)
 {
-	if (c->event_open)
+	if (c->event_open) {
 		stream_put(c->stream, FRAME_EVENT_PART, NULL, 0);
+		c->end.dropped += c->event_passed;
+	}
 	c->event_open = false;
+	c->event_passed = 0;
 }
 
 void cell_notice(struct repl_cell *c, const char *fmt, ...)
@@ -56,7 +61,7 @@ void cell_notice(struct repl_cell *c, const char *fmt, ...)
 			json_pack("{s:s, s:o}", "type", "notice", "text", stream_text(text)));
 }
 
-static void cell_end_waiting(struct repl_cell *c, enum exec_stop stop)
+void cell_end_waiting(struct repl_cell *c, enum exec_stop stop)
 {
 	c->end.stop = stop;
 	c->end.exit_code = 128 + SIGINT;
@@ -194,6 +199,10 @@ void repl_exec(struct repl *r, struct stream *s, struct request_exec *q, struct 
 	if (c->req.input)
 		feed_init(&c->feed, r->agent, s);
 	alarm_init(&c->alarm, r->agent, cell_on_alarm, c);
+	alarm_init(&c->last, r->agent, cell_on_last, c);
+	alarm_init(&c->death, r->agent, cell_on_death, c);
+	if (c->req.left_ns)
+		alarm_set(&c->alarm, c->req.left_ns);
 	c->code = (struct code){take_fd(&owned), code->size};
 	stream_set_job(s, &cell_ops, c);
 	if (!list_empty(&r->waiting) || (r->cell && r->cell->stream))
@@ -301,13 +310,14 @@ static void cell_begin(struct repl *r, struct repl_cell *c, const char *request)
 	r->cell = c;
 	r->state = REPL_BUSY;
 	c->end.start_ns = io_now_ns();
-	if (c->req.timeout_ms)
-		alarm_set(&c->alarm, (uint64_t)c->req.timeout_ms * 1000000);
 	c->oom_before = cgroup_oom_kills(r->cgroup);
 	c->event_skip = r->event_bytes > 0; /* it was begun between cells */
 	/* What threads and children wrote since the last cell belongs to nobody. */
 	output_skip(r->output);
-	output_begin(r->output, c->stream, (uint64_t)c->req.output_limit);
+	output_begin(r->output, c->stream,
+		     &(struct output_limit){.bytes = (uint64_t)c->req.output_limit,
+					    .over = c->req.end_at_limit ? cell_on_limit : NULL,
+					    .arg = c});
 	if (r->lost)
 		cell_notice(c,
 			    "The Python session was lost (%s). This is a new one: variables, "
@@ -390,14 +400,17 @@ static enum cell_took cell_take_event(struct repl_cell *c, const struct frame *f
 	if (!c->event_skip && stream_room(c->stream) == 0) {
 		if (!exec_must_end(c->end.stop))
 			return CELL_NO_ROOM;
-		/* Dropped as output is: whole, not in pieces. */
+		/* Dropped as output is, and counted: whole, not in pieces. */
 		cell_drop_event(c);
 		c->event_skip = true;
 	}
-	if (!c->event_skip) {
+	if (c->event_skip) {
+		c->end.dropped += f->len;
+	} else {
 		stream_put(c->stream, f->type, f->payload, f->len);
 		stream_flush(c->stream);
 		c->event_open = !last;
+		c->event_passed = last ? 0 : c->event_passed + f->len;
 	}
 	if (last)
 		c->event_skip = false;

@@ -29,6 +29,8 @@ void cell_on_busy_timer(void *arg);
 /* A notice to its host. */
 void cell_notice(struct repl_cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cell_free(struct repl_cell *c);
+/* One that waits ends without being run. */
+void cell_end_waiting(struct repl_cell *c, enum exec_stop stop);
 
 /* In cell_end.c: */
 
@@ -36,8 +38,12 @@ void cell_free(struct repl_cell *c);
 void cell_interrupt(struct repl *r);
 /* The running cell has to end, by harder and harder means: it is cancelled, or its time is over. */
 void cell_must_end(struct repl *r, enum exec_stop stop);
-/* Deadline, next step, end of a wait. arg: the cell. */
+/* Deadline, next step; its end is told; end of a wait. arg: the cell. */
 void cell_on_alarm(void *arg);
+void cell_on_last(void *arg);
+void cell_on_death(void *arg);
+/* It wrote more than it may. */
+void cell_on_limit(void *arg);
 /* EXIT of the REPL has come. */
 enum cell_took cell_ends(struct repl *r, int exit_code);
 /* The REPL died under the running cell: waits for the end of what that had started, then calls

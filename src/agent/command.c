@@ -3,9 +3,9 @@
  * One command. Life: start, then the end of its first process (reap), then, if
  * it was made to end, that of all others, then the drain of what it wrote, then
  * EXIT. The job outlives its stream when the peer goes away: then it only waits
- * for the end of what it has killed.
+ * for the end of what it has killed; and when its end had to be told before it had died.
  *
- * Deadline: SIGINT, SIGTERM and SIGKILL, half a second apart.
+ * Deadline: SIGINT, SIGTERM and SIGKILL, a step apart; after another one EXIT (exec.h).
  */
 #define _GNU_SOURCE
 #include "agent/command.h"
@@ -39,15 +39,21 @@ struct command {
 	char *cwd;         /* for the owner */
 	struct cgroup *cgroup;
 	struct reap_child child;
-	struct alarm alarm; /* deadline, next step against what must end, end of the wait */
-	unsigned step;      /* of the deadline */
-	bool over;          /* all is dead that has to be; the last of the output is delivered */
+	struct alarm alarm; /* deadline, next step against what must end */
+	struct alarm last;  /* the end is told */
+	uint64_t step_ns;
+	unsigned step; /* of the deadline */
+	bool over;     /* all is dead that has to be; the last of the output is delivered */
+	bool undead;   /* or not, but it is not awaited any longer */
+	bool told;     /* its end: only the death of its process is awaited */
+	bool too_much; /* it wrote more than it may */
 	struct exec_end end;
 };
 
 static void command_free(struct command *c)
 {
 	alarm_cancel(&c->alarm);
+	alarm_cancel(&c->last);
 	feed_close(&c->own_feed);
 	output_abandon(c->output);
 	cgroup_release(&c->agent->cgroups, c->cgroup);
@@ -55,12 +61,35 @@ static void command_free(struct command *c)
 	free(c);
 }
 
+/* It has been killed and does not die: all of it goes but what waits for that. */
+static void command_linger(struct command *c)
+{
+	c->told = true;
+	c->stream = NULL;
+	c->owner = (struct command_owner){0};
+	c->feed = NULL;
+	alarm_cancel(&c->alarm);
+	alarm_cancel(&c->last);
+	feed_close(&c->own_feed);
+	output_abandon(c->output);
+	c->output = NULL;
+}
+
+static void command_notice(const struct command *c, const char *text)
+{
+	stream_put_json(c->stream, FRAME_EVENT,
+			json_pack("{s:s, s:s}", "type", "notice", "text", text));
+}
+
 static void command_end(struct command *c)
 {
 	struct command_owner owner = c->owner;
 	struct exec_end end = c->end;
 
-	command_free(c);
+	if (c->child.pid)
+		command_linger(c);
+	else
+		command_free(c);
 	if (owner.ended)
 		owner.ended(owner.arg, &end);
 }
@@ -73,10 +102,10 @@ static void command_on_drained(struct output *o)
 	c->end.oom = cgroup_oom_kills(c->cgroup) > 0;
 	if (s) {
 		if (c->end.oom)
-			stream_put_json(s, FRAME_EVENT,
-					json_pack("{s:s, s:s}", "type", "notice", "text",
-						  "The sandbox ran out of memory: the kernel "
-						  "ended a process of this command."));
+			command_notice(c, "The sandbox ran out of memory: the kernel ended a "
+					  "process of this command.");
+		if (c->undead)
+			command_notice(c, EXEC_UNDEAD);
 		stream_final(s, FRAME_EXIT, exec_exit_object(&c->end, c->output));
 	}
 	command_end(c);
@@ -89,10 +118,18 @@ static void command_on_dead(void *arg)
 
 	c->over = true;
 	cgroup_stop_waiting(c->cgroup);
-	alarm_cancel(&c->alarm);
+	/* The deadline of one that has ended by itself is now that of its output. */
 	if (exec_must_end(c->end.stop))
-		alarm_set(&c->alarm, EXEC_TAIL_NS);
+		alarm_cancel(&c->alarm);
 	output_end(c->output, command_on_drained, c);
+}
+
+static void command_must_end(struct command *c, enum exec_stop stop)
+{
+	if (exec_must_end(c->end.stop))
+		return;
+	c->end.stop = stop;
+	alarm_set(&c->last, EXEC_TELL_STEPS * c->step_ns);
 }
 
 static void command_on_reaped(struct reap_child *child, int wstatus)
@@ -100,13 +137,19 @@ static void command_on_reaped(struct reap_child *child, int wstatus)
 	struct command *c = child->arg;
 
 	child->pid = 0;
+	if (c->told) {
+		command_free(c);
+		return;
+	}
+	if (output_is_over(c->output))
+		command_must_end(c, EXEC_OVER_LIMIT);
 	exec_end_from_wait(&c->end, wstatus);
 	if (!exec_must_end(c->end.stop)) {
 		command_on_dead(c);
 		return;
 	}
 	cgroup_kill(c->cgroup);
-	alarm_set(&c->alarm, EXEC_DEATH_NS);
+	alarm_cancel(&c->alarm);
 	cgroup_when_empty(&c->agent->cgroups, c->cgroup, command_on_dead, c);
 }
 
@@ -120,20 +163,31 @@ static void command_kill(struct command *c)
 		spawn_signal(c->child.pid, SIGKILL);
 }
 
+/* Nothing is awaited any longer. */
+static void command_on_last(void *arg)
+{
+	struct command *c = arg;
+	bool over = c->over;
+
+	output_hurry(c->output); /* this ends the job when its reader was all that it waited for */
+	if (over)
+		return;
+	c->undead = true;
+	if (c->child.pid)
+		c->end.exit_code = 128 + SIGKILL;
+	command_on_dead(c);
+}
+
 /* The deadline, and the steps after it. */
 static void command_on_alarm(void *arg)
 {
 	struct command *c = arg;
 
 	if (c->over) {
-		output_hurry(c->output);
+		alarm_set(&c->last, EXEC_TELL_STEPS * c->step_ns);
 		return;
 	}
-	if (!c->child.pid) {
-		command_on_dead(c);
-		return;
-	}
-	c->end.stop = EXEC_TIMED_OUT;
+	command_must_end(c, c->too_much ? EXEC_OVER_LIMIT : EXEC_TIMED_OUT);
 	switch (c->step++) {
 	case 0:
 		spawn_signal(c->child.pid, SIGINT);
@@ -146,9 +200,19 @@ static void command_on_alarm(void *arg)
 		command_kill(c);
 		return;
 	}
-	alarm_set(&c->alarm, EXEC_DEADLINE_STEP_NS);
+	alarm_set(&c->alarm, c->step_ns);
 	/* It may hang in a write that nobody reads. */
 	output_set_lossy(c->output);
+}
+
+/* It is read just now: what follows from it comes next. */
+static void command_on_limit(void *arg)
+{
+	struct command *c = arg;
+
+	c->too_much = true;
+	if (!c->over && !exec_must_end(c->end.stop))
+		alarm_set(&c->alarm, 1);
 }
 
 void command_interrupt(struct command *c)
@@ -170,8 +234,7 @@ void command_cancel(struct command *c)
 {
 	if (exec_must_end(c->end.stop) && !c->child.pid)
 		return; /* it is over, and what it left is being waited for */
-	if (!exec_must_end(c->end.stop))
-		c->end.stop = EXEC_CANCELLED;
+	command_must_end(c, EXEC_CANCELLED);
 	command_kill(c);
 }
 
@@ -348,8 +411,9 @@ static int command_run(struct command *c, const struct request_exec *r, const st
 				"this sandbox is reached");
 	if (pid < 0)
 		return err_set(err, -pid, "cannot start a process");
-	if (r->timeout_ms)
-		alarm_set(&c->alarm, (uint64_t)r->timeout_ms * 1000000);
+	c->step_ns = exec_step_ns(r);
+	if (r->left_ns)
+		alarm_set(&c->alarm, r->left_ns);
 	c->child = (struct reap_child){.pid = pid, .fn = command_on_reaped, .arg = c};
 	reaper_watch(&c->agent->reaper, &c->child);
 	return 0;
@@ -403,6 +467,7 @@ void command_start(struct stream *s, const struct request_exec *r, struct code *
 	}
 	c->agent = s->agent;
 	alarm_init(&c->alarm, c->agent, command_on_alarm, c);
+	alarm_init(&c->last, c->agent, command_on_last, c);
 	if (r->input) {
 		c->feed = &c->own_feed;
 		feed_init(c->feed, c->agent, s);
@@ -414,7 +479,10 @@ void command_start(struct stream *s, const struct request_exec *r, struct code *
 	}
 	c->stream = s;
 	stream_set_job(s, &command_ops, c);
-	output_begin(c->output, s, (uint64_t)r->output_limit);
+	output_begin(c->output, s,
+		     &(struct output_limit){.bytes = (uint64_t)r->output_limit,
+					    .over = r->end_at_limit ? command_on_limit : NULL,
+					    .arg = c});
 }
 
 struct command *command_start_kept(struct agent *a, const struct request_exec *r,
@@ -431,6 +499,7 @@ struct command *command_start_kept(struct agent *a, const struct request_exec *r
 	c->owner = *owner;
 	c->feed = owner->feed;
 	alarm_init(&c->alarm, a, command_on_alarm, c);
+	alarm_init(&c->last, a, command_on_last, c);
 	if (command_launch(c, r, code, err) < 0) {
 		command_free(c);
 		return NULL;

@@ -23,6 +23,7 @@
 struct exec_body {
 	struct request_exec req;
 	struct code code;
+	struct alarm deadline;
 	enum exec_stop stop;
 };
 
@@ -30,6 +31,7 @@ static void exec_body_free(void *job)
 {
 	struct exec_body *b = job;
 
+	alarm_cancel(&b->deadline);
 	close_fd(&b->code.fd);
 	request_exec_free(&b->req);
 	free(b);
@@ -62,6 +64,7 @@ static void exec_on_end(struct stream *s, void *job)
 	struct code code = {take_fd(&b->code.fd), b->code.size};
 	struct repl *r = contexts_find(s->agent, b->req.context);
 
+	b->req.left_ns = alarm_left(&b->deadline);
 	if (b->stop) {
 		struct exec_end end = {.stop = b->stop, .exit_code = 128 + SIGINT};
 
@@ -86,7 +89,8 @@ static void exec_on_cancel(struct stream *s, void *job)
 	struct exec_body *b = job;
 
 	(void)s;
-	b->stop = EXEC_CANCELLED;
+	if (!exec_must_end(b->stop))
+		b->stop = EXEC_CANCELLED;
 }
 
 static void exec_on_interrupt(struct stream *s, void *job)
@@ -96,6 +100,13 @@ static void exec_on_interrupt(struct stream *s, void *job)
 	(void)s;
 	if (b->stop == EXEC_RUNS)
 		b->stop = EXEC_INTERRUPTED;
+}
+
+static void exec_on_deadline(void *arg)
+{
+	struct exec_body *b = arg;
+
+	b->stop = EXEC_TIMED_OUT;
 }
 
 static const struct stream_ops exec_ops = {
@@ -123,5 +134,8 @@ void exec_begin(struct stream *s, struct request_exec *r)
 	}
 	b->req = *r;
 	b->code.fd = fd;
+	alarm_init(&b->deadline, s->agent, exec_on_deadline, b);
+	if (b->req.timeout_ms)
+		alarm_set(&b->deadline, (uint64_t)b->req.timeout_ms * 1000000);
 	stream_set_job(s, &exec_ops, b);
 }

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #define EXEC_EXIT_TIMEOUT     124
+#define EXEC_EXIT_OVER_LIMIT  (128 + SIGXFSZ)
 #define EXEC_EXIT_INTERRUPTED (128 + SIGINT)
 
 void exec_end_from_wait(struct exec_end *e, int wstatus)
@@ -24,6 +25,8 @@ static const char *exec_end_reason(const struct exec_end *e)
 		return "timeout";
 	if (e->stop == EXEC_CANCELLED)
 		return "cancelled";
+	if (e->stop == EXEC_OVER_LIMIT)
+		return "output_limit";
 	if (e->stop == EXEC_INTERRUPTED && e->exit_code == EXEC_EXIT_INTERRUPTED)
 		return "interrupted";
 	if (e->oom && e->exit_code != 0)
@@ -31,19 +34,25 @@ static const char *exec_end_reason(const struct exec_end *e)
 	return e->signal ? "signaled" : "exited";
 }
 
+static int exec_end_code(const struct exec_end *e)
+{
+	if (e->stop == EXEC_TIMED_OUT)
+		return EXEC_EXIT_TIMEOUT;
+	return e->stop == EXEC_OVER_LIMIT ? EXEC_EXIT_OVER_LIMIT : e->exit_code;
+}
+
 json_t *exec_exit_object(const struct exec_end *e, struct output *o)
 {
 	uint64_t end_ns = e->end_ns ? e->end_ns : io_now_ns();
 	uint64_t ns = e->start_ns ? end_ns - e->start_ns : 0;
-	int code = e->stop == EXEC_TIMED_OUT ? EXEC_EXIT_TIMEOUT : e->exit_code;
-	json_t *obj = json_pack("{s:i, s:s, s:s, s:I}", "exit_code", code, "reason",
+	json_t *obj = json_pack("{s:i, s:s, s:s, s:I}", "exit_code", exec_end_code(e), "reason",
 				exec_end_reason(e), "state", e->lost ? "lost" : "preserved",
 				"duration_ms", (json_int_t)(ns / 1000000));
 
 	if (obj && e->signal)
 		json_object_set_new(obj, "signal", json_integer(e->signal));
 	if (obj && o)
-		output_report(o, obj);
+		output_report(o, obj, e->dropped);
 	else if (obj)
 		json_object_update_new(obj,
 				       json_pack("{s:b, s:i}", "truncated", 0, "bytes_dropped", 0));

@@ -31,6 +31,8 @@ static void output_release(struct output *o)
 	}
 	o->sink = NULL;
 	o->logged = NULL;
+	o->limit = (struct output_limit){0};
+	o->over = false;
 	o->lossy = o->hurry = false;
 }
 
@@ -90,6 +92,16 @@ static ssize_t output_may_pass(struct output_pipe *p, size_t max)
 	return 0;
 }
 
+static void output_check_limit(const struct output_pipe *p)
+{
+	struct output *o = p->out;
+
+	if (!o->limit.over || o->over || p->capture.total <= o->limit.bytes)
+		return;
+	o->over = true;
+	o->limit.over(o->limit.arg);
+}
+
 /* Reads once and passes it on: bytes read, 0 when there is nothing (more) to read, -ENOBUFS. */
 static ssize_t output_move(struct output_pipe *p)
 {
@@ -118,8 +130,10 @@ static ssize_t output_move(struct output_pipe *p)
 	}
 	if (o->drained)
 		p->owed -= (size_t)n;
-	if (o->sink)
+	if (o->sink) {
 		capture_add(&p->capture, buf, (size_t)n, pass > 0);
+		output_check_limit(p);
+	}
 	if (pass > 0)
 		stream_put(o->sink, p->type, buf, (size_t)n);
 	else if (p->log)
@@ -298,13 +312,15 @@ fail:
 	return NULL;
 }
 
-void output_begin(struct output *o, struct stream *sink, uint64_t limit)
+void output_begin(struct output *o, struct stream *sink, const struct output_limit *limit)
 {
 	unsigned number = ++o->agent->nexecs;
+	uint64_t head = limit->over ? limit->bytes : limit->bytes / 2;
 
 	output_release(o);
-	capture_begin(&o->pipe[0].capture, o->agent, number, "stdout", limit);
-	capture_begin(&o->pipe[1].capture, o->agent, number, "stderr", limit);
+	capture_begin(&o->pipe[0].capture, o->agent, number, "stdout", head, limit->bytes - head);
+	capture_begin(&o->pipe[1].capture, o->agent, number, "stderr", head, limit->bytes - head);
+	o->limit = *limit;
 	o->sink = sink;
 	output_resume(o);
 }
@@ -325,11 +341,12 @@ void output_discard(struct output *o)
 	output_resume(o);
 }
 
-void output_report(struct output *o, json_t *exit)
+void output_report(struct output *o, json_t *exit, uint64_t more)
 {
 	static const char *const names[] = {"stdout", "stderr"};
 	json_t *log = json_object();
-	uint64_t dropped = 0;
+	uint64_t dropped = more;
+	bool whole = true;
 
 	for (int i = 0; i < 2; i++) {
 		struct capture *c = &o->pipe[i].capture;
@@ -337,12 +354,15 @@ void output_report(struct output *o, json_t *exit)
 		const char *path = lost ? capture_log(c) : NULL;
 
 		dropped += lost;
+		whole = whole && (lost == 0 || capture_log_whole(c));
 		if (path)
 			json_object_set_new(log, names[i], json_string(path));
 		capture_end(c, path != NULL);
 	}
 	json_object_set_new(exit, "truncated", json_boolean(dropped > 0));
 	json_object_set_new(exit, "bytes_dropped", json_integer((json_int_t)dropped));
+	if (!whole)
+		json_object_set_new(exit, "log_truncated", json_true());
 	if (json_object_size(log) > 0)
 		json_object_set(exit, "log", log);
 	json_decref(log);
@@ -363,6 +383,17 @@ static size_t output_waiting(const struct output_pipe *p)
 	if (p->terminal)
 		return p->fd >= 0 ? OUTPUT_PIPE_SIZE : 0;
 	return p->fd >= 0 && ioctl(p->fd, FIONREAD, &n) == 0 && n > 0 ? (size_t)n : 0;
+}
+
+bool output_is_over(const struct output *o)
+{
+	for (int i = 0; i < 2 && o->limit.over; i++) {
+		const struct output_pipe *p = &o->pipe[i];
+
+		if (p->capture.total + output_waiting(p) > o->limit.bytes)
+			return true;
+	}
+	return false;
 }
 
 void output_skip(struct output *o)

@@ -37,6 +37,15 @@ struct output;
 
 typedef void output_drained_fn(struct output *o);
 typedef void output_logged_fn(void *arg);
+typedef void output_over_fn(void *arg);
+
+/* What a call may write to each of the two. */
+struct output_limit {
+	uint64_t bytes;
+	output_over_fn
+		*over; /* more than that has come; NULL: it may, and head and tail are kept */
+	void *arg;
+};
 
 struct output_pipe {
 	struct loop_src src;
@@ -60,6 +69,8 @@ struct output {
 	bool hurry;    /* what finds no room in the stream now is dropped, tails as well */
 	output_drained_fn *drained; /* set while draining */
 	void *arg;
+	struct output_limit limit;
+	bool over;                /* its owner has been told so */
 	output_logged_fn *logged; /* something has come to the logs */
 	void *logged_arg;
 	char tail[256]; /* what was discarded last on stderr: why a process did not start */
@@ -72,15 +83,24 @@ struct output *output_open(struct agent *a, int *child_out, int *child_err);
 struct output *output_open_terminal(struct agent *a, int master);
 /* That one, -1 when there is none (any more). */
 int output_terminal(const struct output *o);
-/* Bytes go to the stream from now on, `limit` of each pipe. Ends lossy mode. */
-void output_begin(struct output *o, struct stream *sink, uint64_t limit);
+/*
+ * Bytes go to the stream from now on, as many of each pipe as the limit says: head and tail; or,
+ * for an owner who wants to know when there is more, the first ones. limit->over() is called once,
+ * in the middle of things: it may not touch the output. Ends lossy mode.
+ */
+void output_begin(struct output *o, struct stream *sink, const struct output_limit *limit);
+/* Whether there is more, with what is in the pipes now. False for an owner who does not want to
+ * know.
+ */
+bool output_is_over(const struct output *o);
 /* Bytes go to these two logs from now on; fn is told after each read, but not during a drain. */
 void output_keep(struct output *o, struct keep_log logs[2], output_logged_fn *fn, void *arg);
 /* Bytes are discarded from now on; logs of which the host was not told are deleted. */
 void output_discard(struct output *o);
 void output_set_lossy(struct output *o);
-/* Adds "truncated", "bytes_dropped" and "log" to an EXIT, and keeps the logs it names. */
-void output_report(struct output *o, json_t *exit);
+/* Adds "truncated", "bytes_dropped" (with so many more), "log" and "log_truncated" to an EXIT, and
+   keeps the logs it names. */
+void output_report(struct output *o, json_t *exit, uint64_t more);
 /* Throws away what is in the pipes now. */
 void output_skip(struct output *o);
 /*

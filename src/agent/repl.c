@@ -298,7 +298,8 @@ static void repl_died_idle(struct repl *r)
 		err_text(&err, EIO, "the Python session ended while it was warmed up (%s)", why);
 		warm_refuse(r, &err);
 	}
-	if (was_ready && !wanted) {
+	/* Not when its last cell has told of it already. */
+	if (was_ready && !wanted && !r->lost) {
 		r->lost = true;
 		memcpy(r->lost_why, why, sizeof(why));
 	}

@@ -61,11 +61,16 @@ struct repl_cell {
 	bool detached;       /* inherited by a fork */
 	unsigned interrupts; /* SIGINTs sent */
 	unsigned presses;    /* steps taken against one that must end */
-	struct alarm alarm;  /* deadline, next step against what must end, end of the wait */
+	struct alarm alarm;  /* deadline, next step against what must end */
+	struct alarm last;   /* its end is told */
+	struct alarm death; /* of what a session had started that died by itself: end of the wait */
+	size_t event_passed; /* bytes of an event of which more is to come */
 	bool event_open;     /* a piece of an event was passed on, and its end was not */
 	bool event_skip;     /* the rest of this event is dropped */
 	bool over;           /* EXIT has come, or the session has died */
 	bool delivers;       /* and all is dead that has to be */
+	bool undead;         /* or not, but it is not awaited any longer */
+	bool too_much;       /* it wrote more than it may */
 	struct exec_end end;
 	uint64_t oom_before;
 	uint64_t interrupt_ns; /* when INTERRUPT has last done something */

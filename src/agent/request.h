@@ -37,7 +37,10 @@ struct request_exec {
 	bool has_user, root;           /* it names a user; and that is root */
 	bool input;                    /* STDIN frames will come */
 	int64_t timeout_ms;            /* 0 = none */
+	uint64_t left_ns;              /* of that, when the code had come; 0 = no deadline */
+	int64_t grace_ms;              /* that the host waits beyond it */
 	int64_t output_limit;          /* bytes of each of stdout and stderr */
+	bool end_at_limit;             /* more of them end it */
 	char *keep;                    /* id of a kept command, NULL = an ordinary call */
 	struct terminal_size terminal; /* with keep only */
 };

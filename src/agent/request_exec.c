@@ -16,6 +16,9 @@
 #define REQUEST_OUTPUT_LIMIT_MAX ((int64_t)1 << 30)
 /* Ten days: whoever wants more wants none. */
 #define REQUEST_TIMEOUT_MAX ((int64_t)10 * 24 * 3600 * 1000)
+#define REQUEST_GRACE       2000
+#define REQUEST_GRACE_MIN   200
+#define REQUEST_GRACE_MAX   ((int64_t)3600 * 1000)
 
 static int parse_language(json_t *obj, enum request_language *out, struct err *err)
 {
@@ -80,6 +83,19 @@ static int parse_env(json_t *obj, struct request_exec *r, struct err *err)
 	return 0;
 }
 
+static int parse_limit_action(json_t *obj, struct request_exec *r, struct err *err)
+{
+	json_t *v = json_object_get(obj, "output_limit_action");
+	const char *word = json_string_value(v);
+
+	if (!v || (word && strcmp(word, "truncate") == 0))
+		return 0;
+	r->end_at_limit = word && strcmp(word, "end") == 0;
+	if (r->end_at_limit)
+		return 0;
+	return err_text(err, EINVAL, "\"output_limit_action\" must be \"truncate\" or \"end\"");
+}
+
 static int parse_keep(json_t *obj, struct request_exec *r, struct err *err)
 {
 	json_t *pty = json_object_get(obj, "pty");
@@ -101,7 +117,7 @@ int request_parse_exec(const void *p, size_t len, struct request_exec *r, struct
 	json_t *obj = NULL;
 	int rc;
 
-	*r = (struct request_exec){.output_limit = REQUEST_OUTPUT_LIMIT};
+	*r = (struct request_exec){.output_limit = REQUEST_OUTPUT_LIMIT, .grace_ms = REQUEST_GRACE};
 	rc = request_object(p, len, &obj, err);
 	if (rc < 0)
 		return rc;
@@ -122,8 +138,13 @@ int request_parse_exec(const void *p, size_t len, struct request_exec *r, struct
 		rc = request_integer(obj, "timeout_ms", 0, REQUEST_TIMEOUT_MAX, &r->timeout_ms,
 				     err);
 	if (rc == 0)
+		rc = request_integer(obj, "grace_ms", REQUEST_GRACE_MIN, REQUEST_GRACE_MAX,
+				     &r->grace_ms, err);
+	if (rc == 0)
 		rc = request_integer(obj, "output_limit", 0, REQUEST_OUTPUT_LIMIT_MAX,
 				     &r->output_limit, err);
+	if (rc == 0)
+		rc = parse_limit_action(obj, r, err);
 	if (rc == 0)
 		rc = parse_keep(obj, r, err);
 	json_decref(obj);

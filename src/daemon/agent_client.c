@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "daemon/agent_client.h"
 #include "daemon/limits.h"
+#include "lib/io.h"
 #include "daemon/vmm_client.h"
 #include "lib/log.h"
 #include "proto/guest.h"
@@ -162,11 +163,19 @@ struct agent_stream *agent_open_new(struct agent *a, agent_stream_fn *fn, void *
 
 void agent_hold(struct agent *a)
 {
+	if (!a->hold)
+		a->hold_at = io_now_ns();
 	a->hold = true;
+}
+
+uint64_t agent_held_ns(const struct agent *a)
+{
+	return a->hold_ns + (a->hold ? io_now_ns() - a->hold_at : 0);
 }
 
 void agent_unhold(struct agent *a)
 {
+	a->hold_ns = agent_held_ns(a);
 	a->hold = false;
 	list_for_each (s, &a->streams, struct agent_stream, link) {
 		if (!s->held)

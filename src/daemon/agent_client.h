@@ -44,6 +44,7 @@ struct agent {
 	struct list idle;    /* kept for the next */
 	unsigned int nstreams, nidle;
 	bool hold;
+	uint64_t hold_ns, hold_at; /* how long it was held before; since when it is */
 };
 
 struct agent_stream {
@@ -79,6 +80,8 @@ struct agent_stream *agent_open_new(struct agent *a, agent_stream_fn *fn, void *
 				    struct err *err);
 void agent_hold(struct agent *a);
 void agent_unhold(struct agent *a);
+/* How long it has been held in all: time in which the guest could do nothing. */
+uint64_t agent_held_ns(const struct agent *a);
 /* The conversation ended with its final frame: the stream may serve the next. */
 void agent_release(struct agent_stream *s);
 /* Ends the conversation: the agent stops what runs on it. NULL is fine. */

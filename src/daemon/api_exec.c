@@ -4,6 +4,7 @@
  * that there are: the list, and interrupting one.
  */
 #include "daemon/api.h"
+#include "daemon/daemon.h"
 #include "daemon/exec.h"
 #include "daemon/fields.h"
 #include "daemon/limits.h"
@@ -15,11 +16,11 @@
 #include <string.h>
 
 struct exec_body {
-	const char *code, *language, *cwd, *user, *exec_id, *context, *text, *base64;
+	const char *code, *language, *cwd, *user, *exec_id, *context, *text, *base64, *action;
 	size_t code_len, text_len, base64_len;
 	json_t *env, *argv;
 	json_int_t output_limit;
-	double timeout;
+	double timeout, queue_timeout;
 	bool rich;
 };
 
@@ -28,16 +29,18 @@ static bool exec_members(struct request *r, const json_t *body, struct exec_body
 {
 	static const char *const known[] = {
 		"code", "argv",  "language",     "rich",       "timeout",      "cwd",     "env",
-		"user", "stdin", "stdin_base64", "context_id", "output_limit", "exec_id", NULL};
+		"user", "stdin", "stdin_base64", "context_id", "output_limit", "exec_id", "queue_timeout",
+		"output_limit_action", NULL};
 
 	*b = (struct exec_body){
-		.timeout = DEFAULT_EXEC_S, .output_limit = DEFAULT_OUTPUT, .context = "default"};
+		.timeout = DEFAULT_EXEC_S, .queue_timeout = -1, .output_limit = DEFAULT_OUTPUT, .context = "default"};
 	return fields_only(r, body, known) &&
 	       fields_string(r, body, "code", &b->code, &b->code_len) &&
 	       fields_array(r, body, "argv", LIMIT_ARGV, FRAME_PAYLOAD_MAX / 2, &b->argv) &&
 	       fields_string(r, body, "language", &b->language, NULL) &&
 	       fields_bool(r, body, "rich", &b->rich) &&
 	       fields_number(r, body, "timeout", LIMIT_EXEC_S, &b->timeout) &&
+	       fields_number(r, body, "queue_timeout", LIMIT_EXEC_S, &b->queue_timeout) &&
 	       fields_path(r, body, "cwd", &b->cwd) && fields_env(r, body, "env", &b->env) &&
 	       fields_user(r, body, "user", &b->user) &&
 	       fields_string(r, body, "stdin", &b->text, &b->text_len) &&
@@ -45,6 +48,7 @@ static bool exec_members(struct request *r, const json_t *body, struct exec_body
 	       fields_string(r, body, "context_id", &b->context, NULL) &&
 	       fields_int(r, body, "output_limit", LIMIT_OUTPUT_MIN, LIMIT_OUTPUT_MAX,
 			  &b->output_limit) &&
+	       fields_string(r, body, "output_limit_action", &b->action, NULL) &&
 	       fields_string(r, body, "exec_id", &b->exec_id, NULL);
 }
 
@@ -97,6 +101,11 @@ static bool exec_fields(struct request *r, const json_t *body, struct exec_body 
 			      "context_id must be 1 to 64 of A-Z, a-z, 0-9, _ and -");
 		return false;
 	}
+	if (b->action && strcmp(b->action, "truncate") != 0 && strcmp(b->action, "end") != 0) {
+		reply_invalid(r, "output_limit_action",
+			      "output_limit_action must be \"truncate\" or \"end\"");
+		return false;
+	}
 	if (b->exec_id && !ids_name_valid(b->exec_id)) {
 		reply_invalid(r, "exec_id", "exec_id must be 1 to 64 of A-Z, a-z, 0-9, _ and -");
 		return false;
@@ -105,14 +114,15 @@ static bool exec_fields(struct request *r, const json_t *body, struct exec_body 
 }
 
 /* Payload of the EXEC frame: everything but the code. */
-static char *exec_head(const struct exec_body *b, const struct exec_params *p)
+static char *exec_head(const struct exec_body *b, const struct exec_params *p, uint32_t slack_s)
 {
 	bool python = strcmp(b->language, "python") == 0;
-	json_t *o = json_pack("{s:s, s:O*, s:s*, s:s*, s:O*, s:s*, s:I, s:I, s:b}", "language",
-			      b->language, "argv", b->argv, "context", python ? b->context : NULL,
-			      "cwd", b->cwd, "env", b->env, "user", b->user, "timeout_ms",
-			      (json_int_t)p->timeout_ms, "output_limit", b->output_limit, "stdin",
-			      p->has_stdin);
+	json_t *o = json_pack("{s:s, s:O*, s:s*, s:s*, s:O*, s:s*, s:I, s:I, s:I, s:s*, s:b}",
+			      "language", b->language, "argv", b->argv, "context",
+			      python ? b->context : NULL, "cwd", b->cwd, "env", b->env, "user",
+			      b->user, "timeout_ms", (json_int_t)p->timeout_ms, "grace_ms",
+			      (json_int_t)slack_s * 1000, "output_limit", b->output_limit,
+			      "output_limit_action", b->action, "stdin", p->has_stdin);
 	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
 
 	json_decref(o);
@@ -144,7 +154,8 @@ static bool exec_stdin(struct request *r, const struct exec_body *b, struct exec
 }
 
 /* The body becomes p. False: answered. */
-static bool exec_params(struct request *r, const struct exec_body *b, struct exec_params *p)
+static bool exec_params(struct request *r, struct sandbox *sb, const struct exec_body *b,
+			struct exec_params *p)
 {
 	p->code = b->code;
 	p->code_len = b->code_len;
@@ -153,6 +164,7 @@ static bool exec_params(struct request *r, const struct exec_body *b, struct exe
 	p->timeout_ms = (uint64_t)(b->timeout * 1000);
 	if ((double)p->timeout_ms < b->timeout * 1000)
 		p->timeout_ms++; /* 0 would be none */
+	p->queue_s = b->queue_timeout;
 	p->output_limit = (uint64_t)b->output_limit;
 	snprintf(p->context, sizeof(p->context), "%s", b->context);
 	if (b->exec_id) {
@@ -163,7 +175,7 @@ static bool exec_params(struct request *r, const struct exec_body *b, struct exe
 	}
 	if (!exec_stdin(r, b, p))
 		return false;
-	p->head = exec_head(b, p);
+	p->head = exec_head(b, p, sb->d->config.exec_slack_s);
 	p->head_len = p->head ? strlen(p->head) : 0;
 	if (!p->head)
 		reply_json(r, 500, NULL);
@@ -186,7 +198,7 @@ void api_exec(struct request *r)
 	p.body = fields_parse(r, false);
 	if (!p.body)
 		return;
-	if (exec_fields(r, p.body, &b) && exec_params(r, &b, &p))
+	if (exec_fields(r, p.body, &b) && exec_params(r, sb, &b, &p))
 		exec_submit(sb, r, &p);
 	else
 		exec_params_free(&p);

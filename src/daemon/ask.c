@@ -22,7 +22,22 @@ struct ask {
 	const struct ask_ops *ops;
 	char *data; /* owned; NULL: nothing follows the object */
 	size_t len, sent;
+	uint64_t note;
 };
+
+struct sandbox *ask_sandbox(const struct request *r)
+{
+	const struct ask *a = r->state;
+
+	return a->sb;
+}
+
+uint64_t ask_note(const struct request *r)
+{
+	const struct ask *a = r->state;
+
+	return a->note;
+}
 
 /* What follows the object, as far as there is room. */
 static void ask_feed(struct ask *a)
@@ -141,7 +156,7 @@ static void ask_end(struct request *r)
 static const struct request_ops ask_request_ops = {.end = ask_end};
 
 void ask_agent_with(struct request *r, struct sandbox *sb, uint8_t type, json_t *object, char *data,
-		    size_t len, const struct ask_ops *ops)
+		    size_t len, const struct ask_ops *ops, uint64_t note)
 {
 	_cleanup_free char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
 	const struct config *c = &sb->d->config;
@@ -166,6 +181,7 @@ void ask_agent_with(struct request *r, struct sandbox *sb, uint8_t type, json_t 
 	a->ops = ops;
 	a->data = data;
 	a->len = len;
+	a->note = note;
 	a->limit = (struct loop_timer){.fn = ask_on_limit, .arg = a};
 	r->ops = &ask_request_ops;
 	r->state = a;
@@ -179,5 +195,5 @@ void ask_agent_with(struct request *r, struct sandbox *sb, uint8_t type, json_t 
 void ask_agent(struct request *r, struct sandbox *sb, uint8_t type, json_t *object,
 	       const struct ask_ops *ops)
 {
-	ask_agent_with(r, sb, type, object, NULL, 0, ops);
+	ask_agent_with(r, sb, type, object, NULL, 0, ops, 0);
 }

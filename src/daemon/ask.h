@@ -32,4 +32,7 @@ void ask_agent(struct request *r, struct sandbox *sb, uint8_t type, json_t *obje
 	       const struct ask_ops *ops);
 /* The same with bytes behind the object, in DATA_IN frames and END_IN; data is taken over. */
 void ask_agent_with(struct request *r, struct sandbox *sb, uint8_t type, json_t *object, char *data,
-		    size_t len, const struct ask_ops *ops);
+		    size_t len, const struct ask_ops *ops, uint64_t note);
+/* For ops->ok(): whom the question was for, and the number that went with it (0: none). */
+struct sandbox *ask_sandbox(const struct request *r);
+uint64_t ask_note(const struct request *r);

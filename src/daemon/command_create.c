@@ -6,6 +6,8 @@
  */
 #include "daemon/api.h"
 #include "daemon/ask.h"
+#include "daemon/command_watch.h"
+#include "daemon/daemon.h"
 #include "daemon/exec.h"
 #include "daemon/fields.h"
 #include "daemon/limits.h"
@@ -32,6 +34,7 @@ static bool create_ok(struct request *r, const json_t *answer)
 	if (!type || strcmp(type, "position") != 0 || !json_is_integer(pid) ||
 	    json_integer_value(pid) < 1)
 		return false;
+	command_watch_add(ask_sandbox(r), r->match.other, json_integer_value(pid), ask_note(r));
 	reply_json(r, 200, json_pack("{s:s, s:O}", "command_id", r->match.other, "pid", pid));
 	return true;
 }
@@ -123,16 +126,20 @@ static const struct ask_ops *command_kind(struct request *r, struct command_body
 	return NULL;
 }
 
-/* The EXEC frame, but for the code. */
-static json_t *command_head(const struct command_body *b, const char *id)
+static json_int_t command_ms(const struct command_body *b)
 {
 	json_int_t ms = (json_int_t)(b->timeout * 1000);
 
-	if (b->timeout > 0 && ms == 0)
-		ms = 1; /* 0 is none */
-	return json_pack("{s:s, s:O*, s:s*, s:O*, s:s*, s:I, s:b, s:s, s:O*}", "language",
+	return b->timeout > 0 && ms == 0 ? 1 : ms; /* 0 is none */
+}
+
+/* The EXEC frame, but for the code. */
+static json_t *command_head(const struct command_body *b, const char *id, uint32_t slack_s)
+{
+	return json_pack("{s:s, s:O*, s:s*, s:O*, s:s*, s:I, s:I, s:b, s:s, s:O*}", "language",
 			 b->language, "argv", b->argv, "cwd", b->cwd, "env", b->env, "user",
-			 b->user, "timeout_ms", ms, "stdin", b->has_stdin, "keep", id, "pty",
+			 b->user, "timeout_ms", command_ms(b), "grace_ms",
+			 (json_int_t)slack_s * 1000, "stdin", b->has_stdin, "keep", id, "pty",
 			 (json_t *)(uintptr_t)b->pty);
 }
 
@@ -150,7 +157,7 @@ static void command_start(struct request *r, struct sandbox *sb, const struct co
 		memcpy(r->match.other, "cmd_", 4);
 		ids_random_hex(r->match.other + 4, 12);
 	}
-	head = command_head(b, r->match.other);
+	head = command_head(b, r->match.other, sb->d->config.exec_slack_s);
 	if (head && json_dumpb(head, NULL, 0, JSON_COMPACT) > FRAME_PAYLOAD_MAX) {
 		json_decref(head);
 		reply_invalid(r, b->argv ? "argv" : "env",
@@ -167,7 +174,7 @@ static void command_start(struct request *r, struct sandbox *sb, const struct co
 		memcpy(code, b->code, b->code_len);
 	sandbox_begin_call(sb);
 	sb->exec_count++;
-	ask_agent_with(r, sb, FRAME_EXEC, head, code, b->code_len, ops);
+	ask_agent_with(r, sb, FRAME_EXEC, head, code, b->code_len, ops, (uint64_t)command_ms(b));
 }
 
 void api_command_create(struct request *r)

@@ -80,6 +80,7 @@ static int stream_exit(struct command_stream *cs, const struct frame *f)
 static void stream_lost(struct attach *a, int error)
 {
 	struct command_stream *cs = stream_of(a);
+	const struct exec_exit x = {.code = -1, .reason = "agent_error"};
 	char text[160];
 
 	if (!cs->begun) {
@@ -88,7 +89,7 @@ static void stream_lost(struct attach *a, int error)
 		return;
 	}
 	snprintf(text, sizeof(text), "%s while the command ran", agent_error_text(error));
-	if (exec_events_failed(&cs->out, text, "agent_error", NULL, 0, NULL, now_ms()) < 0)
+	if (exec_events_failed(&cs->out, text, &x, now_ms()) < 0)
 		cs->broken = true;
 	stream_done(cs);
 }
@@ -184,7 +185,8 @@ static void stream_event(struct attach *a)
 static void stream_ended(struct attach *a, const char *reason)
 {
 	struct command_stream *cs = stream_of(a);
-	bool closed = a->sb->closed;
+	struct exec_exit x = {
+		.code = -1, .reason = a->sb->closed ? "closed" : "vm_ended", .state = "lost"};
 	char text[1500];
 
 	stream_pump(cs);
@@ -197,8 +199,7 @@ static void stream_ended(struct attach *a, const char *reason)
 		return;
 	}
 	snprintf(text, sizeof(text), "sandbox ended: %s", reason);
-	if (exec_events_failed(&cs->out, text, closed ? "closed" : "vm_ended", "lost", 0, NULL,
-			       now_ms()) < 0)
+	if (exec_events_failed(&cs->out, text, &x, now_ms()) < 0)
 		cs->broken = true;
 	stream_done(cs);
 }

@@ -70,9 +70,11 @@ static const char usage_text[] =
 	"  PODFLARE_PING_AFTER      seconds of silence of a command before the guest is asked\n"
 	"                           whether it lives (default: 30)\n"
 	"  PODFLARE_PONG_WITHIN     seconds it has to answer (default: 60)\n"
-	"  PODFLARE_EXEC_SLACK      seconds after the timeout of a command until the daemon ends\n"
-	"                           it itself, and as many again until the sandbox is ended\n"
-	"                           (default: 5)\n"
+	"  PODFLARE_EXEC_SLACK      seconds after the timeout of a command within which its end "
+	"is\n"
+	"                           told: the guest has three quarters of them to end it, then "
+	"the\n"
+	"                           sandbox is ended (default: 2; in the emulated host: 15)\n"
 	"  PODFLARE_HTTP_TIMEOUT    seconds a connection may be without progress, and the head of\n"
 	"                           a request may take in all (default: 60)\n";
 

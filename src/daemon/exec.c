@@ -93,10 +93,19 @@ static void exec_finish(struct exec *e)
 static void exec_failed(struct exec *e, const char *text, const char *reason, const char *state)
 {
 	int64_t now = exec_now_ms(), took = e->started_ms ? now - e->started_ms : 0;
+	struct exec_exit x = {
+		.code = -1, .reason = reason, .state = state, .duration_ms = took < 0 ? 0 : took};
 
 	egress_drain(e->sb);
-	if (exec_events_failed(&e->out, text, reason, state, took < 0 ? 0 : took, e->denied, now) <
-	    0)
+	x.denied = e->denied;
+	if (e->overdue) {
+		/* Its time is over, whatever became of the guest; what else it wrote is not known.
+		 */
+		x.code = 124;
+		x.reason = "timeout";
+		x.truncated = true;
+	}
+	if (exec_events_failed(&e->out, text, &x, now) < 0)
 		e->broken = true;
 }
 
@@ -277,6 +286,7 @@ static void exec_pump(struct exec *e)
 			exec_watch_pause(e);
 			break;
 		}
+		exec_watch_go_on(e);
 		rc = agent_next(e->s, &f);
 		if (rc == 0)
 			break;
@@ -325,7 +335,8 @@ static void exec_run(struct exec *e)
 	sandbox_begin_call(e->sb);
 	e->started_ms = exec_now_ms();
 	e->sb->exec_count++;
-	if (exec_events_started(&e->out, e->p.id, e->started_ms) < 0)
+	if (exec_events_started(&e->out, e->p.id, (int64_t)e->sb->d->config.exec_slack_s * 1000,
+				e->started_ms) < 0)
 		e->broken = true;
 	agent_send(e->s, FRAME_EXEC, e->p.head, e->p.head_len);
 	exec_watch_start(e);
@@ -352,6 +363,19 @@ void exec_leave_queue(struct exec *e)
 
 	if (exec_events_exit(&e->out, &x, exec_now_ms()) < 0)
 		e->broken = true;
+	exec_finish(e);
+}
+
+void exec_refuse_queued(struct exec *e)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text),
+		 "other code of this context runs: it was not its turn within %g s, and it was not "
+		 "run",
+		 e->p.queue_s);
+	exec_begin_reply(e);
+	exec_failed(e, text, "refused", "preserved");
 	exec_finish(e);
 }
 
@@ -494,5 +518,6 @@ void exec_submit(struct sandbox *sb, struct request *r, struct exec_params *p)
 	list_add_tail(&sb->execs, &e->link);
 	sb->nexecs++;
 	loop_timer_set(e->loop, &e->grace, EXEC_HEADER_GRACE_NS);
+	exec_watch_queued(e);
 	exec_next(sb, e->p.context);
 }

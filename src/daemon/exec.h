@@ -3,13 +3,14 @@
  * One command in a sandbox, from the request to its exit event.
  *
  * The execs of one context of a sandbox run one at a time in order of arrival;
- * those of different contexts beside each other. Output goes
+ * those of different contexts beside each other. One that has not got its turn by its
+ * queue_timeout is refused. Output goes
  * from the agent's stream into event lines as fast as the client takes them,
  * no faster. A client that leaves cancels its command; the next one starts
  * when the agent has confirmed the end of it.
  *
- * The agent ends a command at its timeout; exec_watch.c sees to it that it ends
- * when the agent does not.
+ * The agent ends a command at its timeout; exec_watch.c sees to it that its client
+ * hears of that in time when the agent does not.
  *
  * Refusals that come before the reply has begun are HTTP errors; later ones
  * are a line on stderr and exit -1.
@@ -35,6 +36,7 @@ struct exec_params {
 	const char *language; /* constant; "argv" for a program */
 	char id[EXEC_ID_MAX + 1], context[EXEC_ID_MAX + 1];
 	uint64_t timeout_ms; /* 0: none */
+	double queue_s;      /* that it may wait for its turn; < 0: any time */
 	uint64_t output_limit;
 	bool has_stdin;
 	const uint8_t *stdin_data;

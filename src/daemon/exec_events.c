@@ -44,14 +44,14 @@ int exec_pending_take(struct exec_pending *in, struct ndjson *w, int64_t ts)
 
 /* --- events ------------------------------------------------------------------------------ */
 
-int exec_events_started(struct ndjson *w, const char *exec_id, int64_t ts)
+int exec_events_started(struct ndjson *w, const char *exec_id, int64_t grace_ms, int64_t ts)
 {
 	json_t *fields;
 	int rc;
 
 	if (!w->rich)
 		return 0;
-	fields = json_pack("{s:s}", "exec_id", exec_id);
+	fields = json_pack("{s:s, s:I}", "exec_id", exec_id, "grace_ms", (json_int_t)grace_ms);
 	rc = fields ? ndjson_event(w, "started", fields, ts) : -ENOMEM;
 	json_decref(fields);
 	return rc;
@@ -183,16 +183,21 @@ static bool parse_log(json_t *log, json_t **out)
 
 static bool exit_members(const json_t *o, struct exec_exit *x)
 {
-	static const char *const reasons[] = {"exited",    "signaled", "timeout", "interrupted",
-					      "cancelled", "oom",      NULL};
+	static const char *const reasons[] = {"exited",       "signaled",  "timeout",
+					      "interrupted",  "cancelled", "oom",
+					      "output_limit", NULL};
 	static const char *const states[] = {"preserved", "lost", NULL};
 	const json_t *sig = json_object_get(o, "signal");
 	const json_t *truncated = json_object_get(o, "truncated");
+	const json_t *log_truncated = json_object_get(o, "log_truncated");
 	int64_t code, signum = 0;
 
 	x->reason = word(json_object_get(o, "reason"), reasons);
 	x->state = word(json_object_get(o, "state"), states);
 	x->truncated = json_is_true(truncated);
+	x->log_truncated = json_is_true(log_truncated);
+	if (log_truncated && !json_is_boolean(log_truncated))
+		return false;
 	if (!x->reason || !x->state || !json_is_boolean(truncated) ||
 	    !number(json_object_get(o, "exit_code"), 0, 255, &code) ||
 	    !number(json_object_get(o, "duration_ms"), 0, INT64_MAX, &x->duration_ms) ||
@@ -225,6 +230,11 @@ int exec_events_exit(struct ndjson *w, const struct exec_exit *x, int64_t ts)
 			  (json_int_t)x->bytes_dropped, "log", x->log, "denied", x->denied);
 	int rc = -ENOMEM;
 
+	if (extra && x->log_truncated &&
+	    json_object_set_new(extra, "log_truncated", json_true()) < 0) {
+		json_decref(extra);
+		return -ENOMEM;
+	}
 	if (extra &&
 	    (!x->signal || json_object_set_new(extra, "signal", json_integer(x->signal)) == 0))
 		rc = ndjson_exit(w, x->code, extra, ts);
@@ -232,14 +242,8 @@ int exec_events_exit(struct ndjson *w, const struct exec_exit *x, int64_t ts)
 	return rc;
 }
 
-int exec_events_failed(struct ndjson *w, const char *text, const char *reason, const char *state,
-		       int64_t duration_ms, json_t *denied, int64_t ts)
+int exec_events_failed(struct ndjson *w, const char *text, const struct exec_exit *x, int64_t ts)
 {
-	struct exec_exit x = {.code = -1,
-			      .reason = reason,
-			      .state = state,
-			      .duration_ms = duration_ms,
-			      .denied = denied};
 	char line[768];
 	int rc;
 
@@ -248,5 +252,5 @@ int exec_events_failed(struct ndjson *w, const char *text, const char *reason, c
 	rc = ndjson_break(w, NDJSON_STDOUT, ts);
 	if (rc == 0)
 		rc = ndjson_note(w, NDJSON_STDERR, line, ts);
-	return rc == 0 ? exec_events_exit(w, &x, ts) : rc;
+	return rc == 0 ? exec_events_exit(w, x, ts) : rc;
 }

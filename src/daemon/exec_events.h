@@ -38,14 +38,16 @@ struct exec_exit {
 	const char *reason; /* termination_reason */
 	const char *state;  /* preserved, lost; NULL: not known */
 	int64_t duration_ms, bytes_dropped;
-	bool truncated;
+	bool truncated, log_truncated;
 	int signal;     /* 0: none */
 	json_t *log;    /* owned; paths in the guest, or NULL */
 	json_t *denied; /* borrowed; of egress, or NULL */
 };
 
-/* The command leaves the queue (rich mode only). 0 or -ENOMEM. */
-__must_check int exec_events_started(struct ndjson *w, const char *exec_id, int64_t ts);
+/* The command leaves the queue (rich mode only), and its end is told within grace_ms of its
+ * timeout. 0 or -ENOMEM. */
+__must_check int exec_events_started(struct ndjson *w, const char *exec_id, int64_t grace_ms,
+				     int64_t ts);
 /* The JSON of an EVENT: 0, -EPROTO when it is not what it should be, -ENOMEM. */
 __must_check int exec_events_event(struct ndjson *w, struct exec_pending *in, const uint8_t *p,
 				   size_t len, int64_t ts);
@@ -58,7 +60,6 @@ __must_check int exec_events_notice(struct ndjson *w, const char *text, int64_t 
 __must_check int exec_exit_parse(const struct frame *f, struct exec_exit *out, bool *cancelled);
 /* The exit event. 0 or -ENOMEM. */
 __must_check int exec_events_exit(struct ndjson *w, const struct exec_exit *x, int64_t ts);
-/* A command that ended through no doing of its own: "podflare: text" on stderr, exit -1. */
-__must_check int exec_events_failed(struct ndjson *w, const char *text, const char *reason,
-				    const char *state, int64_t duration_ms, json_t *denied,
+/* A command that ended through no doing of its own: "podflare: text" on stderr, then the exit. */
+__must_check int exec_events_failed(struct ndjson *w, const char *text, const struct exec_exit *x,
 				    int64_t ts);

@@ -17,7 +17,7 @@ enum exec_state { EXEC_QUEUED, EXEC_RUNNING, EXEC_DONE };
 enum exec_order { ORDER_NONE, ORDER_INTERRUPT, ORDER_CANCEL };
 
 /* exec_watch.c: which deadline is the next one. */
-enum exec_stage { STAGE_TIMEOUT, STAGE_SLACK, STAGE_CANCELLED };
+enum exec_stage { STAGE_QUEUED, STAGE_TIMEOUT, STAGE_SLACK, STAGE_OVERDUE, STAGE_CANCELLED };
 
 struct exec {
 	struct list link; /* sb->execs; first: overwritten when freed */
@@ -44,9 +44,10 @@ struct exec {
 	struct loop_timer silence, limit;
 	bool pinged;
 	enum exec_stage stage;
-	unsigned int late; /* times that it was waited for */
-	uint64_t bytes;    /* that came of the command */
-	uint64_t bytes_late, bytes_seen;
+	uint64_t bytes, bytes_late;    /* that came of the command; and until its deadline */
+	uint64_t paused_ns, paused_at; /* how long reading has rested; since when it does, 0: not */
+	uint64_t excused_ns;           /* what did not count when limit was set */
+	bool overdue;                  /* the sandbox is ended for its sake */
 
 	struct ndjson out;
 	struct exec_pending in; /* output that was not taken yet */
@@ -68,18 +69,24 @@ void exec_give_order(struct exec *e, enum exec_order order);
 void exec_cancel(struct exec *e, const char *why);
 
 void exec_watch_init(struct exec *e);
+/* It waits for its turn, no longer than it may. */
+void exec_watch_queued(struct exec *e);
 /* The command runs. */
 void exec_watch_start(struct exec *e);
 /* A frame has come, or reading goes on after a pause. */
 void exec_watch_heard(struct exec *e);
 /* Reading rests: the client sets the pace, nobody is silent. */
 void exec_watch_pause(struct exec *e);
+/* It does not rest (any more). */
+void exec_watch_go_on(struct exec *e);
 /* It was cancelled, and the end is awaited no longer than from a silent guest. */
 void exec_watch_cancelled(struct exec *e);
 void exec_watch_stop(struct exec *e);
 
 /* Out of the queue at its client's wish. */
 void exec_leave_queue(struct exec *e);
+/* Out of the queue because it has waited long enough. */
+void exec_refuse_queued(struct exec *e);
 /* Its id is remembered. */
 void exec_remember(struct exec *e);
 /* The one of this id that lives, or NULL. */

@@ -5,6 +5,7 @@
  * ends: it is freed when both have let go.
  */
 #include "daemon/fork.h"
+#include "daemon/command_watch.h"
 #include "daemon/daemon.h"
 #include "daemon/egress/egress.h"
 #include "daemon/egress/grant.h"
@@ -152,6 +153,7 @@ static void child_ready(struct sandbox *sb, void *arg)
 	struct fork_child *c = arg;
 
 	sb->ready_us = (io_now_ns() - c->op->start_ns) / 1000;
+	command_watch_go(sb);
 	c->ready = true;
 	fork_check(c->op);
 }
@@ -193,6 +195,7 @@ static void child_start(struct fork_op *op, struct fork_child *c)
 	op->places--;
 	c->made = true;
 	c->sb->on_forked = child_forked;
+	command_watch_copy(c->sb, parent);
 	sandbox_add_user(c->sb, &c->user, child_ended, c);
 	sandbox_start(c->sb);
 }

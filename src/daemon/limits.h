@@ -53,6 +53,8 @@
 #define LIMIT_EXEC_PAST    256u       /* ended commands whose ids a sandbox remembers */
 #define STDIN_WINDOW       65536u     /* bytes of stdin that the agent has not confirmed */
 
+#define LIMIT_WATCHED 128u /* kept commands with a timeout; an agent keeps 32 */
+
 /* One writes to a kept command: how long the one before may take to leave, and how often is asked.
  */
 #define WRITER_LEAVES_NS (2 * SECOND_NS)
@@ -112,12 +114,13 @@
 #define LIMIT_PROBE_S  10u /* the same when a stream broke, if that is less */
 
 /*
- * The agent ends a command at its timeout. When nothing more has come of it this long
- * after (PODFLARE_EXEC_SLACK) it is cancelled; after as long again the sandbox is ended.
- * While something still comes it is waited for, LIMIT_LATE times: the rest of much output.
+ * Whoever called hears of the end of a command within this long after its timeout
+ * (PODFLARE_EXEC_SLACK). The agent is told, and ends it in three quarters of that; half-way it is
+ * cancelled as well, for an agent that has forgotten; at the end of it the sandbox is ended.
  */
-#define DEFAULT_SLACK_S 5u
-#define LIMIT_LATE      24u
+#define DEFAULT_SLACK_S 2u
+/* Where a guest is frozen, or a client sets the pace, it is looked at no more often than that. */
+#define LATE_AGAIN_NS (SECOND_NS / 20)
 
 /*
  * The reply to an exec begins with its first event, or after this time. An

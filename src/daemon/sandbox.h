@@ -92,6 +92,7 @@ struct sandbox {
 	struct egress_sandbox *egress; /* NULL: it never had a grant (egress/egress.h) */
 	struct loop_timer deadline;
 	struct probe *probe;
+	struct command_watch *watch; /* NULL: no kept command has had a timeout (command_watch.h) */
 
 	struct list users;   /* told the end */
 	struct list waiting; /* told when the VMM is gone */

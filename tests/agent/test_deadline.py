@@ -7,6 +7,7 @@ stdout, a fork bomb) is tried one by one. A limit for the answer is generous: th
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -116,20 +117,159 @@ def test_python_keeps_its_state(stream: Stream, code: str) -> None:
     assert stream.python("print(kept)").stdout == b"7\n"
 
 
-def test_time_of_waiting_does_not_count(own_agent: Agent) -> None:
-    """Neither for the session to start nor for a cell that is on its way out."""
+def test_time_of_waiting_counts(own_agent: Agent) -> None:
+    """For a cell that is on its way out, or for the session: the host's own clock goes on, too."""
     with own_agent.stream() as s, own_agent.stream() as other:
-        r = s.python("print('done')", timeout_ms=3000)
-        assert (r.stdout, r.code) == (b"done\n", 0)
+        s.python("kept = 13")
         other.start(
             "import time\nprint('on', flush=True)\n"
-            "try: time.sleep(100)\nexcept KeyboardInterrupt: time.sleep(0.8)",
+            "try: time.sleep(100)\nexcept KeyboardInterrupt: time.sleep(3)",
             "python",
+            grace_ms=60_000,
         )
         assert other.recv()[0] == STDOUT
         other.close()
-        r = s.python("print('done')", timeout_ms=600)
-        assert (r.stdout, r.code) == (b"done\n", 0)
+        r = s.python("kept = 14", timeout_ms=300)
+        timed_out(r)
+        assert "was not run" in r.events[-1]["text"] and r.exit["duration_ms"] == 0
+        assert s.python("print(kept)").stdout == b"13\n"
+
+
+def seize(pid: int, options: int = 0) -> None:
+    """This process becomes the tracer of that one: its parent cannot reap it while we do not wait
+    for it, whatever kills it. So it looks like one that hangs in the kernel."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(0x4206, pid, None, ctypes.c_void_p(options)) != 0:  # PTRACE_SEIZE
+        pytest.skip(f"cannot trace: {os.strerror(ctypes.get_errno())}")
+
+
+def let_die(pid: int) -> None:
+    """The tracer takes note of its end; or it lets go of one that it has stopped on its way."""
+    if os.WIFSTOPPED(os.waitpid(pid, 0)[1]):
+        ctypes.CDLL(None).ptrace(17, pid, None, None)  # PTRACE_DETACH
+
+
+def test_command_that_does_not_die(own_agent: Agent) -> None:
+    """Its end is told all the same; what it was is cleared away when it does die."""
+    with own_agent.stream() as s:
+        s.bash("true")
+        groups = len(own_agent.groups())
+        s.start("echo $$; exec sleep 100", timeout_ms=500, grace_ms=800)
+        pid = int(s.recv()[1])
+        seize(pid)
+        start = time.monotonic()
+        r = s.finish()
+        assert time.monotonic() - start < SOON
+        timed_out(r)
+        assert r.events[-1]["text"].startswith("Not all processes of this call had died")
+        assert Path(f"/proc/{pid}").exists()
+        assert s.bash("echo next").stdout == b"next\n"
+        let_die(pid)
+        wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the agent to reap it")
+        wait_for(lambda: len(own_agent.groups()) <= groups, "its group to go")
+
+
+def test_session_that_does_not_die(own_agent: Agent) -> None:
+    """The same for Python: calls end in time, unrun, until there is a new session."""
+    with own_agent.stream() as s:
+        pid = int(s.python("import os, signal, time\nprint(os.getpid())").stdout)
+        s.start(
+            "signal.signal(2, signal.SIG_IGN)\nprint('on', flush=True)\nwhile True: time.sleep(1)",
+            "python",
+            timeout_ms=500,
+            grace_ms=800,
+        )
+        assert s.recv()[0] == STDOUT
+        seize(pid)
+        start = time.monotonic()
+        r = s.finish()
+        assert time.monotonic() - start < SOON
+        timed_out(r, "lost")
+        assert r.events[-1]["text"].startswith("Not all processes of this call had died")
+        r = s.python("print(1)", timeout_ms=300)
+        timed_out(r)
+        assert "was not run" in r.events[-1]["text"] and r.stdout == b""
+        let_die(pid)
+        r = s.python("print('time' in globals())")
+        assert r.stdout == b"False\n" and "could not be stopped" in r.events[0]["text"]
+
+
+@needs_cgroups
+def test_child_that_does_not_die(own_agent: Agent) -> None:
+    """A process that its tracer stops on its way out; the session is not to blame for it."""
+    with own_agent.stream() as s:
+        s.python("import subprocess\nkept = 15")
+        s.start("subprocess.run(['setsid', 'sleep', '5434'])", "python", timeout_ms=3000, grace_ms=800)
+        found: list[int] = []
+        wait_for(lambda: found.extend(running("sleep 5434")) or found, "the process")
+        seize(found[0], 0x40)  # PTRACE_O_TRACEEXIT
+        start = time.monotonic()
+        r = s.finish()
+        assert time.monotonic() - start < 3 + SOON
+        timed_out(r)
+        assert r.events[-1]["text"].startswith("Not all processes of this call had died")
+        assert s.python("print(kept)").stdout == b"15\n"
+        let_die(found[0])
+
+
+def running(command: str) -> list[int]:
+    """Processes with this command line."""
+    wanted = command.replace(" ", "\0").encode() + b"\0"
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if path.read_bytes() == wanted:
+                found.append(int(path.parent.name))
+        except OSError:
+            pass
+    return found
+
+
+@pytest.mark.parametrize("language", ["bash", "python"])
+def test_output_of_one_that_ended_in_time(stream: Stream, language: str) -> None:
+    """At its deadline nobody has read it all: what is not read in the time that is left is counted."""
+    code = "seq 1000000" if language == "bash" else "for n in range(1, 1000001): print(n)"
+    stream.start(code, language, timeout_ms=4000, grace_ms=800, output_limit=4 * 1024 * 1024)
+    head = 0
+    while head < 2 * 1024 * 1024:
+        kind, payload = stream.recv()
+        head += len(payload)
+        assert kind == STDOUT
+    time.sleep(6)
+    r = stream.finish()
+    assert r.exit is not None and (r.code, r.exit["reason"]) == (0, "exited")
+    path = Path(r.exit["log"]["stdout"])
+    assert r.exit["truncated"] and r.exit["bytes_dropped"] == path.stat().st_size - head - len(r.stdout) > 0
+    path.unlink()
+
+
+def test_results_that_nobody_reads_are_counted(stream: Stream) -> None:
+    """An event that finds no room is not lost in silence."""
+    stream.start(
+        "from IPython.display import display\nwhile True: display('x' * 50000)",
+        "python",
+        timeout_ms=1500,
+        grace_ms=2000,
+    )
+    time.sleep(4)
+    r = stream.finish()
+    timed_out(r)
+    assert r.exit is not None and r.exit["truncated"] and r.exit["bytes_dropped"] >= 50000
+    assert "log" not in r.exit
+
+
+@pytest.mark.parametrize("value", [0, 199, 3_600_001, "1", None])
+def test_bad_grace(stream: Stream, value: object) -> None:
+    r = stream.bash("true", timeout_ms=1000, grace_ms=value)
+    assert r.error is not None and "grace_ms" in r.error["message"]
+
+
+def test_grace_sets_the_pace(stream: Stream) -> None:
+    """A quarter of it for each step: SIGINT, SIGTERM, SIGKILL."""
+    code = "trap '' INT TERM; echo on; while :; do sleep 0.1; done"
+    r = stream.bash(code, timeout_ms=500, grace_ms=4000)
+    timed_out(r)
+    assert r.exit is not None and r.exit["duration_ms"] >= 2500
 
 
 ESCAPES = {

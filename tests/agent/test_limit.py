@@ -40,6 +40,7 @@ def cut(r: Result, data: bytes, limit: int) -> Path:
     assert (r.exit["truncated"], r.exit["bytes_dropped"]) == (True, len(data) - limit)
     path = Path(r.exit["log"]["stdout"])
     assert list(r.exit["log"]) == ["stdout"] and path.read_bytes() == data
+    assert "log_truncated" not in r.exit
     return path
 
 
@@ -208,7 +209,7 @@ def test_log_that_cannot_be_made(own_agent: Agent) -> None:
         data = numbers(100_000)
         r = s.bash(printer("bash", 100_000), output_limit=400_000)
         assert r.stdout == data[:200_000] + data[-65536:]
-        assert r.exit is not None and "log" not in r.exit
+        assert r.exit is not None and "log" not in r.exit and r.exit["log_truncated"] is True
         assert r.exit["bytes_dropped"] == len(data) - 200_000 - 65536
         r = s.bash(printer("bash", 8000), output_limit=2000)  # it fits into memory
         data = numbers(8000)
@@ -237,6 +238,7 @@ def test_full_disk(own_agent: Agent) -> None:
                 path = Path(r.exit["log"]["stdout"])
                 kept = path.read_bytes()
                 assert 900_000 < len(kept) <= MIB and data.startswith(kept)
+                assert r.exit["log_truncated"] is True
                 assert r.exit["bytes_dropped"] == len(data) - len(r.stdout)
                 path.unlink()
     finally:
@@ -247,7 +249,7 @@ def test_log_that_the_user_spoils(agent: Agent, stream: Stream) -> None:
     """It is his: what is gone is not sent, and counted."""
     r = stream.bash("seq 100000; : >$(ls -t .podflare/*.stdout | head -1)", output_limit=200_000)
     assert r.exit is not None and len(r.stdout) == 100_000
-    assert r.exit["bytes_dropped"] == 588_895 - 100_000
+    assert r.exit["bytes_dropped"] == 588_895 - 100_000 and r.exit["log_truncated"] is True
     Path(r.exit["log"]["stdout"]).unlink()
 
 
@@ -291,3 +293,105 @@ def test_the_tail_is_not_mixed_up(stream: Stream) -> None:
     stream.start("seq 2000; seq 2000 >&2; sleep 0.2; echo o; echo e >&2", output_limit=2000)
     kinds = [kind for kind, _ in stream.frames()]
     assert kinds[-3:] == [STDOUT, STDERR, EXIT]
+
+
+# --- to be ended there ----------------------------------------------------------------------
+
+
+def ended_there(r: Result, limit: int, state: str = "preserved") -> Path:
+    """Checks the end of a call at its limit; the path of its log of stdout."""
+    assert r.exit is not None, r.error
+    assert (r.code, r.exit["reason"], r.exit["state"]) == (153, "output_limit", state), r.exit
+    path = Path(r.exit["log"]["stdout"])
+    whole = path.read_bytes()
+    assert r.stdout == whole[:limit] and len(whole) > limit
+    dropped = len(whole) - limit
+    if "stderr" in r.exit["log"]:  # the traceback of its interrupt
+        other = Path(r.exit["log"]["stderr"])
+        dropped += other.stat().st_size - len(r.stderr)
+        other.unlink()
+    assert r.exit["bytes_dropped"] == dropped
+    assert r.exit["truncated"] and "log_truncated" not in r.exit
+    return path
+
+
+@pytest.mark.parametrize("language", ["bash", "python"])
+@pytest.mark.parametrize("limit", [1, 1000, 70_000, 3 * MIB])
+def test_ended_at_the_limit(stream: Stream, language: str, limit: int) -> None:
+    """The first bytes, and then it does not go on."""
+    stream.python("kept = 1")
+    code = "yes" if language == "bash" else "while True: print('y')"
+    stream.start(code, language, output_limit=limit, output_limit_action="end", timeout_ms=60_000)
+    r = stream.finish()
+    ended_there(r, limit).unlink()
+    assert r.stdout == (b"y\n" * limit)[:limit]
+    assert stream.python("print(kept)").stdout == b"1\n"
+
+
+@pytest.mark.parametrize("language", ["bash", "python"])
+def test_ended_at_the_limit_though_it_has_ended(agent: Agent, stream: Stream, language: str) -> None:
+    """The reason is no question of who was faster; nor is what it has left."""
+    for size in (999, 1000, 1001, 5000):
+        code = f"head -c {size} /dev/zero; sleep 5435 >/dev/null &"
+        if language == "python":
+            code = (
+                "import os, subprocess\nsubprocess.Popen(['sleep', '5435'])\n"
+                f"os.write(1, bytes({size}))"
+            )
+        stream.start(code, language, output_limit=1000, output_limit_action="end")
+        r = stream.finish()
+        assert r.exit is not None and len(r.stdout) == min(size, 1000)
+        left = stream.bash("pgrep -fx 'sleep 5435'").code == 0
+        if size > 1000:
+            ended_there(r, 1000).unlink()
+            assert not left or not agent.cgroup
+        else:
+            assert (r.code, r.exit["reason"], r.exit["truncated"]) == (0, "exited", False)
+            assert left
+        stream.bash("pkill -fx 'sleep 5435'")
+
+
+def test_ended_at_the_limit_of_stderr(stream: Stream) -> None:
+    r = stream.bash("echo out; yes >&2", output_limit=1000, output_limit_action="end")
+    assert r.exit is not None and (r.stdout, len(r.stderr)) == (b"out\n", 1000)
+    assert (r.exit["reason"], list(r.exit["log"])) == ("output_limit", ["stderr"])
+    Path(r.exit["log"]["stderr"]).unlink()
+
+
+def test_who_does_not_heed_it_is_killed(stream: Stream) -> None:
+    code = "trap '' INT TERM; while :; do echo xxxxxxxxx; done"
+    r = stream.bash(code, output_limit=1000, output_limit_action="end", grace_ms=800)
+    ended_there(r, 1000).unlink()
+    stream.python("kept = 1")
+    r = stream.python(
+        "import signal\nsignal.signal(2, signal.SIG_IGN)\nwhile True: print('y')",
+        output_limit=1000,
+        output_limit_action="end",
+        grace_ms=800,
+    )
+    ended_there(r, 1000, "lost").unlink()
+    assert "more than it may" in r.events[-1]["text"]
+    assert stream.python("print('kept' in globals())").stdout == b"False\n"
+
+
+def test_a_time_limit_that_comes_first(stream: Stream) -> None:
+    """And what is written on the way out does not change the reason."""
+    code = "trap 'seq 1000; exit' INT; echo on; while :; do sleep 0.1; done"
+    r = stream.bash(code, output_limit=100, output_limit_action="end", timeout_ms=500)
+    assert r.exit is not None and (r.code, r.exit["reason"]) == (124, "timeout")
+    assert len(r.stdout) == 100 and r.exit["truncated"]
+    Path(r.exit["log"]["stdout"]).unlink()
+
+
+def test_a_reader_that_does_not_read_is_waited_for(stream: Stream) -> None:
+    """The limit counts what was read of it: before, it is held up."""
+    stream.start("yes", output_limit=20 * MIB, output_limit_action="end")
+    time.sleep(1)
+    r = stream.finish()
+    ended_there(r, 20 * MIB).unlink()
+
+
+@pytest.mark.parametrize("value", ["", "kill", 1, None])
+def test_bad_actions(stream: Stream, value: object) -> None:
+    r = stream.bash("true", output_limit_action=value)
+    assert r.error is not None and "output_limit_action" in r.error["message"]

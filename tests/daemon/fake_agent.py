@@ -444,6 +444,15 @@ class Stream(Files, Commands):
                 elif kind == CANCEL and rest == "cancel":
                     self.exit(137, "cancelled", start)
                     return
+        elif word == "trickle":
+            # Deaf, but never silent.
+            while True:
+                self.send(STDOUT, b".")
+                time.sleep(0.05)
+        elif word == "late":
+            # The end comes so many seconds after the time limit.
+            time.sleep(self.req["timeout_ms"] / 1000 + float(rest))
+            self.exit(124, "timeout", start)
         elif word == "orders":
             # Says which orders came, until the one that ends it.
             names = {INTERRUPT: "interrupt", CANCEL: "cancel"}

@@ -133,6 +133,8 @@ class Kept:
         if not self.pty:
             fds = {self.proc.stdout.fileno(): STDOUT, self.proc.stderr.fileno(): STDERR}
         ms = self.req.get("timeout_ms", 0)
+        if "DEAF" in self.req.get("env", {}):  # the agent forgets its deadline
+            ms = 0
         deadline = self.begin + ms / 1000 if ms else None
         reason = ""
         while fds:
@@ -245,6 +247,12 @@ class Commands:
                 time.sleep(3600)
             return
         if req["op"] == "list":
+            word = self.vmm.once("list")
+            if word == "mute":
+                time.sleep(3600)
+            if word == "error":
+                self.error("io_error", "out of order")
+                return
             self.send(OK, {"commands": [c.told() for c in kept.values()]})
             return
         command = kept.get(req["id"])

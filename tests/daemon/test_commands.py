@@ -134,6 +134,71 @@ def test_timeout(daemon: Daemon) -> None:
     assert (ev[-1]["termination_reason"], ev[-1]["data"]) == ("timeout", 124)
 
 
+SLACK = {"PODFLARE_EXEC_SLACK": "1"}
+DEAF = {"timeout": 0.3, "env": {"DEAF": "1"}}
+
+
+def gone(d: Daemon, sid: str) -> str | None:
+    """Why the sandbox has ended; None while it lives."""
+    return d.http.get(f"/v1/sandboxes/{sid}").json().get("ended_reason")
+
+
+def test_an_agent_that_forgets_the_deadline(start: Callable[..., Daemon]) -> None:
+    """Nobody watches the command; the host does."""
+    d = start(env=SLACK)
+    sid = d.create()
+    begin(d, sid, "sleep 600", **DEAF)
+    wait_for(lambda: gone(d, sid))
+    assert gone(d, sid) == "a command did not end at its time limit"
+
+
+def test_an_agent_that_is_silent_at_the_deadline(start: Callable[..., Daemon]) -> None:
+    d = start(env=SLACK)
+    sid = d.create()
+    d.exec(sid, "#fake:once list mute")
+    begin(d, sid, "sleep 600", timeout=0.3)
+    wait_for(lambda: gone(d, sid))
+    assert gone(d, sid) == "guest does not answer"
+
+
+def test_an_agent_that_is_asked_again(start: Callable[..., Daemon]) -> None:
+    d = start(env=SLACK)
+    sid = d.create()
+    d.exec(sid, "#fake:once list error")
+    cid = begin(d, sid, "sleep 600", **DEAF)
+    wait_for(lambda: gone(d, sid))
+    assert gone(d, sid) == "a command did not end at its time limit" and cid
+
+
+def test_a_deadline_that_the_agent_kept(start: Callable[..., Daemon]) -> None:
+    """Neither one that ended before nor another one of the same name is to blame."""
+    d = start(env=SLACK)
+    sid = d.create()
+    begin(d, sid, "sleep 600", timeout=0.3)
+    begin(d, sid, "true", timeout=0.5, command_id="a")
+    wait_for(lambda: info(d, sid, "a")["state"] == "ended")
+    assert d.http.delete(base(sid, "a")).status_code == 204
+    begin(d, sid, "sleep 600", command_id="a")
+    for n in range(70):  # more than are looked at in vain before the agent is asked
+        begin(d, sid, "true", timeout=600, command_id=f"b{n}")
+        wait_for(lambda: info(d, sid, f"b{n}")["state"] == "ended")
+        d.http.delete(base(sid, f"b{n}"))
+    time.sleep(3)
+    assert gone(d, sid) is None and info(d, sid, "a")["state"] == "running"
+
+
+def test_deadlines_of_a_copy(start: Callable[..., Daemon]) -> None:
+    """It has the command, with the time that was left, and an agent of its own."""
+    d = start(env=SLACK)
+    sid = d.create()
+    cid = begin(d, sid, "sleep 600", timeout=4)
+    child = d.http.post(f"/v1/sandboxes/{sid}/fork", json={}).json()["children"][0]
+    d.exec(child, "#fake:once list mute")
+    wait_for(lambda: gone(d, child))
+    assert gone(d, child) == "guest does not answer"
+    assert gone(d, sid) is None and info(d, sid, cid)["state"] == "ended"
+
+
 def test_list_and_delete(daemon: Daemon) -> None:
     sid = daemon.create()
     ids = [begin(daemon, sid, "sleep 4343.1"), begin(daemon, sid, "true", command_id="b")]

@@ -43,19 +43,44 @@ def test_an_agent_that_forgets_the_deadline(start: Callable[..., Daemon]) -> Non
     begin = time.monotonic()
     ev = events_without_time(d.exec(sid, "#fake:deaf cancel", timeout=0.5, rich=True))
     assert ev == [rich_exit(124, "timeout")]
-    assert 1.4 < time.monotonic() - begin < 15
+    assert 0.9 < time.monotonic() - begin < 15
     assert stdout_of(d.exec(sid, "echo alive")) == "alive"
 
 
-def test_an_agent_that_does_not_even_cancel(start: Callable[..., Daemon]) -> None:
+@pytest.mark.parametrize("what", ["deaf", "mute", "trickle"])
+def test_an_agent_that_does_not_even_cancel(start: Callable[..., Daemon], what: str) -> None:
+    """The caller hears of its timeout all the same; the sandbox ends."""
     d = start(env=SLACK)
     sid = d.create()
-    ev = events_without_time(d.exec(sid, "#fake:deaf", timeout=0.5, rich=True))
-    assert ev == [
+    begin = time.monotonic()
+    with running(d, sid, f"#fake:{what}", timeout=0.5) as r:
+        ev = [json.loads(x) for x in r.iter_lines()]
+    assert 1.5 < time.monotonic() - begin < 15
+    ev = events_without_time(ev)
+    assert all(e["data"].strip(".") == "" for e in ev[:-2])
+    assert ev[-2:] == [
         {"type": "stderr", "data": "podflare: sandbox ended: guest does not answer\n"},
-        rich_exit(-1, "vm_ended", state="lost"),
+        rich_exit(124, "timeout", state="lost", truncated=True),
     ]
     assert d.http.get(f"/v1/sandboxes/{sid}").json()["ended_reason"] == "guest does not answer"
+
+
+def test_what_waits_behind_a_silent_agent(start: Callable[..., Daemon]) -> None:
+    d = start(env=SLACK)
+    sid = d.create()
+    with running(d, sid, "#fake:mute", timeout=0.5) as r:
+        with running(d, sid, "echo never") as other:
+            assert last(r)["termination_reason"] == "timeout"
+            assert last(other)["termination_reason"] == "vm_ended"
+
+
+def test_an_end_that_comes_late(start: Callable[..., Daemon]) -> None:
+    """Within the slack it is the agent's own word, and the sandbox lives."""
+    d = start(env={"PODFLARE_EXEC_SLACK": "20"})
+    sid = d.create()
+    ev = events_without_time(d.exec(sid, "#fake:late 3", timeout=0.5, rich=True))
+    assert ev == [rich_exit(124, "timeout")]
+    assert stdout_of(d.exec(sid, "echo alive")) == "alive"
 
 
 def test_a_slow_client_is_not_a_late_guest(start: Callable[..., Daemon]) -> None:
@@ -91,8 +116,28 @@ def test_events_without_end(start: Callable[..., Daemon]) -> None:
         tail = b""
         for chunk in r.iter_raw(1 << 20):
             tail = (tail + chunk)[-2000:]
-    assert json.loads(tail.splitlines()[-1])["termination_reason"] == "vm_ended"
+    assert json.loads(tail.splitlines()[-1])["termination_reason"] == "timeout"
     assert b"guest does not answer" in tail
+
+
+@pytest.mark.parametrize("seconds", [0, 0.1, 0.7])
+def test_queue_timeout(daemon: Daemon, seconds: float) -> None:
+    """One that does not get its turn is not run, and hurts no other."""
+    sid = daemon.create()
+    with running(daemon, sid, "echo on; sleep 60", exec_id="first") as r:
+        with running(daemon, sid, "echo third", queue_timeout=60) as third:
+            ev = daemon.exec(sid, "echo second", rich=True, queue_timeout=seconds)
+            assert [e["type"] for e in ev] == ["stderr", "exit"]
+            assert f"not its turn within {seconds:g} s" in ev[0]["data"]
+            assert (ev[1]["exit_code"], ev[1]["termination_reason"]) == (-1, "refused")
+            assert (ev[1]["state"], ev[1]["duration_ms"]) == ("preserved", 0)
+            other = daemon.exec(sid, "echo x", context_id="other", queue_timeout=seconds)
+            assert stdout_of(other) == "x"
+            interrupt(daemon, sid, "first")
+            assert last(r)["termination_reason"] == "interrupted"
+            assert last(third)["termination_reason"] == "exited"
+    # Its turn at once: the limit is for waiting, not for running.
+    assert stdout_of(daemon.exec(sid, "sleep 1; echo fine", queue_timeout=seconds)) == "fine"
 
 
 def test_no_timeout(start: Callable[..., Daemon]) -> None:
@@ -141,7 +186,11 @@ def test_the_members_of_the_exit(daemon: Daemon) -> None:
     sid = daemon.create()
     ev = events_without_time(daemon.exec(sid, f"#fake:exit {json.dumps(GOOD)}", rich=True))
     assert ev == [rich_exit(0, truncated=True, bytes_dropped=7, signal=9, log={"stdout": "/a"})]
-    for reason in ("exited", "signaled", "timeout", "interrupted", "oom"):
+    for short, told in ((True, {"log_truncated": True}), (False, {})):
+        ask = json.dumps({"log_truncated": short})
+        ev = events_without_time(daemon.exec(sid, f"#fake:exit {ask}", rich=True))
+        assert ev == [rich_exit(0, **told)]
+    for reason in ("exited", "signaled", "timeout", "interrupted", "oom", "output_limit"):
         ask = json.dumps({"reason": reason, "exit_code": 255, "state": "lost", "log": None})
         ev = events_without_time(daemon.exec(sid, f"#fake:exit {ask}", rich=True))
         assert ev == [rich_exit(255, reason, state="lost")]
@@ -174,6 +223,8 @@ def test_the_members_of_the_exit(daemon: Daemon) -> None:
         {"log": {"stdout": 1}},
         {"log": {"stderr": "/" + "x" * 5000}},
         {"log": []},
+        {"log_truncated": 1},
+        {"log_truncated": None},
     ],
 )
 def test_a_wrong_exit(daemon: Daemon, wrong: dict) -> None:

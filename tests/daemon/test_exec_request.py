@@ -30,6 +30,7 @@ def test_the_agent_is_told_all(daemon: Daemon) -> None:
         "language": "python",
         "context": "default",
         "timeout_ms": 300_000,
+        "grace_ms": 2000,
         "output_limit": 16 << 20,
         "stdin": False,
     }
@@ -38,6 +39,7 @@ def test_the_agent_is_told_all(daemon: Daemon) -> None:
         "language": "python",
         "context": "c",
         "timeout_ms": 1,
+        "grace_ms": 2000,
         "output_limit": 16 << 20,
         "stdin": True,
         "user": "root",
@@ -45,6 +47,9 @@ def test_the_agent_is_told_all(daemon: Daemon) -> None:
         "env": {"A": "b"},
     }
     assert told(timeout=0)["timeout_ms"] == 0
+    for action in ("truncate", "end"):
+        assert told(output_limit_action=action)["output_limit_action"] == action
+    assert "output_limit_action" not in told(output_limit_action=None)
     assert told(timeout=86400, output_limit=256 << 20)["timeout_ms"] == 86_400_000
     assert told(timeout=None)["timeout_ms"] == 300_000
 
@@ -54,12 +59,19 @@ def test_the_agent_is_told_all(daemon: Daemon) -> None:
     [
         ({"timeout": -1}, "timeout", "timeout must be a number from 0 to 86400"),
         ({"timeout": 86401}, "timeout", "timeout must be a number from 0 to 86400"),
+        ({"queue_timeout": -1}, "queue_timeout", "queue_timeout must be a number from 0 to 86400"),
         ({"timeout": "1"}, "timeout", "timeout must be a number from 0 to 86400"),
         (
             {"output_limit": 65535},
             "output_limit",
             "output_limit must be an integer from 65536 to 268435456",
         ),
+        (
+            {"output_limit_action": "kill"},
+            "output_limit_action",
+            'output_limit_action must be "truncate" or "end"',
+        ),
+        ({"output_limit_action": 1}, "output_limit_action", "output_limit_action must be a string"),
         ({"user": "nobody"}, "user", 'user must be "user" or "root"'),
         (
             {"language": "lisp"},

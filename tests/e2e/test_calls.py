@@ -69,6 +69,25 @@ def test_a_timeout_ends_the_call(box: Sandbox, language: Any, code: str):
     assert sh(box, "pgrep -x sleep || true") == ""
 
 
+def test_output_that_is_on_its_way_at_a_timeout(box: Sandbox):
+    """What is not delivered is counted, and in the log."""
+    r = box.run_code("seq 4000000; sleep 1000", "bash", timeout=8, output_limit=1 << 16)
+    assert (r.termination_reason, r.exit_code) == ("timeout", 124), r.stderr
+    assert r.truncated and r.bytes_dropped > 0
+    size = int(sh(box, f"stat -c %s {r.log['stdout']}"))
+    assert size == len(r.stdout_bytes) + r.bytes_dropped
+
+
+@pytest.mark.parametrize("language, code", [("python", "while True: print('y')"), ("bash", "yes")])
+def test_a_call_that_is_to_end_at_its_limit(box: Sandbox, language: Any, code: str):
+    box.run_code("kept = 1")
+    r = box.run_code(code, language, output_limit=1 << 16, output_limit_action="end")
+    assert (r.termination_reason, r.exit_code, r.ok) == ("output_limit", 153, False), r
+    assert r.stdout == "y\n" * (1 << 15) and r.truncated and r.state == "preserved"
+    assert int(sh(box, f"stat -c %s {r.log['stdout']}")) == (1 << 16) + r.bytes_dropped
+    assert py(box, "print(kept)") == "1\n"
+
+
 def test_code_that_ignores_the_interrupt_of_a_timeout(box: Sandbox):
     box.run_code("kept = 1")
     r = box.run_code(

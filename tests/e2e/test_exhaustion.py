@@ -85,7 +85,7 @@ def test_a_full_disk(small: Sandbox):
     assert py(small, "print(kept)") == "41\n" and sh(small, "echo alive") == "alive\n"
     # More output than is kept, and no room for the log: the ends are told all the same.
     r = small.run_code("seq 200000", "bash", output_limit=1 << 16)
-    assert r.ok and r.truncated, r
+    assert r.ok and r.truncated and r.log_truncated, r
     assert r.stdout.startswith("1\n2\n") and r.stdout.endswith("\n199999\n200000\n")
     assert r.bytes_dropped == sum(len(str(i)) + 1 for i in range(1, 200001)) - len(r.stdout_bytes)
     sh(small, "rm /home/user/big /home/user/more")

@@ -240,7 +240,19 @@ def test_an_agent_that_is_silent_costs_the_sandbox(fresh: Callable[..., Sandbox]
     s = fresh(**SMALL)
     start = time.monotonic()
     r = s.run_code(SILENCE, "bash", timeout=8)  # time enough to get so far
-    assert (r.termination_reason, r.exit_code) == ("vm_ended", -1), r
+    assert (r.termination_reason, r.exit_code, r.state) == ("timeout", 124, "lost"), r
+    assert r.truncated and r.bytes_dropped == 0  # what it may have written nobody knows
     assert "does not answer" in r.stderr and time.monotonic() - start < 8 + 2 * SLACK
     with pytest.raises(podflare.PodflareError):
         s.run_code("echo alive?", "bash")
+
+
+def test_a_silent_agent_does_not_keep_a_command_for_ever(fresh: Callable[..., Sandbox]):
+    """Nobody watches it; its time limit holds all the same."""
+    s = fresh(**SMALL)
+    s.commands.run(SILENCE, background=True, timeout=8)
+    end = time.monotonic() + 8 + 4 * SLACK
+    while (info := s.info()).state != "ended":
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    assert info.ended_reason == "guest does not answer"

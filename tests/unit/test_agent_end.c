@@ -21,9 +21,10 @@
 #include <unistd.h>
 
 /* Where a real output would tell of what it has dropped. */
-void output_report(struct output *o, json_t *exit)
+void output_report(struct output *o, json_t *exit, uint64_t more)
 {
 	(void)o;
+	(void)more;
 	json_object_set_new(exit, "reported", json_true());
 }
 
@@ -59,6 +60,10 @@ static void test_reasons(void **state)
 		{{.exit_code = 1, .oom = true}, "oom", 1},
 		{{.exit_code = 137, .signal = SIGKILL, .oom = true, .lost = true}, "oom", 137},
 		{{.exit_code = 0, .oom = true}, "exited", 0},
+		{{.stop = EXEC_OVER_LIMIT, .exit_code = 0}, "output_limit", 153},
+		{{.stop = EXEC_OVER_LIMIT, .exit_code = 137, .signal = SIGKILL},
+		 "output_limit",
+		 153},
 		/* An interrupt is the reason when it ended the call. */
 		{{.stop = EXEC_INTERRUPTED, .exit_code = 130}, "interrupted", 130},
 		{{.stop = EXEC_INTERRUPTED, .exit_code = 130, .signal = SIGINT},

@@ -56,7 +56,7 @@ static void test_defaults(void **state)
 	assert_string_equal(c.disk_dir, "s/disks");
 	assert_false(c.image_given);
 	assert_int_equal(c.create_timeout_s, 120);
-	assert_int_equal(c.exec_slack_s, 5);
+	assert_int_equal(c.exec_slack_s, 2);
 	assert_int_equal(c.http_timeout_s, 60);
 	assert_int_equal(c.template_timeout_s, 600);
 	assert_int_equal(c.pool_size, 2);

@@ -19,6 +19,7 @@ from typing import (
     Dict,
     Iterator,
     List,
+    Literal,
     Mapping,
     Optional,
     Sequence,
@@ -34,9 +35,10 @@ from ._results import Event, ExecError, ExecResult, Result
 
 DEFAULT_TIMEOUT = 300.0
 
-# How long after a command's own time-out the client still waits. The guest ends it within two seconds,
-# the daemon ends a guest that does not, somewhat later; in an emulated host all of that is slow.
+# How long after a command's own time-out the client still waits for a daemon that does not say within
+# which time after that it answers; and for one that does: twice that, and what follows for the way.
 GRACE = 120.0
+WAY = 10.0
 
 # What a result keeps at most, whatever the code shows: characters of its values, and notices. (Output
 # has the limit of the call.)
@@ -44,6 +46,9 @@ RESULTS = 256 << 20
 NOTICES = 1000
 
 Callback = Optional[Callable[[Any], object]]
+
+# What happens to a call that writes more than its output_limit.
+LimitAction = Literal["truncate", "end"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,8 @@ def request(
     user: Optional[str] = None,
     stdin: Optional[Union[str, bytes]] = None,
     output_limit: Optional[int] = None,
+    output_limit_action: Optional[LimitAction] = None,
+    queue_timeout: Optional[float] = None,
 ) -> Request:
     """The request for some code or an argument list; TypeError and ValueError for what cannot be
     meant."""
@@ -104,6 +111,14 @@ def request(
         raise TypeError(f"stdin must be str or bytes, not {type(stdin).__name__}")
     if output_limit is not None:
         body["output_limit"] = output_limit
+    if queue_timeout is not None:
+        body["queue_timeout"] = checked_timeout(queue_timeout)
+    if output_limit_action is not None:
+        if output_limit_action not in ("truncate", "end"):
+            raise ValueError(
+                f'output_limit_action is "truncate" or "end", not {output_limit_action!r}'
+            )
+        body["output_limit_action"] = output_limit_action
     call: Call[None] = Call(
         "POST", url(sandbox_id, "/exec"), lambda reply: None, json=body, patient=True
     )
@@ -244,6 +259,12 @@ def parse_event(line: bytes) -> Event:
     return Event(type=kind, data=data, seq=seq, ts=ts, code=code, raw=raw, extra=fields)
 
 
+def grace(event: Event) -> Optional[float]:
+    """Seconds beyond a command's time-out that its first event allows the daemon; None: it says nothing."""
+    ms = event.extra.get("grace_ms") if event.type == "started" else None
+    return None if not isinstance(ms, int) else 2 * ms / 1000 + WAY
+
+
 def _error(fields: Mapping[str, Any]) -> ExecError:
     traceback = fields.get("traceback", "")
     if isinstance(traceback, list):  # text, or a list of lines
@@ -301,10 +322,16 @@ class Collector:
                 f"{self._left_out} results are not here: all together have over {RESULTS >> 20} MiB. "
                 "on_result and run_code_stream hand them over one by one"
             )
-        if extra.get("truncated"):
+        if extra.get("truncated") and not extra.get("bytes_dropped"):
+            notices.append("output may be missing at the end of what is here: nobody could tell")
+        elif extra.get("truncated"):
             notices.append(
                 f"output was cut: {extra.get('bytes_dropped', 0)} bytes are missing between the beginning "
                 "and the end of what is here"
+            )
+        if extra.get("log_truncated"):
+            notices.append(
+                "nor is all of it in a file of the sandbox: that stops at 1 GiB, or where the disk was full"
             )
         return ExecResult(
             stdout=stdout.decode("utf-8", "replace"),
@@ -315,6 +342,7 @@ class Collector:
             truncated=extra.get("truncated", False),
             bytes_dropped=extra.get("bytes_dropped", 0),
             log=extra.get("log") or {},
+            log_truncated=extra.get("log_truncated", False),
             duration_ms=extra.get("duration_ms"),
             signal=extra.get("signal"),
             results=tuple(self._results),

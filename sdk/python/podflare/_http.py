@@ -289,9 +289,18 @@ class Deadline:
         self._busy = self._late = False
         self.passed = False
 
-    def start(self, response: httpx.Response) -> None:
-        """Begin to count; the second time does nothing."""
+    @property
+    def seconds(self) -> float:
+        """From the start until it hangs up."""
+        return self._seconds or 0.0
+
+    def start(self, response: httpx.Response, grace: Optional[float] = None) -> None:
+        """Begin to count; the second time does nothing. grace: what the daemon has in truth, where
+        it says so."""
         if self._seconds is not None and self._response is None:
+            if grace is not None:
+                self._seconds += grace - self._grace
+                self._grace = grace
             self._response = response
             self._cancel = self._timer(self._seconds, self._over)
 

@@ -249,18 +249,24 @@ class ExecResult:
                      `stdout_bytes` and `stderr_bytes`. See `truncated`.
     exit_code        0 for success; 1 for an uncaught Python exception; SystemExit's code;
                      128 + signal for a command killed by a signal; 124 for one that reached its
-                     time-out; 130 for one that was interrupted; -1 if there is none.
+                     time-out; 130 for one that was interrupted; 153 for one that was ended for
+                     writing too much; -1 if there is none.
     termination_reason   how it ended: "exited", "signaled", "timeout", "interrupted", "oom" (the
-                     sandbox was out of memory); with exit code -1 "vm_ended" (the sandbox has
+                     sandbox was out of memory), "output_limit" (it wrote more than that, and was to
+                     be ended then: `output_limit_action`); with exit code -1 "vm_ended" (the sandbox has
                      ended), "closed" (it was closed, or another one took its place), "agent_error" (its
                      agent failed) or "refused" (the command never ran; stderr says why).
     state            "preserved", or "lost" if the Python interpreter had to be started anew
                      and has forgotten its variables; "unknown" if nobody could tell.
-    truncated        True if there was more output than `output_limit`: of each stream the head and
-                     the tail are here, the whole is in the sandbox (`log`).
-    bytes_dropped    how many bytes are missing between head and tail, of both streams together.
+    truncated        True if something is missing: there was more output than `output_limit`, of each
+                     stream the head and the tail are here, the whole is in the sandbox (`log`); or it
+                     was not read in time when the call had to end.
+    bytes_dropped    how many bytes are missing, of both streams together (and of results that were
+                     not read in time); 0 with `truncated`: not known, the sandbox did not answer.
     log              paths in the sandbox of the whole output, by "stdout" and "stderr", for those
                      that were truncated: `sandbox.download(result.log["stdout"])`.
+    log_truncated    True if there is no such file, or it does not have all: it stops at 1 GiB, or
+                     where the sandbox's disk was full. What is missing there as well is lost.
     duration_ms      milliseconds that the command ran, measured in the sandbox; None if unknown.
     signal           number of the signal that killed it, if one did.
     results          values that it showed, in order: see `Result`, and `text`, `png`, `save` here.
@@ -279,6 +285,7 @@ class ExecResult:
     truncated: bool = False
     bytes_dropped: int = 0
     log: Mapping[str, str] = field(default_factory=dict)
+    log_truncated: bool = False
     duration_ms: Optional[int] = None
     signal: Optional[int] = None
     results: Tuple[Result, ...] = ()

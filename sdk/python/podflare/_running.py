@@ -14,7 +14,14 @@ from ._calls import Remote
 from ._client import AsyncClient, Client
 from ._contexts import AsyncContext, Context
 from ._errors import ExecNotFoundError
-from ._exec import DEFAULT_TIMEOUT, OVERTAKEN_PAUSE, OVERTAKEN_TRIES, Callbacks, request
+from ._exec import (
+    DEFAULT_TIMEOUT,
+    OVERTAKEN_PAUSE,
+    OVERTAKEN_TRIES,
+    Callbacks,
+    LimitAction,
+    request,
+)
 from ._http import Call
 from ._results import ExecError, ExecResult, Language, Result
 from ._streams import AsyncExecStream, ExecStream, async_collect, collect
@@ -38,6 +45,8 @@ class Running(SandboxBase[Client]):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
         on_stdout: Optional[Callable[[str], object]] = None,
         on_stderr: Optional[Callable[[str], object]] = None,
         on_result: Optional[Callable[[Result], object]] = None,
@@ -60,14 +69,18 @@ class Running(SandboxBase[Client]):
                   is not given.
         output_limit   bytes that are kept of stdout, and of stderr, 64 KiB to 256 MiB; 16 MiB if not
                   given. Of more the head and the tail are kept; see `ExecResult.truncated`.
+        output_limit_action   "truncate" (if not given): it goes on all the same; "end": it is ended, as
+                  at its time-out, with the first bytes and `termination_reason` "output_limit".
+        queue_timeout   seconds that it may wait for other calls of its context; then it is not run, and
+                  the result is "refused". 0: not at all. Any time if not given.
         on_stdout, on_stderr, on_result, on_error   called in this thread, as things happen, with a
                   piece of text, a Result, an ExecError. An exception that one of them raises ends
                   the command and is passed on.
 
         A command that fails is a result (see `ExecResult.exit_code`), also when it took the whole
         sandbox down (`termination_reason` "vm_ended"). If the connection breaks, StreamBrokenError
-        is raised, and RequestTimeoutError if the daemon has not ended the command two minutes after
-        its time-out; both have what had arrived.
+        is raised, and RequestTimeoutError if the daemon has not ended the command long after its
+        time-out; both have what had arrived.
         """
         callbacks = Callbacks(on_stdout, on_stderr, on_result, on_error)
         stream = self.run_code_stream(
@@ -80,6 +93,8 @@ class Running(SandboxBase[Client]):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return collect(stream, callbacks)
 
@@ -95,6 +110,8 @@ class Running(SandboxBase[Client]):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
     ) -> ExecStream:
         """Run code and iterate over its events as they happen; the last one is the exit event. The
         arguments are those of `run_code`; nothing is gathered, so that memory does not grow.
@@ -115,6 +132,8 @@ class Running(SandboxBase[Client]):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return ExecStream(self, wish)
 
@@ -129,6 +148,8 @@ class Running(SandboxBase[Client]):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
         on_stdout: Optional[Callable[[str], object]] = None,
         on_stderr: Optional[Callable[[str], object]] = None,
     ) -> ExecResult:
@@ -149,6 +170,8 @@ class Running(SandboxBase[Client]):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return collect(stream, callbacks)
 
@@ -163,6 +186,8 @@ class Running(SandboxBase[Client]):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
     ) -> ExecStream:
         """`exec` as an iterator of events; see `run_code_stream`."""
         self._check_open()
@@ -176,6 +201,8 @@ class Running(SandboxBase[Client]):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return ExecStream(self, wish)
 
@@ -266,6 +293,8 @@ class AsyncRunning(SandboxBase[AsyncClient]):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
         on_stdout: Optional[Callable[[str], object]] = None,
         on_stderr: Optional[Callable[[str], object]] = None,
         on_result: Optional[Callable[[Result], object]] = None,
@@ -283,6 +312,8 @@ class AsyncRunning(SandboxBase[AsyncClient]):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return await async_collect(stream, callbacks)
 
@@ -298,6 +329,8 @@ class AsyncRunning(SandboxBase[AsyncClient]):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
     ) -> AsyncExecStream:
         """See Sandbox.run_code_stream."""
         self._check_open()
@@ -312,6 +345,8 @@ class AsyncRunning(SandboxBase[AsyncClient]):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return AsyncExecStream(self, wish)
 
@@ -326,6 +361,8 @@ class AsyncRunning(SandboxBase[AsyncClient]):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
         on_stdout: Optional[Callable[[str], object]] = None,
         on_stderr: Optional[Callable[[str], object]] = None,
     ) -> ExecResult:
@@ -340,6 +377,8 @@ class AsyncRunning(SandboxBase[AsyncClient]):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return await async_collect(stream, callbacks)
 
@@ -354,6 +393,8 @@ class AsyncRunning(SandboxBase[AsyncClient]):
         user: Optional[str] = None,
         stdin: Union[str, bytes, None] = None,
         output_limit: Optional[int] = None,
+        output_limit_action: Optional[LimitAction] = None,
+        queue_timeout: Optional[float] = None,
     ) -> AsyncExecStream:
         """See Sandbox.exec_stream."""
         self._check_open()
@@ -367,6 +408,8 @@ class AsyncRunning(SandboxBase[AsyncClient]):
             user=user,
             stdin=stdin,
             output_limit=output_limit,
+            output_limit_action=output_limit_action,
+            queue_timeout=queue_timeout,
         )
         return AsyncExecStream(self, wish)
 

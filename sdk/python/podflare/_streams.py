@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, AsyncGenerator, Generator, Optional
 
 from ._client import AsyncClient, Client
 from ._errors import PodflareError, RequestTimeoutError, StreamBrokenError
-from ._exec import GRACE, Callbacks, Collector, Decoder, Request, Underway
+from ._exec import GRACE, Callbacks, Collector, Decoder, Request, Underway, grace
 from ._http import Deadline, reading
 from ._results import Event, ExecResult
 
@@ -40,9 +40,8 @@ class _Run:
         if self.decoder.ended:
             return None
         if deadline.passed:
-            limit = self.request.limit
             return RequestTimeoutError(
-                f"the daemon has not ended the command {limit:g} s after its start, long after its "
+                f"the daemon has not ended the command {deadline.seconds:g} s after its start, long after its "
                 "time-out; the connection was given up"
             )
         return exc
@@ -61,7 +60,7 @@ def _events(client: Client, traceparent: Optional[str], run: _Run) -> Generator[
                 with reading(client.host, run.request.call.path):
                     for chunk in response.iter_raw():
                         for event in run.decoder.feed(chunk):
-                            deadline.start(response)
+                            deadline.start(response, grace(event))
                             if run.take(event):
                                 deadline.busy()
                                 yield event
@@ -89,7 +88,7 @@ async def _async_events(
                 with reading(client.host, run.request.call.path):
                     async for chunk in response.aiter_raw():
                         for event in run.decoder.feed(chunk):
-                            deadline.start(response)
+                            deadline.start(response, grace(event))
                             if run.take(event):
                                 deadline.busy()
                                 yield event

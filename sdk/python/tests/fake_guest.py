@@ -21,7 +21,8 @@ from fake_daemon import SANDBOX_ID, FakeDaemon, Request
 
 WATCH = Path(__file__).resolve().parents[3] / "guest" / "repl" / "watch.py"
 MEMBERS = set(
-    "code argv language rich timeout context_id cwd env user stdin stdin_base64 output_limit exec_id".split()
+    "code argv language rich timeout context_id cwd env user stdin stdin_base64 output_limit exec_id "
+    "output_limit_action queue_timeout".split()
 )
 
 

@@ -65,6 +65,8 @@ def test_options_are_sent_as_they_are_meant(guest: FakeGuest):
             user="root",
             stdin="typed\n",
             output_limit=65536,
+            output_limit_action="end",
+            queue_timeout=0,
         )
         body = last_body(guest)
         body.pop("exec_id")
@@ -79,6 +81,8 @@ def test_options_are_sent_as_they_are_meant(guest: FakeGuest):
             "user": "root",
             "stdin": "typed\n",
             "output_limit": 65536,
+            "output_limit_action": "end",
+            "queue_timeout": 0,
         }
         s.run_code("", stdin="a\0")
         assert last_body(guest)["stdin_base64"] == base64.b64encode(b"a\0").decode()
@@ -96,6 +100,9 @@ def test_options_are_sent_as_they_are_meant(guest: FakeGuest):
         ({"timeout": float("nan")}, ValueError),
         ({"timeout": float("inf")}, ValueError),
         ({"timeout": "5"}, TypeError),
+        ({"output_limit_action": "kill"}, ValueError),
+        ({"queue_timeout": -1}, ValueError),
+        ({"queue_timeout": "1"}, TypeError),
         ({"timeout": True}, TypeError),
         ({"context": "a/b"}, ValueError),
         ({"context": 5}, TypeError),
@@ -300,6 +307,35 @@ def test_a_daemon_that_never_ends_a_command(daemon: FakeDaemon, monkeypatch):
         assert s.run_code("", timeout=0.1).ok
         assert s.run_code("", timeout=0).ok
     over.set()
+
+
+def test_a_daemon_that_says_when_it_answers(daemon: FakeDaemon, monkeypatch):
+    """Then that is what the client goes by: twice as long, and the time for the way."""
+    monkeypatch.setattr(_exec, "WAY", 0.2)
+    over = threading.Event()
+
+    def answer(r):
+        r.start_stream()
+        r.send(b'{"type":"started","exec_id":"x","grace_ms":100}\n')
+        over.wait(20)
+
+    daemon.on_exec(answer)
+    with Sandbox() as s:
+        start = time.monotonic()
+        with pytest.raises(podflare.RequestTimeoutError, match=r"not ended the command 0\.6 s"):
+            s.run_code("", timeout=0.2)
+        assert 0.6 <= time.monotonic() - start < 15
+    over.set()
+
+
+def test_output_of_which_nobody_knows(daemon: FakeDaemon):
+    """A guest that did not answer: what is missing cannot be counted."""
+    end = {"type": "exit", "data": 124, "truncated": True, "bytes_dropped": 0, "state": "lost"}
+    daemon.on_exec(lambda r: r.events({"type": "started"}, end | {"termination_reason": "timeout"}))
+    with Sandbox() as s:
+        r = s.run_code("", timeout=1)
+        assert r.truncated and r.termination_reason == "timeout"
+        assert "may be missing" in r.notices[-1]
 
 
 def test_a_deadline_that_was_kept_hurts_nobody(daemon: FakeDaemon, monkeypatch):

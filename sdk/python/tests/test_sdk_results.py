@@ -34,6 +34,7 @@ def test_everything_that_an_exit_event_says(daemon: FakeDaemon):
         "bytes_dropped": 99,
         "signal": 9,
         "log": {"stdout": "/tmp/.podflare/7.stdout"},
+        "log_truncated": True,
     }
     daemon.on_exec(
         lambda r: r.events(
@@ -43,6 +44,7 @@ def test_everything_that_an_exit_event_says(daemon: FakeDaemon):
     r = Sandbox().run_code("")
     assert {name: getattr(r, name) for name in said} == said
     assert r.notices[0] == "memory" and "99 bytes are missing" in r.notices[1] and not r.ok
+    assert "stops at 1 GiB" in r.notices[2]
     text = str(r)
     for word in ("[memory]", "exit code 137", "oom after 1.234 s", "variables lost", "99 bytes"):
         assert word in text, text
