@@ -255,3 +255,23 @@ def test_sixty_at_a_time(daemon: Daemon) -> None:
     for t in threads:
         t.join()
     assert all(json.loads(r.text.splitlines()[-1])["data"] == -1 for r in replies)
+
+
+@pytest.mark.parametrize("seconds", [0, 0.1, 0.7])
+def test_queue_timeout(daemon: Daemon, seconds: float) -> None:
+    """One that does not get its turn is not run, and hurts no other."""
+    sid = daemon.create()
+    with running(daemon, sid, "echo on; sleep 60", exec_id="first") as r:
+        with running(daemon, sid, "echo third", queue_timeout=60) as third:
+            ev = daemon.exec(sid, "echo second", rich=True, queue_timeout=seconds)
+            assert [e["type"] for e in ev] == ["stderr", "exit"]
+            assert f"not its turn within {seconds:g} s" in ev[0]["data"]
+            assert (ev[1]["exit_code"], ev[1]["termination_reason"]) == (-1, "refused")
+            assert (ev[1]["state"], ev[1]["duration_ms"]) == ("preserved", 0)
+            other = daemon.exec(sid, "echo x", context_id="other", queue_timeout=seconds)
+            assert stdout_of(other) == "x"
+            interrupt(daemon, sid, "first")
+            assert last(r)["termination_reason"] == "interrupted"
+            assert last(third)["termination_reason"] == "exited"
+    # Its turn at once: the limit is for waiting, not for running.
+    assert stdout_of(daemon.exec(sid, "sleep 1; echo fine", queue_timeout=seconds)) == "fine"

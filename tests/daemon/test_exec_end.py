@@ -120,26 +120,6 @@ def test_events_without_end(start: Callable[..., Daemon]) -> None:
     assert b"guest does not answer" in tail
 
 
-@pytest.mark.parametrize("seconds", [0, 0.1, 0.7])
-def test_queue_timeout(daemon: Daemon, seconds: float) -> None:
-    """One that does not get its turn is not run, and hurts no other."""
-    sid = daemon.create()
-    with running(daemon, sid, "echo on; sleep 60", exec_id="first") as r:
-        with running(daemon, sid, "echo third", queue_timeout=60) as third:
-            ev = daemon.exec(sid, "echo second", rich=True, queue_timeout=seconds)
-            assert [e["type"] for e in ev] == ["stderr", "exit"]
-            assert f"not its turn within {seconds:g} s" in ev[0]["data"]
-            assert (ev[1]["exit_code"], ev[1]["termination_reason"]) == (-1, "refused")
-            assert (ev[1]["state"], ev[1]["duration_ms"]) == ("preserved", 0)
-            other = daemon.exec(sid, "echo x", context_id="other", queue_timeout=seconds)
-            assert stdout_of(other) == "x"
-            interrupt(daemon, sid, "first")
-            assert last(r)["termination_reason"] == "interrupted"
-            assert last(third)["termination_reason"] == "exited"
-    # Its turn at once: the limit is for waiting, not for running.
-    assert stdout_of(daemon.exec(sid, "sleep 1; echo fine", queue_timeout=seconds)) == "fine"
-
-
 def test_no_timeout(start: Callable[..., Daemon]) -> None:
     d = start(env=SLACK)
     sid = d.create()
