@@ -11,8 +11,11 @@
  *
  * Thread: created by the loop thread; the loop thread touches a vCPU's
  * descriptor only before vcpu_start() and while it is parked.
- * fork: the threads do not exist in the child, and the descriptors are the
- * parent's: the child forgets them (vcpu_forget()) and creates its own.
+ * fork: the descriptors are the parent's: the child forgets them (vcpu_forget())
+ * and creates its own. The threads do not exist in the child, but what libc had made
+ * for them does, stacks and descriptors alike, and nobody there would ever free it.
+ * So each thread of the child takes the place of its namesake (struct vcpu_place)
+ * and begins anew there; a chain of forks, however long, has one set of stacks.
  */
 #pragma once
 
@@ -29,9 +32,17 @@ struct kvm_run;
 struct vcpu_park {
 	pthread_mutex_t lock;
 	pthread_cond_t parked_cond; /* a thread has parked */
-	pthread_cond_t go_cond;     /* parking is over */
-	_Atomic int wanted;
-	unsigned int parked; /* under the lock */
+	_Atomic int wanted;         /* what those that are parked wait for to be 0: a futex */
+	unsigned int parked;        /* under the lock */
+};
+
+/*
+ * Of the thread that libc made for a vCPU of this number, maybe in a process that this one descends
+ * from. Its thread-local memory has libc's descriptor of it in it.
+ */
+struct vcpu_place {
+	void *thread_pointer; /* what %fs stands for */
+	void *stack;          /* free from here downwards; NULL: there has been no such thread */
 };
 
 struct vcpu {
@@ -40,11 +51,12 @@ struct vcpu {
 	int fd;
 	struct kvm_run *run;
 	size_t run_size;
-	pthread_t thread;
+	struct vcpu_place place;
+	_Atomic pid_t tid; /* of the thread; 0: it has not begun */
 	_Atomic uint64_t exits;
 };
 
-/* Creates vCPU id in the machine's VM; it does not run yet. */
+/* Creates vCPU id in the machine's VM; it does not run yet. `place` stays as it is. */
 __must_check int vcpu_create(struct vcpu *v, struct machine *m, unsigned int id, struct err *err);
 
 /* Enters the guest: KVM_RUN of v->fd, 0 or -errno. What struct machine's `run` is by default. */
