@@ -117,8 +117,10 @@ int vcpus_park(struct vcpu_park *p, struct vcpu *v, unsigned int n, uint64_t dea
 	for (unsigned int i = 0; i < n; i++)
 		vcpu_kick(&v[i]);
 	pthread_mutex_lock(&p->lock);
-	while (p->parked < n && rc == 0)
+	while (p->parked < n && !p->ended && rc == 0)
 		rc = pthread_cond_timedwait(&p->parked_cond, &p->lock, &ts);
+	if (p->ended)
+		rc = ESHUTDOWN;
 	pthread_mutex_unlock(&p->lock);
 	if (rc)
 		vcpus_unpark(p);
@@ -136,6 +138,14 @@ void vcpus_unpark(struct vcpu_park *p)
 	atomic_store_explicit(&p->wanted, 0, memory_order_release);
 	pthread_mutex_unlock(&p->lock);
 	vcpu_futex(p, FUTEX_WAKE, INT_MAX);
+}
+
+void vcpus_ended(struct vcpu_park *p)
+{
+	pthread_mutex_lock(&p->lock);
+	p->ended = true;
+	pthread_cond_signal(&p->parked_cond);
+	pthread_mutex_unlock(&p->lock);
 }
 
 void vcpu_stood(const struct vcpu *v)
@@ -241,6 +251,7 @@ static void vcpu_live(struct vcpu *v)
 			break;
 	}
 	machine_end(v->machine, &why);
+	vcpus_ended(&v->machine->park);
 }
 
 static void *vcpu_thread(void *arg)

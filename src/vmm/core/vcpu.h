@@ -7,7 +7,8 @@
  * Parking: vcpus_park() stops all threads outside the guest and outside every
  * lock, with no instruction half done, so that their state can be read; and
  * vcpus_unpark() lets them go on. A vCPU may be parked from the start. Those of a
- * leaf (struct machine) are never parked: no signal reaches their threads.
+ * leaf (struct machine) are never parked: no signal reaches their threads. A thread
+ * whose machine has ended parks no more, and vcpus_park() says so at once.
  *
  * Thread: created by the loop thread; the loop thread touches a vCPU's
  * descriptor only before vcpu_start() and while it is parked.
@@ -23,6 +24,7 @@
 #include "lib/err.h"
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct machine;
@@ -31,9 +33,10 @@ struct kvm_run;
 /* Where the threads of a machine wait while it is parked. */
 struct vcpu_park {
 	pthread_mutex_t lock;
-	pthread_cond_t parked_cond; /* a thread has parked */
+	pthread_cond_t parked_cond; /* a thread has parked, or will never */
 	_Atomic int wanted;         /* what those that are parked wait for to be 0: a futex */
 	unsigned int parked;        /* under the lock */
+	bool ended;                 /* under the lock: a thread is gone */
 };
 
 /*
@@ -81,9 +84,12 @@ void vcpu_park_init(struct vcpu_park *p);
 void vcpu_install_kick(void);
 
 /*
- * Parks all n threads: 0, or -ETIMEDOUT when one did not park within the deadline; then none
- * stays parked. Not with the device lock held.
+ * Parks all n threads: 0; -ESHUTDOWN when one of them has ended (vcpus_ended()), or -ETIMEDOUT when
+ * one did not park within the deadline; then none stays parked. Not with the device lock held.
  */
 __must_check int vcpus_park(struct vcpu_park *p, struct vcpu *v, unsigned int n,
 			    uint64_t deadline_ns);
 void vcpus_unpark(struct vcpu_park *p);
+
+/* On a vCPU's thread that ends: it is not to be waited for. Not with the device lock held. */
+void vcpus_ended(struct vcpu_park *p);
