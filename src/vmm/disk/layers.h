@@ -94,7 +94,10 @@ __must_check int layers_zero(struct layers *l, uint64_t off, uint64_t len);
 /* The contents of the range are of no interest any more: what gives space back is zeroed. */
 void layers_discard(struct layers *l, uint64_t off, uint64_t len);
 
-/* Everything that was written is with the host's storage. */
+/*
+ * Everything that was written is with the host's storage. After a failure the layer that it was of
+ * counts as not flushed: the next flush asks the host again, whatever that says then.
+ */
 __must_check int layers_flush(struct layers *l);
 
 /*
