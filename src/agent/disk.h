@@ -14,7 +14,8 @@
  * - checksums of metadata stay: a block of another layer would be noticed.
  * Mount:
  * - discard: what is deleted gives its space on the host back;
- * - nobarrier, noauto_da_alloc: flushes keep order across a crash, see above;
+ * - nobarrier, noauto_da_alloc: flushes keep order across a crash, see above; so fsync sends
+ *   none (docs/architecture.md, Flushes);
  * - noinit_itable, no_prefetch_block_bitmaps: no thread in the background;
  * - noatime; errors=remount-ro, so that damage does not spread.
  *

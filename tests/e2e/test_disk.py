@@ -44,6 +44,44 @@ def test_sizes(parent: Sandbox, fresh: Callable[..., Sandbox]):
             assert values(child, SIZES)["disk_mib"] == mib
 
 
+FLUSHES = """
+import json, os
+
+def done():
+    # Documentation/block/stat.rst: requests that wrote, and flushes.
+    fields = open("/sys/block/vda/stat").read().split()
+    return int(fields[4]), int(fields[15])
+
+def during(work):
+    before = done()
+    work()
+    return [b - a for a, b in zip(before, done())]
+
+def save():
+    with open("/home/user/saved", "wb") as file:
+        file.write(os.urandom(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+    os.sync()
+
+def device():
+    fd = os.open("/dev/vda", os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
+print(json.dumps({"save": during(save), "device": during(device)}))
+"""
+
+
+def test_fsync_writes_and_sends_no_flush(parent: Sandbox):
+    """docs/architecture.md, Flushes. That the kernel counts them is seen at the device's own."""
+    with parent.fork() as (child,):
+        did = probe(child, FLUSHES, root=True)
+    writes, flushes = did["save"]
+    assert writes > 0 and flushes == 0, did
+    assert did["device"][1] > 0, did
+
+
 @pytest.mark.parametrize("disk_mib", [63, 0, -1, 65537, 10**9, "64", 64.5, True])
 def test_sizes_that_are_refused(http: httpx.Client, disk_mib):
     reply = http.post("/v1/sandboxes", json={"disk_mib": disk_mib})

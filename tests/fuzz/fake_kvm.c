@@ -12,6 +12,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/futex.h>
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -27,12 +28,8 @@ int __real_ioctl(int fd, unsigned long req, ...);
 int __wrap_ioctl(int fd, unsigned long req, ...);
 int __real_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *), void *arg);
 int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *), void *arg);
-int __real_pthread_kill(pthread_t t, int sig);
-int __wrap_pthread_kill(pthread_t t, int sig);
 int __real_pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *ts);
 int __wrap_pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *ts);
-int __real_pthread_cond_broadcast(pthread_cond_t *c);
-int __wrap_pthread_cond_broadcast(pthread_cond_t *c);
 int __real_close_range(unsigned int first, unsigned int last, int flags);
 int __wrap_close_range(unsigned int first, unsigned int last, int flags);
 int __real_prctl(int op, ...);
@@ -112,24 +109,11 @@ int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(voi
 	return fake_kvm.on ? 0 : __real_pthread_create(t, a, fn, arg);
 }
 
-int __wrap_pthread_kill(pthread_t t, int sig)
-{
-	return fake_kvm.on ? 0 : __real_pthread_kill(t, sig);
-}
-
 int __wrap_pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *ts)
 {
 	if (!fake_kvm.on)
 		return __real_pthread_cond_timedwait(c, m, ts);
 	list_entry(c, struct vcpu_park, parked_cond)->parked++;
-	return 0;
-}
-
-int __wrap_pthread_cond_broadcast(pthread_cond_t *c)
-{
-	if (!fake_kvm.on)
-		return __real_pthread_cond_broadcast(c);
-	list_entry(c, struct vcpu_park, go_cond)->parked = 0;
 	return 0;
 }
 
@@ -167,6 +151,9 @@ __attribute__((no_sanitize("address"))) long __wrap_syscall(long n, ...)
 	for (int i = 0; i < 6; i++)
 		a[i] = va_arg(ap, long);
 	va_end(ap);
+	/* The end of parking. */
+	if (fake_kvm.on && n == SYS_futex && a[1] == FUTEX_WAKE_PRIVATE)
+		list_entry(a[0], struct vcpu_park, wanted)->parked = 0;
 	if (!fake_kvm.on || n != SYS_clone)
 		return __real_syscall(n, a[0], a[1], a[2], a[3], a[4], a[5]);
 	return fake_kvm.be_child ? 0 : 100000 + (long)++fake_kvm.forks;

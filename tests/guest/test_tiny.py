@@ -19,10 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from guestrun import BUILD, ROOT, hardware
+from guestrun import BUILD, ROOT, hardware, tiny
 
 SOURCES = sorted((ROOT / "tests/guest/tiny").glob("*.S"))
-IMAGE_BYTES = b"\xe2\xe1\xf5\xe0" * 4096  # any bytes: a tiny guest mounts nothing
 
 
 @pytest.fixture(scope="session")
@@ -30,13 +29,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What vmboot printed for each guest."""
     work = tmp_path_factory.mktemp("tiny")
     for source in SOURCES:
-        subprocess.run(
-            ["gcc", "-nostdlib", "-static", "-no-pie", "-Wl,-Ttext-segment=0x100000"]
-            + ["-Wl,--build-id=none", "-Wa,-I.", "-o", work / f"{source.stem}.tiny", source.name],
-            cwd=source.parent,
-            check=True,
-        )
-    (work / "filler").write_bytes(IMAGE_BYTES)
+        tiny(source, work)
     shutil.copy(BUILD / "vmboot", work)
     shutil.copy(BUILD / "vmdisk", work)
     shutil.copy(ROOT / "tests/guest/tiny/run.sh", work)

@@ -298,30 +298,6 @@ static void test_get_id(void **state)
 	assert_int_equal(data(r)[20], 'x');
 }
 
-/* With FLUSH a write may wait for it; without, every write is flushed at once. */
-static void test_flush(void **state)
-{
-	struct rig *r = *state;
-
-	assert_int_equal(rig_do(r, OUT, 0, 512, NULL), OK);
-	assert_true(r->disk.layer[r->disk.top].unsynced);
-	assert_int_equal(rig_do(r, FLUSH, 0, 0, NULL), OK);
-	assert_false(r->disk.layer[r->disk.top].unsynced);
-	/* In one go: the flush covers the write before it, not the one behind. */
-	rig_submit(r, 0, OUT, 0, RIG_DATA, 512);
-	rig_submit(r, 1, FLUSH, 0, 0, 0);
-	fake_kick(&r->f, VIRTIO_BLK_QUEUE);
-	assert_false(r->disk.layer[r->disk.top].unsynced);
-
-	rig_start(r, RIG_FEATURES & ~(uint32_t)(VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_DISCARD));
-	assert_int_equal(rig_do(r, OUT, 0, 512, NULL), OK);
-	assert_false(r->disk.layer[r->disk.top].unsynced);
-	assert_int_equal(rig_do(r, FLUSH, 0, 0, NULL), UNSUPP);
-	rig_range(r, 0, 0, 1, 0);
-	assert_int_equal(rig_do(r, VIRTIO_BLK_T_DISCARD, 0, 16, NULL), UNSUPP);
-	assert_int_equal(rig_do(r, VIRTIO_BLK_T_WRITE_ZEROES, 0, 16, NULL), OK);
-}
-
 /* Much at once is done in portions, in order, and nothing is lost or done twice. */
 static void test_budget(void **state)
 {
@@ -489,11 +465,9 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_config),  T(test_read_write),      T(test_layouts),
-		T(test_refused), T(test_wrong_direction), T(test_broken_chains),
-		T(test_ranges),  T(test_get_id),          T(test_flush),
-		T(test_budget),  T(test_host_full),       T(test_save_load),
-		T(test_fork),
+		T(test_config),          T(test_read_write),    T(test_layouts),   T(test_refused),
+		T(test_wrong_direction), T(test_broken_chains), T(test_ranges),    T(test_get_id),
+		T(test_budget),          T(test_host_full),     T(test_save_load), T(test_fork),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

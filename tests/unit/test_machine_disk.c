@@ -18,7 +18,7 @@
 #include <sys/resource.h>
 
 #define OUT VIRTIO_BLK_T_OUT
-#define MIB 64u
+#define MIB 1024u
 
 struct world {
 	struct rig r; /* a driver; its own disk is not used */
@@ -200,6 +200,7 @@ static void grow(struct world *w, unsigned n)
 {
 	struct err err = {0};
 
+	memset(fake_ptr(&w->r.f, RIG_DATA), 'x', LAYERS_CLUSTER);
 	for (unsigned i = 0; i < n; i++) {
 		struct layer_fds top = disk_model_layer();
 
@@ -228,6 +229,146 @@ static void test_thinning_out(void **state)
 	run_for(w, 1000);
 	assert_true(w->m.disk.layers.count <= LAYERS_FLATTEN_TO);
 	assert_idle(w);
+}
+
+/* n forks, each after a write to more clusters than a fork may copy while its guest waits. */
+static void grow_large(struct world *w, unsigned n)
+{
+	const unsigned large = LAYERS_ROOM_CLUSTERS + 44;
+	static uint8_t data[512];
+	struct layers *l = &w->m.disk.layers;
+	struct err err = {0};
+
+	memset(data, 'x', sizeof(data));
+	for (unsigned i = 0; i < n; i++) {
+		struct layer_fds top = disk_model_layer();
+
+		for (unsigned c = 0; c < large; c++) {
+			struct iovec v = {data, sizeof(data)};
+
+			assert_int_equal(
+				layers_write(l, (uint64_t)w->next++ * LAYERS_CLUSTER, &v, 1), 0);
+		}
+		assert_int_equal(machine_disk_split(&w->m, &top, &err), 0);
+	}
+}
+
+/* Runs the loop until so many layers are left; it must come to that. */
+static void run_until_layers(struct world *w, unsigned n)
+{
+	uint64_t end = io_now_ns() + 60000000000ull;
+
+	while (w->m.disk.layers.count > n) {
+		assert_true(io_now_ns() < end);
+		assert_int_equal(loop_run_once(&w->loop, 1000), 0);
+	}
+}
+
+/* What a fork copies while its guest stands still has a bound, however large the layers are. */
+static void test_room_costs_little(void **state)
+{
+	struct world *w = *state;
+	struct layers *l = &w->m.disk.layers;
+	struct layer_fds top = disk_model_layer();
+	struct err err = {0};
+	uint64_t before;
+
+	grow_large(w, LAYERS_MAX - 1);
+	assert_int_equal(l->count, LAYERS_MAX);
+	before = l->copied;
+	assert_int_equal(machine_disk_make_room(&w->m, &err), -EAGAIN);
+	assert_int_equal(l->copied, before);
+	assert_non_null(strstr(err.msg, "again in a moment"));
+	/* In steps of the loop, without a fork that would ask for it. */
+	while (machine_disk_make_room(&w->m, &err) < 0) {
+		assert_int_equal(l->copied, before);
+		assert_int_equal(loop_run_once(&w->loop, 1000), 0);
+		before = l->copied;
+	}
+	assert_in_range(l->copied - before, 0, LAYERS_ROOM_CLUSTERS);
+	assert_int_equal(machine_disk_split(&w->m, &top, &err), 0);
+	run_until_layers(w, LAYERS_FLATTEN_TO);
+	assert_idle(w);
+}
+
+/* One small layer among large ones: it is the one to go, whichever was being emptied. */
+static void test_room_by_the_smallest(void **state)
+{
+	struct world *w = *state;
+	struct layers *l = &w->m.disk.layers;
+	struct err err = {0};
+
+	grow_large(w, LAYERS_FLATTEN_AT + 1);
+	assert_int_equal(layers_flatten(l, 4), 1);
+	grow(w, 1);
+	grow_large(w, LAYERS_MAX - l->count);
+	assert_int_equal(l->count, LAYERS_MAX);
+	assert_int_equal(machine_disk_make_room(&w->m, &err), 0);
+	assert_int_equal(l->copied, 4 + (4 + 1)); /* it had the four as well */
+}
+
+/* Long before the limit is met, it is not put off any more. */
+static void test_urgent_thinning_out(void **state)
+{
+	struct world *w = *state;
+	struct layers *l = &w->m.disk.layers;
+
+	uint64_t before, after;
+
+	grow_large(w, LAYERS_URGENT - 2);
+	before = io_now_ns();
+	grow(w, 1);
+	assert_int_equal(l->count, LAYERS_URGENT);
+	assert_true(w->m.disk.flatten.at_ns >= before + 100000000);
+	grow(w, 1);
+	after = io_now_ns();
+	assert_true(w->m.disk.flatten.at_ns <= after + 1000000);
+	while (l->copied == 0)
+		assert_int_equal(loop_run_once(&w->loop, 1000), 0);
+	assert_true(l->copied >= 8);
+}
+
+static void limit_files(rlim_t bytes)
+{
+	struct rlimit r;
+
+	signal(SIGXFSZ, SIG_IGN);
+	getrlimit(RLIMIT_FSIZE, &r);
+	r.rlim_cur = bytes;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &r), 0);
+}
+
+/* The host's storage was full for a while: nobody has to fork for the chain to become short. */
+static void test_thinning_out_goes_on_after_a_failure(void **state)
+{
+	struct world *w = *state;
+	struct layers *l = &w->m.disk.layers;
+
+	grow(w, LAYERS_FLATTEN_AT + 1);
+	limit_files(1);
+	assert_true(run_for(w, 3500) <= 8); /* it is tried a few times, not all the time */
+	assert_int_equal(l->count, LAYERS_FLATTEN_AT + 2);
+	limit_files(RLIM_INFINITY);
+	run_until_layers(w, LAYERS_FLATTEN_TO);
+	assert_idle(w);
+}
+
+/* At the limit, on full storage: a fork is refused with the host's reason, and the next one tries.
+ */
+static void test_no_room_on_full_storage(void **state)
+{
+	struct world *w = *state;
+	struct err err = {0};
+
+	grow(w, LAYERS_MAX - 1);
+	limit_files(1);
+	assert_int_equal(machine_disk_make_room(&w->m, &err), -EFBIG);
+	assert_non_null(strstr(err.msg, "room for another layer"));
+	run_for(w, 400);
+	assert_int_equal(w->m.disk.layers.count, LAYERS_MAX);
+	limit_files(RLIM_INFINITY);
+	assert_int_equal(machine_disk_make_room(&w->m, &err), 0);
+	run_until_layers(w, LAYERS_FLATTEN_TO);
 }
 
 static void test_paused_disk_stays(void **state)
@@ -308,6 +449,12 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_failures_are_reported_once_a_second, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_thinning_out, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_room_costs_little, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_room_by_the_smallest, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_urgent_thinning_out, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_thinning_out_goes_on_after_a_failure, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_no_room_on_full_storage, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_paused_disk_stays, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_room_for_a_running_disk, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_split_with_bad_layer, setup, teardown),

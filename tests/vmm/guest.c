@@ -7,12 +7,14 @@
 #include "guest.h"
 
 #include "lib/cleanup.h"
+#include "proto/guest.h"
 #include "still.h"
 #include "vmm/core/exit.h"
 #include "vmm/core/machine.h"
 #include "vmm/virtio/vsock_packet.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -26,6 +28,8 @@
 #define DATA_AT (DISK_AT + 0x1000)
 #define BLOB    (32u << 10)
 #define CREDIT  (1u << 20)
+#define COMPUTE (48u << 20) /* a page for each vCPU */
+#define ENOUGH  64u         /* exits of each vCPU before a busy guest reports */
 #define VECTOR  0x40u
 
 static void mmio(struct vcpu *v, uint64_t at, uint32_t val)
@@ -307,6 +311,13 @@ static void take_packets(struct guest *g, struct vcpu *v)
 	}
 }
 
+static void start_disk(struct guest *g, struct vcpu *v)
+{
+	start_device(v, MACHINE_DEV_BLK, VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_DISCARD);
+	start_queue(v, MACHINE_DEV_BLK, VIRTIO_BLK_QUEUE, &g->disk, 0);
+	reg(v, MACHINE_DEV_BLK, VIRTIO_MMIO_STATUS, 0xf);
+}
+
 int guest_run(struct guest *g, struct vcpu *v)
 {
 	const struct timespec moment = {.tv_nsec = 500000};
@@ -315,9 +326,7 @@ int guest_run(struct guest *g, struct vcpu *v)
 		return vcpu_run(v);
 	if (!g->started) {
 		g->started = true;
-		start_device(v, MACHINE_DEV_BLK, VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_DISCARD);
-		start_queue(v, MACHINE_DEV_BLK, VIRTIO_BLK_QUEUE, &g->disk, 0);
-		reg(v, MACHINE_DEV_BLK, VIRTIO_MMIO_STATUS, 0xf);
+		start_disk(g, v);
 		use_disk(g, v, disk);
 		start_device(v, MACHINE_DEV_VSOCK, 0);
 		start_queue(v, MACHINE_DEV_VSOCK, VSOCK_QUEUE_RX, &g->rx, 1);
@@ -329,4 +338,109 @@ int guest_run(struct guest *g, struct vcpu *v)
 	take_packets(g, v);
 	syscall(SYS_futex, v->run, FUTEX_WAIT_PRIVATE, 0, &moment, NULL, 0);
 	return -EINTR;
+}
+
+/* Leaves the guest with a write to a register of a device, which the caller carries out. */
+static int exit_by_reg(struct vcpu *v, unsigned int dev, uint32_t off, uint32_t val)
+{
+	v->run->exit_reason = KVM_EXIT_MMIO;
+	v->run->mmio.phys_addr = VM_MMIO_BASE + dev * VM_MMIO_STRIDE + off;
+	v->run->mmio.is_write = 1;
+	v->run->mmio.len = sizeof(val);
+	memcpy(v->run->mmio.data, &val, sizeof(val));
+	return 0;
+}
+
+static int exit_by_status(struct vcpu *v, uint32_t val)
+{
+	v->run->exit_reason = KVM_EXIT_IO;
+	v->run->io.direction = KVM_EXIT_IO_OUT;
+	v->run->io.port = GUEST_STATUS_PORT;
+	v->run->io.size = sizeof(val);
+	v->run->io.count = 1;
+	v->run->io.data_offset = 4096; /* as KVM's */
+	memcpy((uint8_t *)v->run + v->run->io.data_offset, &val, sizeof(val));
+	return 0;
+}
+
+static bool all_have_done_enough(const struct machine *m)
+{
+	for (unsigned int i = 0; i < m->nvcpus; i++)
+		if (atomic_load_explicit(&m->vcpus[i].exits, memory_order_relaxed) < ENOUGH)
+			return false;
+	return true;
+}
+
+/* Another round: what it holds is read; when that is done, something new is written there. */
+static int busy_request(struct guest *g, struct vcpu *v)
+{
+	uint32_t place = g->rounds * 7 % GUEST_PLACES, type = VIRTIO_BLK_T_IN;
+	uint64_t sector = place * (LAYERS_CLUSTER / VIRTIO_BLK_SECTOR);
+
+	if (g->flight == GUEST_READS) {
+		type = VIRTIO_BLK_T_OUT;
+		g->holds[place] = (uint8_t)(g->rounds % 251 + 1);
+		memset(mem(v, DATA_AT, 4096), g->holds[place], 4096);
+	} else {
+		memset(mem(v, DATA_AT, 4096), 0xee, 4096);
+	}
+	g->flight = type == VIRTIO_BLK_T_OUT ? GUEST_WRITES : GUEST_READS;
+	add_disk(g, v, 0, type, 4096);
+	memcpy(mem(v, DISK_AT + 8, sizeof(sector)), &sector, sizeof(sector));
+	return exit_by_reg(v, MACHINE_DEV_BLK, VIRTIO_MMIO_QUEUE_NOTIFY, VIRTIO_BLK_QUEUE);
+}
+
+static void busy_take(struct guest *g, struct vcpu *v)
+{
+	uint8_t want = g->holds[g->rounds * 7 % GUEST_PLACES];
+	const uint8_t *data = mem(v, DATA_AT, 4096);
+
+	g->wrong += !disk_is_ok(v, 0);
+	if (g->flight == GUEST_READS)
+		g->wrong += data[0] != want || memcmp(data, data + 1, 4095) != 0;
+	else
+		g->rounds++;
+}
+
+int guest_busy(struct guest *g, struct vcpu *v)
+{
+	if (v->run->immediate_exit)
+		return vcpu_run(v);
+	if (!g->started) {
+		g->started = true;
+		start_disk(g, v);
+	}
+	/* In flight across a fork as well: the device, or the copy's, carries it out later. */
+	if (g->flight != GUEST_NOTHING && !used(v, &g->disk)) {
+		wait_ms(1);
+		return -EINTR;
+	}
+	if (g->flight != GUEST_NOTHING)
+		busy_take(g, v);
+	if (v->machine->nstatus == 0 && all_have_done_enough(v->machine)) {
+		g->flight = GUEST_NOTHING;
+		return exit_by_status(v, GUEST_STATUS_READY);
+	}
+	return busy_request(g, v);
+}
+
+int guest_compute(struct vcpu *v, _Atomic uint32_t *wrong)
+{
+	uint64_t *x = (uint64_t *)(void *)mem(v, COMPUTE + 4096ull * v->id, 4096);
+
+	if (v->run->immediate_exit)
+		return vcpu_run(v);
+	/* Each word is what follows from the one before, in a copy as well. */
+	for (unsigned int i = 1; i < 512; i++) {
+		uint64_t next = x[i - 1] * 6364136223846793005u + i;
+
+		if (x[0] && x[i] != next)
+			(*wrong)++;
+		x[i] = x[0] ? next : 0;
+	}
+	x[0]++;
+	for (unsigned int i = 1; i < 512; i++)
+		x[i] = x[i - 1] * 6364136223846793005u + i;
+	v->run->exit_reason = KVM_EXIT_INTR;
+	return 0;
 }

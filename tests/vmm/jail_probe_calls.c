@@ -283,6 +283,7 @@ static const struct probe vcpu_only[] = {
 	{"madvise-dontfork", SYS_madvise, {STR(page), 4096, MADV_DONTFORK}},
 	{"madvise-guard", SYS_madvise, {STR(page), 4096, 102}},
 	{"sigaction", SYS_rt_sigaction, {SIGUSR1, 0, 0, 8}},
+	{"gettid", SYS_gettid, {0}},
 	{"getpid", SYS_getpid, {0}},
 	{"tgkill", SYS_tgkill, {1, 1, SIGUSR1}},
 	{"rseq", SYS_rseq, {0, 32, 0, 0}},

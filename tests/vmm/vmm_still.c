@@ -6,7 +6,8 @@
  *
  * - which of the calls below is to fail, counted in one process from now on, or that no vCPU's
  * thread can enter its jail;
- * - that the first vCPU does what a guest would do to the devices (guest.h);
+ * - that the first vCPU does what a guest would do to the devices, or that all of them are busy
+ *   (guest.h), or that the last one ends the machine when it is to park;
  * - that something is to be written to the disk before the next fork, so that its top
  *   is in use. Every child compares what its disk holds with what its ancestors wrote.
  */
@@ -36,6 +37,7 @@
 #define PLAN_FD 4
 
 enum side { NOBODY, PARENT, CHILD, VCPUS };
+enum { STANDS, SERVES, BUSY, ENDS };
 
 /* Mirrored in conftest.py. */
 struct plan {
@@ -47,7 +49,7 @@ struct plan {
 	_Atomic uint32_t fired; /* one has failed */
 	_Atomic uint32_t write; /* write to the disk before a fork */
 	_Atomic uint32_t wrong; /* clusters that a child found changed; what guest.c found wrong */
-	_Atomic uint32_t guest; /* the first vCPU does a guest's work (guest.h) */
+	_Atomic uint32_t guest; /* what the vCPUs do */
 	char name[64];          /* of the call that failed */
 };
 
@@ -91,6 +93,21 @@ FAULTY(int, EAGAIN, pthread_create,
        (pthread_t * t, const pthread_attr_t *a, void *(*fn)(void *), void *arg), t, a, fn, arg)
 FAULTY(void *, MAP_FAILED, mmap64, (void *at, size_t n, int prot, int flags, int fd, off64_t off),
        at, n, prot, flags, fd, off)
+
+/* Of a thread in a child. */
+int __real_clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
+int __wrap_clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
+int __wrap_clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
+{
+	void *a[3];
+	va_list ap;
+
+	va_start(ap, arg);
+	for (int i = 0; i < 3; i++)
+		a[i] = va_arg(ap, void *);
+	va_end(ap);
+	return fails("thread") ? -1 : __real_clone(fn, stack, flags, arg, a[0], a[1], a[2]);
+}
 
 int __real_ioctl(int fd, unsigned long req, ...);
 int __wrap_ioctl(int fd, unsigned long req, ...);
@@ -150,7 +167,7 @@ static void compare(struct layers *l)
 {
 	static uint8_t data[LAYERS_CLUSTER];
 
-	for (uint32_t i = 0; i < l->used; i++) {
+	for (uint32_t i = 0; plan->guest != BUSY && i < l->used; i++) {
 		struct iovec v = {data, sizeof(data)};
 
 		if (layers_read(l, (uint64_t)i * LAYERS_CLUSTER, &v, 1) < 0 ||
@@ -179,17 +196,27 @@ int __wrap_machine_disk_fork_child(struct machine *m, struct layer_fds top, stru
 	return rc;
 }
 
-static int run(struct vcpu *v)
+static int run_first(struct vcpu *v)
 {
-	static struct guest guest; /* of the first vCPU's thread */
+	static struct guest guest;
 	unsigned int wrong = guest.wrong;
-	int rc;
+	int rc = plan->guest == BUSY ? guest_busy(&guest, v) : guest_run(&guest, v);
 
-	if (v->id != 0 || !plan->guest)
-		return still_run(v);
-	rc = guest_run(&guest, v);
 	plan->wrong += guest.wrong - wrong;
 	return rc;
+}
+
+static int run(struct vcpu *v)
+{
+	uint32_t guest = plan->guest;
+
+	if (guest == ENDS && v->id + 1 == v->machine->nvcpus && v->run->immediate_exit) {
+		v->run->exit_reason = KVM_EXIT_SHUTDOWN;
+		return 0;
+	}
+	if (guest == BUSY && v->id)
+		return guest_compute(v, &plan->wrong);
+	return v->id == 0 && (guest == SERVES || guest == BUSY) ? run_first(v) : still_run(v);
 }
 
 int main(int argc, char **argv)

@@ -14,6 +14,10 @@
 #define FLATTEN_STEP_NS  1000000ull
 /* Of a turn: 256 KiB, so that a request of the guest waits for some 100 us. */
 #define FLATTEN_CLUSTERS 4u
+/* When it is urgent: 1 MiB. The guest is slowed down, forks are not. */
+#define FLATTEN_URGENT_CLUSTERS 16u
+#define RETRY_FIRST_NS          1000000000ull
+#define RETRY_LAST_NS           60000000000ull
 
 static void on_again(void *arg)
 {
@@ -59,17 +63,34 @@ static void on_report(struct loop_timer *t)
 	tell_failures(t->arg);
 }
 
+/* The host's storage is full, or failed: it may be better soon, and forks want to go on. */
+static void flatten_later(struct machine *m)
+{
+	struct machine_disk *d = &m->disk;
+
+	d->retry_ns = d->retry_ns ? 2 * d->retry_ns : RETRY_FIRST_NS;
+	if (d->retry_ns > RETRY_LAST_NS)
+		d->retry_ns = RETRY_LAST_NS;
+	loop_timer_set(m->loop, &d->flatten, d->retry_ns);
+}
+
 static void on_flatten(struct loop_timer *t)
 {
 	struct machine *m = t->arg;
+	struct layers *l = &m->disk.layers;
 	int more;
 
 	if (m->paused)
 		return; /* its children inherit what there is, and find the top unused */
 	pthread_mutex_lock(&m->lock);
-	more = layers_flatten(&m->disk.layers, FLATTEN_CLUSTERS);
+	more = layers_flatten(l, layers_urgent(l) ? FLATTEN_URGENT_CLUSTERS : FLATTEN_CLUSTERS);
 	pthread_mutex_unlock(&m->lock);
-	if (more > 0)
+	if (more < 0) {
+		flatten_later(m);
+		return;
+	}
+	m->disk.retry_ns = 0;
+	if (more)
 		loop_timer_set(m->loop, t, FLATTEN_STEP_NS);
 }
 
@@ -77,6 +98,7 @@ static void init_timers(struct machine *m)
 {
 	m->disk.report = (struct loop_timer){.fn = on_report, .arg = m};
 	m->disk.flatten = (struct loop_timer){.fn = on_flatten, .arg = m};
+	m->disk.retry_ns = 0;
 }
 
 static int bad_layer(int rc, struct err *err)
@@ -137,6 +159,12 @@ int machine_disk_make_room(struct machine *m, struct err *err)
 	pthread_mutex_lock(&m->lock);
 	rc = layers_make_room(&m->disk.layers, !m->paused);
 	pthread_mutex_unlock(&m->lock);
+	if (rc == -EAGAIN) {
+		loop_timer_set(m->loop, &m->disk.flatten, FLATTEN_STEP_NS);
+		return err_text(err, EAGAIN,
+				"the disk was forked faster than its layers can be brought "
+				"together; it can be forked again in a moment");
+	}
 	return rc < 0 ? err_set(err, -rc, "cannot make room for another layer of the disk") : 0;
 }
 
@@ -185,7 +213,12 @@ int machine_disk_fork_child(struct machine *m, struct layer_fds top, struct err 
 
 void machine_disk_settle(struct machine *m)
 {
-	if (!m->paused && layers_wants_flatten(&m->disk.layers) &&
-	    !loop_timer_armed(&m->disk.flatten))
-		loop_timer_set(m->loop, &m->disk.flatten, FLATTEN_DELAY_NS);
+	struct machine_disk *d = &m->disk;
+	bool urgent = layers_urgent(&d->layers);
+
+	if (m->paused || !layers_wants_flatten(&d->layers))
+		return;
+	/* One that is urgent does not wait for the delay of a fork before, only for a retry. */
+	if (!loop_timer_armed(&d->flatten) || (urgent && !d->retry_ns))
+		loop_timer_set(m->loop, &d->flatten, urgent ? FLATTEN_STEP_NS : FLATTEN_DELAY_NS);
 }

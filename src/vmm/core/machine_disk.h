@@ -7,8 +7,9 @@
  *   one budget a turn of the loop;
  * - failures of the host (full, broken): reported to the owner, at most one a second;
  * - too many layers: some clusters a millisecond until there are few enough. It begins after a
- *   fork only, some time after it, as many a child has ended by then. A failure ends it until the
- *   next fork, which makes room by itself where it must.
+ *   fork only, some time after it, as many a child has ended by then; at once, and with larger
+ *   steps, when so many are in use that forks could meet the limit. After a failure it is tried
+ *   again a second later, then two, at last once a minute.
  *
  * An idle disk wakes nobody.
  *
@@ -40,6 +41,7 @@ struct machine_disk {
 	uint64_t failures; /* requests that the host failed */
 	uint64_t told;     /* of them, reported */
 	struct loop_timer report, flatten;
+	uint64_t retry_ns; /* flattening has failed, and is tried again after this; 0: it has not */
 };
 
 /* An empty disk; the descriptors of `top` are taken over on success. */
@@ -53,8 +55,9 @@ void machine_disk_turn(struct machine *m);
 void machine_disk_drain(struct machine *m);
 
 /*
- * Before a fork, with the guest still running: whatever machine_disk_split() needs and could take
- * long. 0 or -errno.
+ * Before a fork, with the guest still running, but its programs frozen: whatever
+ * machine_disk_split() needs and could take long. 0 or -errno. The time it takes is bounded
+ * (layers_make_room()): -EAGAIN when that does not do, and what is to be done goes on.
  */
 __must_check int machine_disk_make_room(struct machine *m, struct err *err);
 

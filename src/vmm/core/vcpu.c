@@ -6,6 +6,13 @@
  *
  * A kick needs both halves: immediate_exit for a thread on its way into
  * KVM_RUN, the signal for one that is inside.
+ *
+ * A thread is made by libc once, at boot, and by clone(2) in every generation of
+ * children, on the stack and with the thread-local memory of the one it takes the
+ * place of: for libc, whose memory the child inherited, it is that thread. What
+ * libc had the kernel know of it (robust mutexes, rseq) is not told again, and not
+ * needed. For this to be right no thread may be inside a function of libc that
+ * keeps state when it is parked: it waits in a bare futex.
  */
 #define _GNU_SOURCE
 #include "vmm/core/vcpu.h"
@@ -15,22 +22,30 @@
 #include "vmm/jail/jail.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <linux/kvm.h>
+#include <sanitizer/asan_interface.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #define KICK_SIGNAL SIGUSR1
+/* More than a thread of a vCPU ever uses. */
+#define STACK_USED (128u << 10)
 
 int vcpu_create(struct vcpu *v, struct machine *m, unsigned int id, struct err *err)
 {
 	void *run;
 
-	*v = (struct vcpu){.machine = m, .id = id, .fd = -1};
+	*v = (struct vcpu){.machine = m, .id = id, .fd = -1, .place = v->place};
 	v->fd = ioctl(m->kvm.fd, KVM_CREATE_VCPU, id);
 	if (v->fd < 0)
 		return err_set(err, errno, "cannot create vCPU %u", id);
@@ -76,8 +91,17 @@ void vcpu_park_init(struct vcpu_park *p)
 	pthread_condattr_init(&attr);
 	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
 	pthread_cond_init(&p->parked_cond, &attr);
-	pthread_cond_init(&p->go_cond, NULL);
 	pthread_condattr_destroy(&attr);
+}
+
+/* A thread that has no number yet looks at `wanted` after it has got one. */
+static void vcpu_kick(struct vcpu *v)
+{
+	pid_t tid = atomic_load_explicit(&v->tid, memory_order_relaxed);
+
+	v->run->immediate_exit = 1;
+	if (tid)
+		tgkill(getpid(), tid, KICK_SIGNAL);
 }
 
 int vcpus_park(struct vcpu_park *p, struct vcpu *v, unsigned int n, uint64_t deadline_ns)
@@ -87,26 +111,40 @@ int vcpus_park(struct vcpu_park *p, struct vcpu *v, unsigned int n, uint64_t dea
 			      .tv_nsec = (long)(until % 1000000000u)};
 	int rc = 0;
 
-	/* Pairs with the fence in vcpu_enter(). */
 	atomic_store_explicit(&p->wanted, 1, memory_order_release);
-	for (unsigned int i = 0; i < n; i++) {
-		v[i].run->immediate_exit = 1;
-		pthread_kill(v[i].thread, KICK_SIGNAL);
-	}
+	/* Pairs with the fence in vcpu_enter(): of `tid` above, too. */
+	atomic_thread_fence(memory_order_seq_cst);
+	for (unsigned int i = 0; i < n; i++)
+		vcpu_kick(&v[i]);
 	pthread_mutex_lock(&p->lock);
-	while (p->parked < n && rc == 0)
+	while (p->parked < n && !p->ended && rc == 0)
 		rc = pthread_cond_timedwait(&p->parked_cond, &p->lock, &ts);
+	if (p->ended)
+		rc = ESHUTDOWN;
 	pthread_mutex_unlock(&p->lock);
 	if (rc)
 		vcpus_unpark(p);
 	return -rc;
 }
 
+static long vcpu_futex(struct vcpu_park *p, int op, int value)
+{
+	return syscall(SYS_futex, &p->wanted, op | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
+}
+
 void vcpus_unpark(struct vcpu_park *p)
 {
 	pthread_mutex_lock(&p->lock);
 	atomic_store_explicit(&p->wanted, 0, memory_order_release);
-	pthread_cond_broadcast(&p->go_cond);
+	pthread_mutex_unlock(&p->lock);
+	vcpu_futex(p, FUTEX_WAKE, INT_MAX);
+}
+
+void vcpus_ended(struct vcpu_park *p)
+{
+	pthread_mutex_lock(&p->lock);
+	p->ended = true;
+	pthread_cond_signal(&p->parked_cond);
 	pthread_mutex_unlock(&p->lock);
 }
 
@@ -125,8 +163,12 @@ static void vcpu_wait_parked(struct vcpu *v)
 	pthread_mutex_lock(&p->lock);
 	p->parked++;
 	pthread_cond_signal(&p->parked_cond);
-	while (atomic_load_explicit(&p->wanted, memory_order_relaxed))
-		pthread_cond_wait(&p->go_cond, &p->lock);
+	/* Whether to go on is decided under the lock: who parks again finds it counted rightly. */
+	while (atomic_load_explicit(&p->wanted, memory_order_relaxed)) {
+		pthread_mutex_unlock(&p->lock);
+		vcpu_futex(p, FUTEX_WAIT, 1);
+		pthread_mutex_lock(&p->lock);
+	}
 	p->parked--;
 	pthread_mutex_unlock(&p->lock);
 	vcpu_stood(v);
@@ -148,7 +190,7 @@ static int vcpu_enter(struct vcpu *v, bool *parking)
 	/*
 	 * immediate_exit is cleared before `wanted` is read, and vcpus_park() sets them in the
 	 * opposite order: whichever way the two meet, a wish to park is seen here or makes KVM_RUN
-	 * return. The fence pairs with the release store of `wanted`.
+	 * return. The fence pairs with the one in vcpus_park().
 	 */
 	v->run->immediate_exit = 0;
 	atomic_thread_fence(memory_order_seq_cst);
@@ -177,9 +219,8 @@ static int vcpu_enter_jail(struct machine *m)
 	return -atomic_load_explicit(&m->gate_errnum, memory_order_relaxed);
 }
 
-static void *vcpu_thread(void *arg)
+static void vcpu_live(struct vcpu *v)
 {
-	struct vcpu *v = arg;
 	struct exit_reason why = {0};
 	char name[16];
 	int jailed;
@@ -210,7 +251,44 @@ static void *vcpu_thread(void *arg)
 			break;
 	}
 	machine_end(v->machine, &why);
+	vcpus_ended(&v->machine->park);
+}
+
+static void *vcpu_thread(void *arg)
+{
+	struct vcpu *v = arg;
+
+	/* %fs:0 (psABI, thread-local storage). Nothing above this frame is ever returned to. */
+	__asm__("mov %%fs:0, %0" : "=r"(v->place.thread_pointer));
+	v->place.stack = __builtin_frame_address(0);
+	atomic_store_explicit(&v->tid, gettid(), memory_order_relaxed);
+	vcpu_live(v);
 	return NULL;
+}
+
+/* In a child. Its number is in v->tid already. */
+static int vcpu_thread_again(void *arg)
+{
+	vcpu_live(arg);
+	return 0;
+}
+
+/* With a sanitizer: the marks of frames that its predecessor was in are no marks of this one's. */
+static int vcpu_clone(struct vcpu *v)
+{
+	int rc;
+
+	ASAN_UNPOISON_MEMORY_REGION((char *)v->place.stack - STACK_USED, STACK_USED);
+	rc = clone(vcpu_thread_again, v->place.stack, JAIL_THREAD_FLAGS, v, &v->tid,
+		   v->place.thread_pointer, &v->tid);
+	return rc < 0 ? errno : 0;
+}
+
+static int vcpu_create_thread(struct vcpu *v)
+{
+	pthread_t t; /* nobody waits for its end */
+
+	return pthread_create(&t, NULL, vcpu_thread, v);
 }
 
 int vcpu_start(struct vcpu *v, struct err *err)
@@ -222,7 +300,7 @@ int vcpu_start(struct vcpu *v, struct err *err)
 	if (!v->machine->leaf)
 		sigdelset(&all, KICK_SIGNAL);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&v->thread, NULL, vcpu_thread, v);
+	rc = v->place.stack ? vcpu_clone(v) : vcpu_create_thread(v);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return rc ? err_set(err, rc, "cannot start the thread of vCPU %u", v->id) : 0;
 }

@@ -7,12 +7,16 @@
  * Parking: vcpus_park() stops all threads outside the guest and outside every
  * lock, with no instruction half done, so that their state can be read; and
  * vcpus_unpark() lets them go on. A vCPU may be parked from the start. Those of a
- * leaf (struct machine) are never parked: no signal reaches their threads.
+ * leaf (struct machine) are never parked: no signal reaches their threads. A thread
+ * whose machine has ended parks no more, and vcpus_park() says so at once.
  *
  * Thread: created by the loop thread; the loop thread touches a vCPU's
  * descriptor only before vcpu_start() and while it is parked.
- * fork: the threads do not exist in the child, and the descriptors are the
- * parent's: the child forgets them (vcpu_forget()) and creates its own.
+ * fork: the descriptors are the parent's: the child forgets them (vcpu_forget())
+ * and creates its own. The threads do not exist in the child, but what libc had made
+ * for them does, stacks and descriptors alike, and nobody there would ever free it.
+ * So each thread of the child takes the place of its namesake (struct vcpu_place)
+ * and begins anew there; a chain of forks, however long, has one set of stacks.
  */
 #pragma once
 
@@ -20,6 +24,7 @@
 #include "lib/err.h"
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct machine;
@@ -28,10 +33,19 @@ struct kvm_run;
 /* Where the threads of a machine wait while it is parked. */
 struct vcpu_park {
 	pthread_mutex_t lock;
-	pthread_cond_t parked_cond; /* a thread has parked */
-	pthread_cond_t go_cond;     /* parking is over */
-	_Atomic int wanted;
-	unsigned int parked; /* under the lock */
+	pthread_cond_t parked_cond; /* a thread has parked, or will never */
+	_Atomic int wanted;         /* what those that are parked wait for to be 0: a futex */
+	unsigned int parked;        /* under the lock */
+	bool ended;                 /* under the lock: a thread is gone */
+};
+
+/*
+ * Of the thread that libc made for a vCPU of this number, maybe in a process that this one descends
+ * from. Its thread-local memory has libc's descriptor of it in it.
+ */
+struct vcpu_place {
+	void *thread_pointer; /* what %fs stands for */
+	void *stack;          /* free from here downwards; NULL: there has been no such thread */
 };
 
 struct vcpu {
@@ -40,11 +54,12 @@ struct vcpu {
 	int fd;
 	struct kvm_run *run;
 	size_t run_size;
-	pthread_t thread;
+	struct vcpu_place place;
+	_Atomic pid_t tid; /* of the thread; 0: it has not begun */
 	_Atomic uint64_t exits;
 };
 
-/* Creates vCPU id in the machine's VM; it does not run yet. */
+/* Creates vCPU id in the machine's VM; it does not run yet. `place` stays as it is. */
 __must_check int vcpu_create(struct vcpu *v, struct machine *m, unsigned int id, struct err *err);
 
 /* Enters the guest: KVM_RUN of v->fd, 0 or -errno. What struct machine's `run` is by default. */
@@ -69,9 +84,12 @@ void vcpu_park_init(struct vcpu_park *p);
 void vcpu_install_kick(void);
 
 /*
- * Parks all n threads: 0, or -ETIMEDOUT when one did not park within the deadline; then none
- * stays parked. Not with the device lock held.
+ * Parks all n threads: 0; -ESHUTDOWN when one of them has ended (vcpus_ended()), or -ETIMEDOUT when
+ * one did not park within the deadline; then none stays parked. Not with the device lock held.
  */
 __must_check int vcpus_park(struct vcpu_park *p, struct vcpu *v, unsigned int n,
 			    uint64_t deadline_ns);
 void vcpus_unpark(struct vcpu_park *p);
+
+/* On a vCPU's thread that ends: it is not to be waited for. Not with the device lock held. */
+void vcpus_ended(struct vcpu_park *p);

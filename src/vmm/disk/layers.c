@@ -406,6 +406,17 @@ int layers_flatten(struct layers *l, unsigned int max_clusters)
 	return l->flattening;
 }
 
+/* What is nearest to its end is to be emptied next. */
+static void choose_smallest(struct layers *l)
+{
+	unsigned int best = smallest_lower(l);
+
+	if (l->victim < LAYERS_MAX && l->layer[l->victim].held <= l->layer[best].held)
+		return;
+	l->victim = best;
+	l->victim_cursor = 0;
+}
+
 int layers_make_room(struct layers *l, bool running)
 {
 	/* An empty top is replaced, not added to. */
@@ -413,6 +424,9 @@ int layers_make_room(struct layers *l, bool running)
 		int rc;
 
 		l->flattening = true;
+		choose_smallest(l);
+		if (running && l->layer[l->victim].held > LAYERS_ROOM_CLUSTERS)
+			return -EAGAIN;
 		rc = layers_flatten(l, 1);
 		if (rc < 0)
 			return rc;

@@ -41,7 +41,10 @@
 #define LAYERS_SIZE_MAX   (64ull << 30)
 #define LAYERS_MAX        32u /* files that one disk is made of */
 #define LAYERS_FLATTEN_AT 16u /* with more than this many the thinning out begins ... */
-#define LAYERS_FLATTEN_TO 8u  /* ... and ends with this many */
+#define LAYERS_FLATTEN_TO 8u  /* ... and ends with this many; ... */
+#define LAYERS_URGENT     24u /* ... with more than this many it is to be fast */
+/* So much is copied by layers_make_room() for a guest that stands still meanwhile: 16 MiB. */
+#define LAYERS_ROOM_CLUSTERS 256u
 
 /* One new layer: the same empty regular file, opened for reading and writing, and for reading. */
 struct layer_fds {
@@ -91,13 +94,17 @@ __must_check int layers_zero(struct layers *l, uint64_t off, uint64_t len);
 /* The contents of the range are of no interest any more: what gives space back is zeroed. */
 void layers_discard(struct layers *l, uint64_t off, uint64_t len);
 
-/* Everything that was written is with the host's storage. */
+/*
+ * Everything that was written is with the host's storage. After a failure the layer that it was of
+ * counts as not flushed: the next flush asks the host again, whatever that says then.
+ */
 __must_check int layers_flush(struct layers *l);
 
 /*
  * Makes sure that the next layers_push() finds a free entry, which costs copying when LAYERS_MAX
- * are in use. To be called while a pause of the guest does not matter yet. `running`: the disk may
- * be written to until then, so that a top that is unused now may not be replaced.
+ * are in use. `running`: the disk may be written to until then, so that a top that is unused now
+ * may not be replaced; and whoever uses it waits, so that at most LAYERS_ROOM_CLUSTERS are copied.
+ * -EAGAIN: that would not do, and nothing was copied; layers_flatten() is to go on first.
  */
 __must_check int layers_make_room(struct layers *l, bool running);
 
@@ -118,6 +125,10 @@ __must_check int layers_replace_top(struct layers *l, struct layer_fds top);
 
 /* There are too many layers; and some more of the work: 1 more is to be done, 0 done, or -errno. */
 bool layers_wants_flatten(const struct layers *l);
+static inline bool layers_urgent(const struct layers *l)
+{
+	return l->count > LAYERS_URGENT;
+}
 __must_check int layers_flatten(struct layers *l, unsigned int max_clusters);
 
 /* Bytes of storage that the top takes up, or -errno. */

@@ -37,11 +37,14 @@ static int machine_save(struct machine *m, struct err *err)
 
 static int machine_park(struct machine *m, struct err *err)
 {
-	int rc;
+	int rc = vcpus_park(&m->park, m->vcpus, m->nvcpus, PARK_DEADLINE_NS);
 
-	if (m->ended)
-		return err_text(err, ESHUTDOWN, "the machine has ended");
-	rc = vcpus_park(&m->park, m->vcpus, m->nvcpus, PARK_DEADLINE_NS);
+	if (rc == -ESHUTDOWN) {
+		pthread_mutex_lock(&m->lock);
+		err_text(err, ESHUTDOWN, "the machine has ended: %s", m->end_reason.text);
+		pthread_mutex_unlock(&m->lock);
+		return rc;
+	}
 	return rc < 0 ? err_set(err, -rc, "a vCPU does not stop") : 0;
 }
 

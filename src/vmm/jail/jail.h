@@ -28,6 +28,11 @@
 
 #define JAIL_INSNS 512u
 
+/* What clone(2) is given for a thread, by libc and by us: no other flags make one. */
+#define JAIL_THREAD_FLAGS                                                                   \
+	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_SIGHAND | CLONE_THREAD | \
+	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
+
 enum jail_kind {
 	JAIL_PROCESS,   /* of all threads */
 	JAIL_VCPU,      /* of a vCPU's thread, within that */

@@ -64,9 +64,6 @@
 
 #define DATA_PROT (PROT_READ | PROT_WRITE)
 #define MAP_FLAGS (MAP_SHARED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE | MAP_STACK)
-#define THREAD_FLAGS                                                                        \
-	(CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SYSVSEM | CLONE_SIGHAND | CLONE_THREAD | \
-	 CLONE_SETTLS | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID)
 
 /* One rule a line. */
 /* clang-format off */
@@ -156,7 +153,7 @@ static const struct jail_rule process_rules[] = {
 
 	/* --- processes and threads: with exactly these flags, so without namespaces --- */
 	MAKE(ALLOW_IF(clone, IS(0, CLONE_PARENT | SIGCHLD), IS(1, 0))), /* fork.c */
-	MAKE(ALLOW_IF(clone, IS(0, THREAD_FLAGS))), /* libc: pthread_create() */
+	MAKE(ALLOW_IF(clone, IS(0, JAIL_THREAD_FLAGS))), /* libc: pthread_create(); vcpu.c: a child's */
 	/* libc: the flags lie in memory, where no filter sees them. It goes on with clone(). So there
 	 * is no CLONE_INTO_CGROUP either: the daemon moves a child (daemon/vm_group.h). */
 	MAKE(RULE(SCMP_ACT_ERRNO(ENOSYS), clone3)),
@@ -173,8 +170,9 @@ static const struct jail_rule process_rules[] = {
 	MAKE(ALLOW_IF(rt_sigaction, IS(0, SIGSETXID))), /* libc: the first thread */
 	MAKE(ALLOW(rt_sigprocmask)), /* vcpu.c; libc: around a thread's start and end */
 	MAKE(ALLOW(rt_sigreturn)), /* the handler's return */
-	MAKE(ALLOW(getpid)), /* libc: pthread_kill() */
-	MAKE(ALLOW_IF(tgkill, IS(2, SIGUSR1))), /* libc: pthread_kill() */
+	MAKE(ALLOW(gettid)), /* vcpu.c: whom to kick */
+	MAKE(ALLOW(getpid)), /* vcpu.c: the kick */
+	MAKE(ALLOW_IF(tgkill, IS(2, SIGUSR1))), /* vcpu.c: the kick */
 
 	/* --- locks and time --- */
 	RUN(FUTEX(FUTEX_WAIT, FUTEX_PRIVATE_FLAG)), /* mutexes */
@@ -206,9 +204,8 @@ static const struct jail_rule vcpu_rules[] = {
 	RUN(ALLOW(fdatasync)),
 
 	/* --- the thread itself --- */
-	RUN(FUTEX(FUTEX_WAIT, FUTEX_PRIVATE_FLAG)),
+	RUN(FUTEX(FUTEX_WAIT, FUTEX_PRIVATE_FLAG)), /* mutexes; parked */
 	RUN(FUTEX(FUTEX_WAKE, FUTEX_PRIVATE_FLAG)),
-	MAKE(FUTEX(FUTEX_WAIT_BITSET, FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME)), /* parked */
 	MAKE(ALLOW(rt_sigreturn)), /* the kick */
 	RUN(ALLOW(rt_sigprocmask)), /* libc: end of the thread */
 	RUN(ALLOW(exit)), /* libc: end of the thread */
