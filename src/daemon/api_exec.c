@@ -28,12 +28,15 @@ struct exec_body {
 static bool exec_members(struct request *r, const json_t *body, struct exec_body *b)
 {
 	static const char *const known[] = {
-		"code", "argv",  "language",     "rich",       "timeout",      "cwd",     "env",
-		"user", "stdin", "stdin_base64", "context_id", "output_limit", "exec_id", "queue_timeout",
-		"output_limit_action", NULL};
+		"code",       "argv",         "language", "rich",          "timeout",
+		"cwd",        "env",          "user",     "stdin",         "stdin_base64",
+		"context_id", "output_limit", "exec_id",  "queue_timeout", "output_limit_action",
+		NULL};
 
-	*b = (struct exec_body){
-		.timeout = DEFAULT_EXEC_S, .queue_timeout = -1, .output_limit = DEFAULT_OUTPUT, .context = "default"};
+	*b = (struct exec_body){.timeout = DEFAULT_EXEC_S,
+				.queue_timeout = -1,
+				.output_limit = DEFAULT_OUTPUT,
+				.context = "default"};
 	return fields_only(r, body, known) &&
 	       fields_string(r, body, "code", &b->code, &b->code_len) &&
 	       fields_array(r, body, "argv", LIMIT_ARGV, FRAME_PAYLOAD_MAX / 2, &b->argv) &&
