@@ -327,9 +327,11 @@ static void exec_run(struct exec *e)
 	e->sb->exec_count++;
 	if (exec_events_started(&e->out, e->p.id, e->started_ms) < 0)
 		e->broken = true;
+	agent_cork(e->s);
 	agent_send(e->s, FRAME_EXEC, e->p.head, e->p.head_len);
 	exec_watch_start(e);
 	exec_feed(e);
+	agent_uncork(e->s);
 	/* Alone it does not begin the reply: a refusal may still be an HTTP error. */
 	if (e->begun)
 		exec_wake(e);

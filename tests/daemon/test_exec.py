@@ -67,6 +67,14 @@ def test_plain_lines(daemon: Daemon) -> None:
     assert ev == [{"type": "exit", "data": 137}]
 
 
+def test_a_short_request_is_one_piece(daemon: Daemon) -> None:
+    """For the guest, whom each one would wake up."""
+    sid = daemon.create()
+    for _ in range(3):
+        assert daemon.exec(sid, "#fake:pieces")[-1]["data"] == 1
+    assert daemon.exec(sid, "#fake:pieces " + "x" * 300_000)[-1]["data"] > 1
+
+
 def test_plain_replaces_what_is_not_utf8(daemon: Daemon) -> None:
     sid = daemon.create()
     raw = b"ok \xff\xfe \xe2\x82\xac \xf0\x9f\x98 x\x00y \xed\xa0\x80"
