@@ -59,12 +59,31 @@ static void exec_begin_reply(struct exec *e)
 	e->begun = true;
 }
 
+/* The reply to what is over before any of it was sent: one piece, where chunks would be three. */
+static void exec_reply_whole(struct exec *e)
+{
+	const char *const headers[] = {"Cache-Control",
+				       "no-store",
+				       "X-Content-Type-Options",
+				       "nosniff",
+				       "Podflare-Exec-Id",
+				       e->p.id,
+				       NULL};
+
+	loop_timer_cancel(&e->grace);
+	e->begun = true;
+	http_reply(e->req, 200, "application/x-ndjson", buf_data(&e->out.out), buf_len(&e->out.out),
+		   headers);
+}
+
 /* There may be something for pull(). */
 static void exec_wake(struct exec *e)
 {
 	if (!e->req)
 		return;
-	if (e->heard || e->state == EXEC_DONE)
+	if (e->state == EXEC_DONE && !e->begun && !e->broken && buf_len(&e->out.out) <= NDJSON_HIGH)
+		exec_reply_whole(e);
+	else if (e->heard || e->state == EXEC_DONE)
 		exec_begin_reply(e);
 	http_wake(e->req);
 }
