@@ -38,6 +38,7 @@ struct layers {
 
 struct agent {
 	struct loop loop;
+	struct loop_timer timer; /* see agent.c */
 	struct list alarms;
 	bool alarms_rest;
 	struct user user;

@@ -33,7 +33,7 @@ void cell_free(struct repl_cell *c)
 	feed_close(&c->feed);
 	request_exec_free(&c->req);
 	list_del(&c->link);
-	close_fd(&c->code.fd);
+	code_free(&c->code);
 	free(c);
 }
 
@@ -178,10 +178,11 @@ static const struct stream_ops cell_ops = {
 
 void repl_exec(struct repl *r, struct stream *s, struct request_exec *q, struct code *code)
 {
-	_cleanup_fd int owned = code->fd;
 	struct repl_cell *c;
 
 	c = q->has_user && q->root != r->root ? NULL : calloc(1, sizeof(*c));
+	if (!c)
+		code_free(code);
 	if (!c && q->has_user && q->root != r->root) {
 		stream_error(s, EINVAL, "the user of this Python session is %s",
 			     r->root ? "root" : "user");
@@ -203,7 +204,7 @@ void repl_exec(struct repl *r, struct stream *s, struct request_exec *q, struct 
 	alarm_init(&c->death, r->agent, cell_on_death, c);
 	if (c->req.left_ns)
 		alarm_set(&c->alarm, c->req.left_ns);
-	c->code = (struct code){take_fd(&owned), code->size};
+	c->code = *code;
 	stream_set_job(s, &cell_ops, c);
 	if (!list_empty(&r->waiting) || (r->cell && r->cell->stream))
 		alarm_set(&r->busy_timer, CELL_BUSY_WAIT_NS);
@@ -351,6 +352,15 @@ void cell_begin_next(struct repl *r)
 	}
 }
 
+/* The next n bytes of the code. */
+static int cell_read_code(const struct repl_cell *c, uint8_t *buf, size_t n)
+{
+	if (c->code.fd >= 0)
+		return io_pread_full(c->code.fd, buf, n, (off_t)c->sent);
+	memcpy(buf, c->code.text + c->sent, n);
+	return 0;
+}
+
 void cell_send_code(struct repl *r)
 {
 	struct repl_cell *c = r->cell;
@@ -365,7 +375,7 @@ void cell_send_code(struct repl *r)
 			return; /* goes on when the socket takes more */
 		if (n > FRAME_PAYLOAD_MAX)
 			n = FRAME_PAYLOAD_MAX;
-		if (io_pread_full(c->code.fd, buf, n, (off_t)c->sent) < 0 ||
+		if (cell_read_code(c, buf, n) < 0 ||
 		    frame_put(&r->ctl_out, FRAME_DATA_IN, buf, n) < 0) {
 			repl_kill(r, "the code could not be handed over");
 			return;

@@ -472,7 +472,7 @@ void command_start(struct stream *s, const struct request_exec *r, struct code *
 		c->feed = &c->own_feed;
 		feed_init(c->feed, c->agent, s);
 	}
-	if (command_launch(c, r, &(struct code){code_fd, code->size}, &err) < 0) {
+	if (command_launch(c, r, &(struct code){.fd = code_fd, .size = code->size}, &err) < 0) {
 		stream_fail(s, &err);
 		command_free(c);
 		return;

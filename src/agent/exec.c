@@ -19,6 +19,8 @@
 #include <sys/mman.h>
 
 #define EXEC_CODE_MAX ((size_t)4 * 1024 * 1024)
+/* Code up to this size is kept in memory, until it is known who runs it. */
+#define EXEC_CODE_SHORT ((size_t)4096)
 
 struct exec_body {
 	struct request_exec req;
@@ -27,12 +29,58 @@ struct exec_body {
 	enum exec_stop stop;
 };
 
+void code_free(struct code *c)
+{
+	close_fd(&c->fd);
+	free(c->text);
+	c->text = NULL;
+}
+
+/* From memory into a memfd. */
+static int code_spill(struct code *c)
+{
+	int rc = 0;
+
+	if (c->fd >= 0)
+		return 0;
+	c->fd = memfd_create("code", MFD_CLOEXEC);
+	if (c->fd < 0)
+		return -errno;
+	if (c->size)
+		rc = io_write_full(c->fd, c->text, c->size);
+	free(c->text);
+	c->text = NULL;
+	return rc;
+}
+
+static int code_add(struct code *c, const uint8_t *p, size_t len)
+{
+	char *text;
+	int rc;
+
+	if (c->fd >= 0 || c->size + len > EXEC_CODE_SHORT) {
+		rc = code_spill(c);
+		if (rc == 0)
+			rc = io_write_full(c->fd, p, len);
+	} else {
+		text = realloc(c->text, c->size + len + 1);
+		rc = text ? 0 : -ENOMEM;
+		if (text) {
+			memcpy(text + c->size, p, len);
+			c->text = text;
+		}
+	}
+	if (rc == 0)
+		c->size += len;
+	return rc;
+}
+
 static void exec_body_free(void *job)
 {
 	struct exec_body *b = job;
 
 	alarm_cancel(&b->deadline);
-	close_fd(&b->code.fd);
+	code_free(&b->code);
 	request_exec_free(&b->req);
 	free(b);
 }
@@ -49,8 +97,7 @@ static void exec_on_data(struct stream *s, void *job, const uint8_t *p, size_t l
 	} else if (memchr(p, '\0', len)) {
 		stream_error(s, EINVAL, "the code contains a NUL byte");
 	} else {
-		rc = io_write_full(b->code.fd, p, len);
-		b->code.size += len;
+		rc = code_add(&b->code, p, len);
 		if (rc == 0)
 			return;
 		stream_error(s, -rc, "cannot store the code: %s", strerror(-rc));
@@ -61,23 +108,29 @@ static void exec_on_data(struct stream *s, void *job, const uint8_t *p, size_t l
 static void exec_on_end(struct stream *s, void *job)
 {
 	struct exec_body *b = job;
-	struct code code = {take_fd(&b->code.fd), b->code.size};
+	bool cell = !b->req.keep && b->req.language == LANGUAGE_PYTHON;
 	struct repl *r = contexts_find(s->agent, b->req.context);
+	int rc = b->stop || cell ? 0 : code_spill(&b->code);
+	struct code code = b->code;
 
+	b->code = (struct code){.fd = -1};
 	b->req.left_ns = alarm_left(&b->deadline);
 	if (b->stop) {
 		struct exec_end end = {.stop = b->stop, .exit_code = 128 + SIGINT};
 
-		close_fd(&code.fd);
+		code_free(&code);
 		stream_final(s, FRAME_EXIT, exec_exit_object(&end, NULL));
+	} else if (rc < 0) {
+		code_free(&code);
+		stream_error(s, -rc, "cannot store the code: %s", strerror(-rc));
 	} else if (b->req.keep) {
 		kept_start(s, &b->req, &code);
-	} else if (b->req.language != LANGUAGE_PYTHON) {
+	} else if (!cell) {
 		command_start(s, &b->req, &code);
 	} else if (r) {
 		repl_exec(r, s, &b->req, &code);
 	} else {
-		close_fd(&code.fd);
+		code_free(&code);
 		stream_error(s, ENOENT, "no such context");
 	}
 	exec_body_free(b);
@@ -119,21 +172,15 @@ static const struct stream_ops exec_ops = {
 
 void exec_begin(struct stream *s, struct request_exec *r)
 {
-	struct exec_body *b;
-	int fd, rc;
+	struct exec_body *b = calloc(1, sizeof(*b));
 
-	b = calloc(1, sizeof(*b));
-	fd = memfd_create("code", MFD_CLOEXEC);
-	if (!b || fd < 0) {
-		rc = b ? errno : ENOMEM;
-		stream_error(s, rc, "cannot store the code: %s", strerror(rc));
+	if (!b) {
+		stream_error(s, ENOMEM, "cannot store the code: out of memory");
 		request_exec_free(r);
-		close_fd(&fd);
-		free(b);
 		return;
 	}
 	b->req = *r;
-	b->code.fd = fd;
+	b->code.fd = -1;
 	alarm_init(&b->deadline, s->agent, exec_on_deadline, b);
 	if (b->req.timeout_ms)
 		alarm_set(&b->deadline, (uint64_t)b->req.timeout_ms * 1000000);

@@ -4,7 +4,8 @@
  * its own; and what both have in common: how a call is stopped, and its EXIT.
  *
  * The code lies in a memfd (struct code), not in the agent's heap: it goes on
- * from there in pieces to the REPL, or is given to bash as a file.
+ * from there in pieces to the REPL, or is given to bash as a file. That of a short
+ * cell is not worth one.
  * Thread: the loop's. fork: memfds are close-on-exec.
  */
 #pragma once
@@ -30,9 +31,12 @@ struct output;
 struct stream;
 
 struct code {
-	int fd; /* memfd, owned */
+	int fd; /* memfd, owned; -1: it is in text */
 	size_t size;
+	char *text; /* owned; of cells only, else NULL */
 };
+
+void code_free(struct code *c);
 
 /* Why a call does not end by itself. A later word replaces an earlier one only as far as it stands
    further down, and nothing replaces the last three. */

@@ -205,7 +205,7 @@ static int kept_launch(struct kept *k, const struct request_exec *r, const struc
 void kept_start(struct stream *s, const struct request_exec *r, struct code *code)
 {
 	_cleanup_fd int code_fd = code->fd;
-	const struct code own = {code_fd, code->size};
+	const struct code own = {.fd = code_fd, .size = code->size};
 	static const int64_t start[2] = {0, 0};
 	struct kept *k = NULL;
 	struct err err;

@@ -9,6 +9,7 @@
 #include "agent/stream.h"
 #include "agent/agent.h"
 #include "agent/request.h"
+#include "lib/io.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -25,8 +26,10 @@
 /* The largest batch of answers that one more frame can cause fits behind it. */
 #define STREAM_MAX (STREAM_IN_PAUSE + FRAME_HEADER_SIZE + FRAME_PAYLOAD_MAX)
 
-#define STREAM_PING_MAX  64
-#define STREAM_LINGER_NS (2 * 1000000000ull)
+/* A request has three frames, or one. With more than that in one look it is not left alone. */
+#define STREAM_LEFT_FRAMES 4
+#define STREAM_PING_MAX    64
+#define STREAM_LINGER_NS   (2 * 1000000000ull)
 
 static void stream_on_event(struct loop_src *src, uint32_t events);
 
@@ -48,7 +51,7 @@ struct stream *stream_new(struct server *srv, int fd)
 	s->server = srv;
 	s->src = (struct loop_src){.fd = -1, .fn = stream_on_event, .arg = s};
 	s->linger = (struct loop_timer){.fn = stream_on_linger, .arg = s};
-	s->events = EPOLLIN | EPOLLRDHUP;
+	s->events = EPOLLIN | EPOLLRDHUP | EPOLLET;
 	frame_reader_init(&s->in);
 	frame_writer_init(&s->out, STREAM_MAX);
 	if (loop_add(&s->agent->loop, &s->src, fd, s->events) < 0) {
@@ -131,6 +134,8 @@ static void stream_update_events(struct stream *s)
 		events |= EPOLLIN;
 	if (s->want_room || s->in_paused || frame_writer_pending(&s->out))
 		events |= EPOLLOUT;
+	else
+		events |= EPOLLET; /* what is left in the socket is there all the time */
 	if (events != s->events && loop_mod(&s->src, events) == 0)
 		s->events = events;
 }
@@ -257,6 +262,7 @@ void stream_refuse(struct stream *s, const struct err *err)
 	stream_drop_job(s, false);
 	s->want_room = false;
 	s->closing = true;
+	s->left = 0; /* it is read and dropped with the rest */
 	stream_put_json(s, FRAME_ERROR, stream_error_object(err));
 	/* The peer may take its time to read the answer, but not for ever. */
 	loop_timer_set(&s->agent->loop, &s->linger, STREAM_LINGER_NS);
@@ -366,9 +372,10 @@ static void stream_on_frame(struct stream *s, const struct frame *f)
 	}
 }
 
-/* Handles the frames that are complete, as long as their answers have room. */
-static void stream_take_frames(struct stream *s)
+/* Handles the frames that are complete, as long as their answers have room: how many. */
+static unsigned stream_take_frames(struct stream *s)
 {
+	unsigned taken = 0;
 	struct frame f;
 
 	while (!s->closed && !s->closing) {
@@ -377,11 +384,10 @@ static void stream_take_frames(struct stream *s)
 		if (buf_len(&s->out.out) > STREAM_IN_PAUSE)
 			stream_flush(s);
 		s->in_paused = buf_len(&s->out.out) > STREAM_IN_PAUSE;
-		if (s->in_paused)
-			return;
-		rc = frame_reader_next(&s->in, &f);
+		rc = s->in_paused ? 0 : frame_reader_next(&s->in, &f);
 		if (rc == 0)
-			return;
+			break;
+		taken++;
 		if (rc < 0)
 			stream_break(s, rc == -EMSGSIZE
 						? "a frame carries at most 65536 bytes"
@@ -389,6 +395,59 @@ static void stream_take_frames(struct stream *s)
 		else
 			stream_on_frame(s, &f);
 	}
+	return taken;
+}
+
+/* There may be more to read, or its end: the edge is asked for again. */
+static void stream_come_again(struct stream *s)
+{
+	if (s->src.loop && loop_mod(&s->src, s->events) < 0)
+		s->broken = true;
+}
+
+/* Takes out of the socket what was left there: 0 or -errno. */
+static int stream_take_left(struct stream *s)
+{
+	while (s->left) {
+		size_t max = sizeof(s->agent->scratch);
+		ssize_t n = io_recv_some(s->fd, s->agent->scratch, s->left < max ? s->left : max);
+
+		if (n <= 0)
+			return n < 0 ? (int)n : -ECONNRESET;
+		s->left -= (size_t)n;
+	}
+	return 0;
+}
+
+/*
+ * Reads once, as frame_reader_fill(). Whenever a read leaves nothing in a socket, Linux' vsock
+ * tells the host of the room: a packet and an exit of the VM that nobody waits for. A short request
+ * is therefore left there until the next one has come behind it, and the answer tells of the room
+ * as well. Only when it is whole, and nothing else: a peer that is not done may have room for no
+ * more.
+ */
+static ssize_t stream_fill(struct stream *s)
+{
+	int rc = stream_take_left(s);
+	ssize_t n;
+
+	if (rc < 0)
+		return rc == -EAGAIN ? -EIO : rc;
+	if (s->ops || s->body || buf_len(&s->in.in)) {
+		n = frame_reader_fill(&s->in, s->fd);
+		if (n > 0)
+			stream_come_again(s);
+		return n;
+	}
+	n = frame_reader_look(&s->in, s->fd);
+	if (n <= 0)
+		return n;
+	s->left = (size_t)n;
+	if (n == FRAME_LOOK) {
+		rc = stream_take_left(s);
+		stream_come_again(s);
+	}
+	return rc < 0 ? rc : n;
 }
 
 static void stream_on_input(struct stream *s)
@@ -396,18 +455,24 @@ static void stream_on_input(struct stream *s)
 	ssize_t n;
 
 	if (s->closing) {
-		n = recv(s->fd, s->agent->scratch, sizeof(s->agent->scratch), MSG_DONTWAIT);
-		if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
+		n = io_recv_some(s->fd, s->agent->scratch, sizeof(s->agent->scratch));
+		if (n == 0 || (n < 0 && n != -EAGAIN))
 			stream_close(s);
+		else if (n > 0)
+			stream_come_again(s);
 		return;
 	}
-	n = frame_reader_fill(&s->in, s->fd);
+	n = stream_fill(s);
 	if (n == -EAGAIN)
 		return;
-	if (n <= 0)
+	if (n <= 0) {
 		stream_close(s);
-	else
-		stream_take_frames(s);
+		return;
+	}
+	if (stream_take_frames(s) > STREAM_LEFT_FRAMES || buf_len(&s->in.in))
+		n = stream_take_left(s);
+	if (n < 0)
+		stream_close(s);
 }
 
 static void stream_on_event(struct loop_src *src, uint32_t events)
@@ -416,6 +481,8 @@ static void stream_on_event(struct loop_src *src, uint32_t events)
 
 	if (events & EPOLLIN) {
 		stream_on_input(s);
+		if (events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP))
+			stream_come_again(s);
 	} else if (events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP)) {
 		stream_close(s);
 	}

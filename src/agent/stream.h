@@ -63,6 +63,7 @@ struct stream {
 	const struct stream_ops *ops; /* of the job, NULL when none runs */
 	void *job;
 	uint32_t events; /* that epoll waits for now */
+	size_t left;     /* bytes that were taken and are still in the socket: stream_fill() */
 	bool body;       /* DATA* END of a request is still to come */
 	bool want_room;  /* call ops->room even if everything is sent */
 	bool in_paused;  /* too many answers wait to be read: do not take more frames */

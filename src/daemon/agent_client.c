@@ -17,6 +17,8 @@
 
 /* Kept free in the output queue for END, CANCEL and one PING. */
 #define CONTROL_RESERVE 256u
+/* So much is held back by agent_cork(). */
+#define CORK_MAX 16384u
 
 void agent_init(struct agent *a, struct loop *loop, struct vmm *vmm)
 {
@@ -238,6 +240,14 @@ size_t agent_room(const struct agent_stream *s)
 	return room < FRAME_PAYLOAD_MAX ? room : FRAME_PAYLOAD_MAX;
 }
 
+/* Sends what waits; the rest when the other side takes it. */
+static void agent_push(struct agent_stream *s)
+{
+	agent_flush(s);
+	if (frame_writer_pending(&s->out))
+		agent_arm(s);
+}
+
 void agent_send(struct agent_stream *s, uint8_t type, const void *payload, size_t len)
 {
 	int rc;
@@ -249,9 +259,20 @@ void agent_send(struct agent_stream *s, uint8_t type, const void *payload, size_
 		s->error = rc; /* no memory, or more than agent_room() */
 		return;
 	}
-	agent_flush(s);
-	if (frame_writer_pending(&s->out))
-		agent_arm(s);
+	if (!s->corked || buf_len(&s->out.out) > CORK_MAX)
+		agent_push(s);
+}
+
+void agent_cork(struct agent_stream *s)
+{
+	s->corked = true;
+}
+
+void agent_uncork(struct agent_stream *s)
+{
+	s->corked = false;
+	if (!s->error && frame_writer_pending(&s->out))
+		agent_push(s);
 }
 
 int agent_next(struct agent_stream *s, struct frame *f)

@@ -57,6 +57,7 @@ struct agent_stream {
 	struct frame_writer out;
 	bool drained; /* agent_next() has said 0: input is awaited */
 	bool held;    /* nothing is sent before agent_unhold() */
+	bool corked;  /* see agent_cork() */
 	bool mute;    /* the other side takes no more; what it said before is still read */
 	bool eof;     /* the other side has closed; error follows when grace is over */
 	struct loop_timer grace;
@@ -93,6 +94,12 @@ size_t agent_room(const struct agent_stream *s);
 /* Queues and sends a frame. What fails comes out of agent_next(), behind what the agent had to say.
  */
 void agent_send(struct agent_stream *s, uint8_t type, const void *payload, size_t len);
+/*
+ * What is sent in between leaves in one piece, if it is short: each one costs the VMM a turn, and
+ * its guest an interrupt. agent_uncork() before the loop goes on.
+ */
+void agent_cork(struct agent_stream *s);
+void agent_uncork(struct agent_stream *s);
 
 /*
  * 1 and a frame (valid until the next call), 0 when none is there yet (fn will

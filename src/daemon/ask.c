@@ -188,8 +188,10 @@ void ask_agent_with(struct request *r, struct sandbox *sb, uint8_t type, json_t 
 	sandbox_add_user(sb, &a->user, ask_on_sandbox_end, a);
 	loop_timer_set(&sb->d->loop, &a->limit,
 		       (uint64_t)(c->ping_after_s + c->pong_within_s) * SECOND_NS);
+	agent_cork(a->s);
 	agent_send(a->s, type, text, strlen(text));
 	ask_feed(a);
+	agent_uncork(a->s);
 }
 
 void ask_agent(struct request *r, struct sandbox *sb, uint8_t type, json_t *object,

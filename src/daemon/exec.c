@@ -59,12 +59,31 @@ static void exec_begin_reply(struct exec *e)
 	e->begun = true;
 }
 
+/* The reply to what is over before any of it was sent: one piece, where chunks would be three. */
+static void exec_reply_whole(struct exec *e)
+{
+	const char *const headers[] = {"Cache-Control",
+				       "no-store",
+				       "X-Content-Type-Options",
+				       "nosniff",
+				       "Podflare-Exec-Id",
+				       e->p.id,
+				       NULL};
+
+	loop_timer_cancel(&e->grace);
+	e->begun = true;
+	http_reply(e->req, 200, "application/x-ndjson", buf_data(&e->out.out), buf_len(&e->out.out),
+		   headers);
+}
+
 /* There may be something for pull(). */
 static void exec_wake(struct exec *e)
 {
 	if (!e->req)
 		return;
-	if (e->heard || e->state == EXEC_DONE)
+	if (e->state == EXEC_DONE && !e->begun && !e->broken && buf_len(&e->out.out) <= NDJSON_HIGH)
+		exec_reply_whole(e);
+	else if (e->heard || e->state == EXEC_DONE)
 		exec_begin_reply(e);
 	http_wake(e->req);
 }
@@ -338,9 +357,11 @@ static void exec_run(struct exec *e)
 	if (exec_events_started(&e->out, e->p.id, (int64_t)e->sb->d->config.exec_slack_s * 1000,
 				e->started_ms) < 0)
 		e->broken = true;
+	agent_cork(e->s);
 	agent_send(e->s, FRAME_EXEC, e->p.head, e->p.head_len);
 	exec_watch_start(e);
 	exec_feed(e);
+	agent_uncork(e->s);
 	/* Alone it does not begin the reply: a refusal may still be an HTTP error. */
 	if (e->begun)
 		exec_wake(e);

@@ -71,9 +71,11 @@ static void rehearsal_call(struct template_vm *vm)
 			rehearsal_failed(vm, err.msg);
 		return;
 	}
+	agent_cork(vm->rehearsal.s);
 	agent_send(vm->rehearsal.s, FRAME_EXEC, head, sizeof(head) - 1);
 	agent_send(vm->rehearsal.s, FRAME_DATA_IN, code, sizeof(code) - 1);
 	agent_send(vm->rehearsal.s, FRAME_END_IN, NULL, 0);
+	agent_uncork(vm->rehearsal.s);
 }
 
 static void rehearsal_on_ready(struct sandbox *sb, void *arg)

@@ -43,6 +43,11 @@ ssize_t io_recv_some(int fd, void *buf, size_t len)
 	return RETRY(recv(fd, buf, len, MSG_DONTWAIT));
 }
 
+ssize_t io_peek_some(int fd, void *buf, size_t len)
+{
+	return RETRY(recv(fd, buf, len, MSG_PEEK | MSG_DONTWAIT));
+}
+
 int io_read_full(int fd, void *buf, size_t len)
 {
 	char *p = buf;

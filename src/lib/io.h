@@ -25,6 +25,8 @@ ssize_t io_write_some(int fd, const void *buf, size_t len);
 /* The same of a socket, blocking or not: send(MSG_NOSIGNAL | MSG_DONTWAIT), recv(MSG_DONTWAIT). */
 ssize_t io_send_some(int fd, const void *buf, size_t len);
 ssize_t io_recv_some(int fd, void *buf, size_t len);
+/* As io_recv_some(), but what comes stays in the socket as well. */
+ssize_t io_peek_some(int fd, void *buf, size_t len);
 
 /*
  * 0 or -errno. fstat(2) itself: glibc's function makes newfstatat(2), which can look up paths, and

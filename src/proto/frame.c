@@ -77,6 +77,27 @@ ssize_t frame_reader_fill(struct frame_reader *r, int fd)
 	return n;
 }
 
+ssize_t frame_reader_look(struct frame_reader *r, int fd)
+{
+	size_t room;
+	uint8_t *p;
+	ssize_t n;
+
+	frame_reader_release(r);
+	room = buf_room(&r->in);
+	if (room == 0)
+		return -ENOBUFS;
+	if (room > FRAME_LOOK)
+		room = FRAME_LOOK;
+	p = buf_reserve(&r->in, room);
+	if (!p)
+		return -ENOMEM;
+	n = io_peek_some(fd, p, room);
+	if (n > 0)
+		buf_commit(&r->in, (size_t)n);
+	return n;
+}
+
 size_t frame_reader_feed(struct frame_reader *r, const void *data, size_t len)
 {
 	frame_reader_release(r);

@@ -16,6 +16,7 @@
 
 #define FRAME_HEADER_SIZE 8u
 #define FRAME_PAYLOAD_MAX 65536u
+#define FRAME_LOOK        1024u
 
 enum frame_type {
 	/* host -> agent */
@@ -81,6 +82,8 @@ void frame_reader_free(struct frame_reader *r);
 /* One recv of what is there: bytes read (> 0), 0 at EOF, -EAGAIN, -ENOBUFS (take frames first),
  * -errno. */
 ssize_t frame_reader_fill(struct frame_reader *r, int fd);
+/* The same of a few bytes at most, FRAME_LOOK, which stay in the socket. */
+ssize_t frame_reader_look(struct frame_reader *r, int fd);
 /* Feeds bytes that came another way: count taken (may be less than len). */
 size_t frame_reader_feed(struct frame_reader *r, const void *data, size_t len);
 /* 1 and a frame, 0 when more bytes are needed, -EMSGSIZE/-EPROTO for a broken stream (stays

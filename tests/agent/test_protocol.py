@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import random
+import signal
+import socket
 import struct
+import termios
 import time
 from typing import Any
 
@@ -158,6 +162,58 @@ def test_byte_by_byte(stream: Stream) -> None:
     for at in range(len(data)):
         stream.raw(data[at : at + 1])
     assert stream.finish().stdout == b"slow\n"
+
+
+def unread(stream: Stream) -> int:
+    """What the agent has not taken out of its socket yet (with what the kernel keeps beside it)."""
+    size = fcntl.ioctl(stream.sock, termios.TIOCOUTQ, struct.pack("i", 0))
+    return int(struct.unpack("i", size)[0])
+
+
+def test_short_requests_stay_in_the_socket(stream: Stream) -> None:
+    """Until the next one has come behind them; a long one, and what comes while one runs, do not."""
+    begin = frame(EXEC, b'{"language":"bash"}')
+    for n in range(3):
+        stream.raw(begin + frame(DATA, b"echo %d" % n) + frame(END))
+        assert stream.finish().stdout == b"%d\n" % n
+        assert unread(stream) > 0
+    text = b"echo " + b"x" * 3000
+    stream.raw(begin + frame(DATA, text) + frame(END))
+    assert stream.finish().stdout == text[5:] + b"\n"
+    assert unread(stream) == 0
+    stream.raw(begin + frame(DATA, b"exec sleep 50") + frame(END))
+    for n in range(2000):
+        stream.send(PING, b"%d" % n)
+        assert stream.recv() == (PONG, b"%d" % n)
+    stream.send(CANCEL)
+    assert stream.finish().exit["reason"] == "cancelled"
+    # Pieces, of which no one is a request.
+    request = begin + frame(DATA, b"echo end") + frame(END)
+    for at in range(0, len(request), 5):
+        stream.raw(request[at : at + 5])
+        time.sleep(0.01)
+    assert stream.finish().stdout == b"end\n"
+
+
+def test_longest_request_at_once(agent: Agent, stream: Stream) -> None:
+    """Of the frames behind a frame that fills the agent's buffer nothing tells any more."""
+    head = '{"language":"bash","env":{"BIG":"'
+    text = (head + "x" * (65536 - len(head) - 3) + '"}}').encode()
+    assert len(text) == 65536
+    agent.proc.send_signal(signal.SIGSTOP)
+    stream.raw(frame(EXEC, text) + frame(DATA, b"echo ${#BIG}") + frame(END))
+    agent.proc.send_signal(signal.SIGCONT)
+    assert stream.finish().stdout == b"%d\n" % (65536 - len(head) - 3)
+
+
+def test_request_and_end_at_once(agent: Agent) -> None:
+    """The end is noticed although there is something to read, which is left where it is."""
+    with agent.stream() as s:
+        agent.proc.send_signal(signal.SIGSTOP)
+        s.raw(frame(EXEC, b'{"language":"bash"}') + frame(DATA, b"exec sleep 50") + frame(END))
+        s.sock.shutdown(socket.SHUT_WR)
+        agent.proc.send_signal(signal.SIGCONT)
+        assert s.sock.recv(1) == b""
 
 
 def test_ping_flood_without_reading(agent: Agent, stream: Stream) -> None:

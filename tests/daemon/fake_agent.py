@@ -48,6 +48,7 @@ class Stream(Files, Commands):
         self.sock = socket.socket(fileno=fd)
         self.sock.setblocking(True)
         self.buf = b""
+        self.pieces = 0  # in which this request has come
         self.fresh = vmm.frozen  # begun while everything rests
         vmm.streams.add(self)
 
@@ -77,6 +78,7 @@ class Stream(Files, Commands):
             got = self.sock.recv(262144)
             if not got:
                 raise Gone
+            self.pieces += 1
             self.buf += got
 
     def error(self, code: str, message: str) -> None:
@@ -102,6 +104,7 @@ class Stream(Files, Commands):
         }
         try:
             while True:
+                self.pieces = 0
                 kind, payload = self.recv()
                 if not self.fresh:
                     self.vmm.rest()
@@ -392,6 +395,8 @@ class Stream(Files, Commands):
         elif word == "close":
             self.send(STDOUT, b"half a line")
             raise Gone
+        elif word == "pieces":
+            self.exit(self.pieces, "exited", start)
         elif word == "badframe":
             self.sock.sendall(b"\xff" * 64)
             time.sleep(3600)

@@ -67,6 +67,39 @@ def test_plain_lines(daemon: Daemon) -> None:
     assert ev == [{"type": "exit", "data": 137}]
 
 
+def test_a_short_request_is_one_piece(daemon: Daemon) -> None:
+    """For the guest, whom each one would wake up."""
+    sid = daemon.create()
+    for _ in range(3):
+        assert daemon.exec(sid, "#fake:pieces")[-1]["data"] == 1
+    assert daemon.exec(sid, "#fake:pieces " + "x" * 300_000)[-1]["data"] > 1
+
+
+def test_a_short_answer_is_one_piece(daemon: Daemon) -> None:
+    """What is over before the reply has begun has a length; what is not comes in chunks."""
+    sid = daemon.create()
+
+    def post(code: str) -> httpx.Response:
+        body = {"code": code, "language": "bash"}
+        return daemon.http.post(f"/v1/sandboxes/{sid}/exec", json=body)
+
+    def whole() -> httpx.Response | None:
+        r = post("#fake:pieces")
+        return r if "content-length" in r.headers else None
+
+    r = wait_for(whole)
+    assert int(r.headers["content-length"]) == len(r.content)
+    chunked = post("sleep 0.5; exit 1")
+    assert chunked.headers["transfer-encoding"] == "chunked"
+    for reply in (r, chunked):
+        (event,) = [json.loads(line) for line in reply.text.splitlines()]
+        assert (event["type"], event["data"]) == ("exit", 1)
+        assert reply.headers["podflare-exec-id"].startswith("exec_")
+        assert reply.headers["content-type"] == "application/x-ndjson"
+        assert reply.headers["cache-control"] == "no-store"
+        assert reply.headers["x-content-type-options"] == "nosniff"
+
+
 def test_plain_replaces_what_is_not_utf8(daemon: Daemon) -> None:
     sid = daemon.create()
     raw = b"ok \xff\xfe \xe2\x82\xac \xf0\x9f\x98 x\x00y \xed\xa0\x80"

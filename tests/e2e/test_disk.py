@@ -82,6 +82,17 @@ def test_fsync_writes_and_sends_no_flush(parent: Sandbox):
     assert did["device"][1] > 0, did
 
 
+DIRTY = """
+with open("/proc/vmstat") as file:
+    print(dict(line.split() for line in file)["nr_dirty"])
+"""
+
+
+def test_nothing_is_left_to_write(fresh: Callable[..., Sandbox]):
+    """Of the template's, that is: each copy would write it anew, half a minute after it was made."""
+    assert int(py(fresh(), DIRTY)) <= 3
+
+
 @pytest.mark.parametrize("disk_mib", [63, 0, -1, 65537, 10**9, "64", 64.5, True])
 def test_sizes_that_are_refused(http: httpx.Client, disk_mib):
     reply = http.post("/v1/sandboxes", json={"disk_mib": disk_mib})

@@ -187,6 +187,36 @@ static void test_socket_round_trip(void **state)
 	frame_reader_free(&r);
 }
 
+/* A look takes no more than it may, and leaves everything where it is. */
+static void test_look(void **state)
+{
+	uint8_t wire[2 * FRAME_LOOK], again[sizeof(wire)];
+	struct frame_reader r;
+	struct frame f;
+	int sv[2];
+
+	(void)state;
+	memset(wire, 'x', sizeof(wire));
+	frame_pack_header(wire, FRAME_DATA_IN, FRAME_LOOK);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, sv), 0);
+	frame_reader_init(&r);
+	assert_int_equal(frame_reader_look(&r, sv[1]), -EAGAIN);
+	assert_int_equal(write(sv[0], wire, sizeof(wire)), sizeof(wire));
+	assert_int_equal(frame_reader_look(&r, sv[1]), FRAME_LOOK);
+	assert_int_equal(frame_reader_next(&r, &f), 0);
+	assert_int_equal(read(sv[1], again, FRAME_LOOK), FRAME_LOOK);
+	assert_memory_equal(again, wire, FRAME_LOOK);
+	assert_int_equal(frame_reader_look(&r, sv[1]), FRAME_LOOK);
+	assert_int_equal(frame_reader_next(&r, &f), 1);
+	assert_int_equal(f.len, FRAME_LOOK);
+	assert_memory_equal(f.payload, wire + FRAME_HEADER_SIZE, FRAME_LOOK - FRAME_HEADER_SIZE);
+	assert_int_equal(read(sv[1], again, sizeof(again)), FRAME_LOOK);
+	close(sv[0]);
+	assert_int_equal(frame_reader_look(&r, sv[1]), 0);
+	close(sv[1]);
+	frame_reader_free(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -197,6 +227,7 @@ int main(void)
 		cmocka_unit_test(test_reader_bound),
 		cmocka_unit_test(test_writer_bound),
 		cmocka_unit_test(test_socket_round_trip),
+		cmocka_unit_test(test_look),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Buffers of credit updates, which the device keeps until there is a reason for
- * an interrupt: when they come back, and that a driver that waits for room, as
- * Linux' does, never waits in vain.
+ * Buffers of credit updates and of short data, which the device keeps until there
+ * is a reason for an interrupt: when they come back, and that a driver that waits
+ * for room, as Linux' does, never waits in vain.
  */
 #define _GNU_SOURCE
 #include "unit.h"
@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 #define TX VSOCK_QUEUE_TX
+/* The most data in a packet that is kept. */
+#define SHORT 512u
 
 static unsigned used(struct fake *f)
 {
@@ -28,16 +30,16 @@ static unsigned used(struct fake *f)
 	return n;
 }
 
-/* One packet in `descs` descriptors from `first` on, of 44 bytes and, for RW, one. */
-static void offer(struct fake *f, const struct fake_conn *c, enum vsock_op op, uint16_t first,
-		  unsigned descs)
+/* One packet in `descs` descriptors from `first` on, of 44 bytes and those of data. */
+static void offer_data(struct fake *f, const struct fake_conn *c, enum vsock_op op, uint16_t first,
+		       unsigned descs, uint32_t data)
 {
 	const struct vsock_hdr h = {
 		.src_cid = VSOCK_GUEST_CID,
 		.dst_cid = VSOCK_CID_HOST,
 		.src_port = c->guest_port,
 		.dst_port = c->host_port,
-		.len = op == VSOCK_OP_RW,
+		.len = data,
 		.type = VSOCK_TYPE_STREAM,
 		.op = (uint16_t)op,
 		.buf_alloc = c->buf_alloc,
@@ -54,6 +56,13 @@ static void offer(struct fake *f, const struct fake_conn *c, enum vsock_op op, u
 		total -= seg[i].len;
 	}
 	fake_chain(f, TX, first, seg, descs);
+}
+
+/* RW has one byte of data. */
+static void offer(struct fake *f, const struct fake_conn *c, enum vsock_op op, uint16_t first,
+		  unsigned descs)
+{
+	offer_data(f, c, op, first, descs, op == VSOCK_OP_RW);
 }
 
 static void credit_update(struct fake *f, const struct fake_conn *c, uint16_t first)
@@ -103,7 +112,7 @@ static void test_kept_until_another(void **state)
 	assert_int_equal(used(f), 0);
 	assert_int_equal(virtq_kept(&f->dev->queue[TX]), 2);
 	/* From the guest. */
-	offer(f, &c, VSOCK_OP_RW, 3, 2);
+	offer_data(f, &c, VSOCK_OP_RW, 3, 2, SHORT + 1);
 	fake_kick(f, TX);
 	assert_int_equal(used(f), 3);
 	assert_int_equal(f->irqs, irqs + 1);
@@ -121,11 +130,36 @@ static void test_kept_until_another(void **state)
 	close(fd);
 }
 
-/* All but credit updates come back at once, good or bad; and so do long chains. */
+/* Short data is with the host at once; its buffer comes back with what the host sends. */
+static void test_short_data(void **state)
+{
+	struct fake *f = *state;
+	struct fake_conn c = {.buf_alloc = 1000};
+	struct vsock_hdr h;
+	char data[SHORT + 2];
+	int fd = begin(f, &c);
+	unsigned irqs = f->irqs;
+
+	for (uint16_t i = 0; i < 3; i++) {
+		offer_data(f, &c, VSOCK_OP_RW, (uint16_t)(2 * i), 2, i ? SHORT : 1);
+		fake_kick(f, TX);
+		assert_int_equal(io_read_some(fd, data, sizeof(data)), i ? SHORT : 1);
+	}
+	assert_int_equal(f->irqs, irqs);
+	assert_int_equal(used(f), 0);
+	assert_int_equal(virtq_kept(&f->dev->queue[TX]), 3);
+	assert_int_equal(io_write_some(fd, "answered", 8), 8);
+	fake_turns(f);
+	fake_expect(f, &h, VSOCK_OP_RW);
+	assert_int_equal(f->irqs, irqs + 1);
+	assert_int_equal(used(f), 3);
+	close(fd);
+}
+
+/* All else comes back at once, good or bad; and so do long chains. */
 static void test_others_are_not_kept(void **state)
 {
-	static const enum vsock_op ops[] = {VSOCK_OP_RW,       VSOCK_OP_CREDIT_REQUEST,
-					    VSOCK_OP_REQUEST,  VSOCK_OP_RST,
+	static const enum vsock_op ops[] = {VSOCK_OP_CREDIT_REQUEST, VSOCK_OP_REQUEST, VSOCK_OP_RST,
 					    VSOCK_OP_SHUTDOWN, VSOCK_OP_RESPONSE};
 	struct fake *f = *state;
 	struct fake_conn c = {0}, nobody = {.guest_port = 1, .host_port = 1};
@@ -135,7 +169,14 @@ static void test_others_are_not_kept(void **state)
 	offer(f, &nobody, VSOCK_OP_CREDIT_UPDATE, 0, 1);
 	fake_kick(f, TX);
 	assert_int_equal(used(f), 1);
-	offer(f, &c, VSOCK_OP_CREDIT_UPDATE, 0, 3);
+	for (uint32_t data = 0; data < 2; data++) {
+		offer(f, &c, data ? VSOCK_OP_RW : VSOCK_OP_CREDIT_UPDATE, 0, 3);
+		irqs = f->irqs;
+		fake_kick(f, TX);
+		assert_int_equal(f->irqs, irqs + 1);
+		assert_int_equal(used(f), 1);
+	}
+	offer_data(f, &c, VSOCK_OP_RW, 0, 1, SHORT + 1);
 	irqs = f->irqs;
 	fake_kick(f, TX);
 	assert_int_equal(f->irqs, irqs + 1);
@@ -315,8 +356,13 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, fake_setup, fake_teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_kept_until_another), T(test_others_are_not_kept),        T(test_bound),
-		T(test_small_queues),       T(test_driver_that_waits_for_room), T(test_copies),
+		T(test_kept_until_another),
+		T(test_short_data),
+		T(test_others_are_not_kept),
+		T(test_bound),
+		T(test_small_queues),
+		T(test_driver_that_waits_for_room),
+		T(test_copies),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -246,7 +246,11 @@ static void answer(struct guest *g, struct vcpu *v, const struct vsock_hdr *to, 
 
 	vsock_hdr_pack(mem(v, TX_BUF, VSOCK_HDR_BYTES), &h);
 	offer(v, MACHINE_DEV_VSOCK, VSOCK_QUEUE_TX, &g->tx, &seg, 1);
-	/* A packet that came meanwhile can only be in the one buffer, which is ours. */
+	/* A packet that came meanwhile can only be in the one buffer, which is ours. The device
+	   keeps it if it is a short one, until we say that there is no other. */
+	if (used(v, &g->tx))
+		return;
+	reg(v, MACHINE_DEV_VSOCK, VIRTIO_MMIO_QUEUE_NOTIFY, VSOCK_QUEUE_TX);
 	if (!used(v, &g->tx))
 		g->wrong++;
 }

@@ -30,13 +30,14 @@
  * to the guest have a queue with a place for each connection; when it is full
  * the transmit queue stands still until the guest offers receive buffers.
  *
- * A driver sends a credit update whenever it has read what there was, and has
- * nothing to wait for afterwards. Their buffers are kept (virtq_keep()) until there
- * is a reason for an interrupt anyway: any other packet, in either direction. The
- * driver never runs out of buffers for it: at most half of its descriptors are
- * kept, and none once it notifies without having offered anything, as Linux' does
- * when it finds no room (virtqueue_add() of a full queue). What else it may wait
- * for, such as the end of a zero-copy send, hangs on packets with data.
+ * A driver has nothing to wait for after a credit update, nor after a packet with a
+ * few bytes of data, such as the answer of a call. Their buffers are kept
+ * (virtq_keep()) until there is a reason for an interrupt anyway: any other packet,
+ * in either direction. The driver never runs out of buffers for it: at most half of
+ * its descriptors are kept, and none once it notifies without having offered
+ * anything, as Linux' does when it finds no room (virtqueue_add() of a full queue).
+ * What else it may wait for, such as the end of a zero-copy send, hangs on packets
+ * with more data.
  *
  * Events of sockets: vsock_event_fd() is an epoll descriptor that the owner
  * watches for EPOLLIN in its loop (level-triggered), calling

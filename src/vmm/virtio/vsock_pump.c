@@ -26,6 +26,7 @@
 
 #define RUN_PACKETS 128u /* most packets of both directions in one vsock_run() */
 #define RUN_SLICE   32u  /* most packets of one direction before the other gets its turn */
+#define KEEP_DATA   512u /* most bytes of data in a packet whose buffer is kept */
 
 static unsigned slot_of(const struct vsock *v, const struct vsock_conn *c)
 {
@@ -242,8 +243,10 @@ static unsigned handle_packet(struct vsock *v)
  */
 static bool may_keep(const struct vsock *v, const struct virtq *q, unsigned op)
 {
-	return op == VSOCK_OP_CREDIT_UPDATE && v->chain.n_out + v->chain.n_in <= 2 &&
-	       virtq_kept(q) < q->size / 4;
+	bool idle = op == VSOCK_OP_CREDIT_UPDATE ||
+		    (op == VSOCK_OP_RW && v->chain.out_len <= VSOCK_HDR_BYTES + KEEP_DATA);
+
+	return idle && v->chain.n_out + v->chain.n_in <= 2 && virtq_kept(q) < q->size / 4;
 }
 
 /* Takes up to max packets from the guest: how many. */
