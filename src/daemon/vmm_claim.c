@@ -46,7 +46,9 @@ static int claim_end(struct vmm *v)
 
 void vmm_claim_drop(struct vmm *v)
 {
-	_cleanup_fd int fd = v->claim_fd < 0 ? -1 : claim_end(v);
+	int fd = v->claim_fd < 0 ? -1 : claim_end(v);
+
+	close_fd(&fd);
 }
 
 /* It is not what its parent has told. */
