@@ -46,8 +46,13 @@ SANITIZER_ENV = {
 }
 # All races of a run are told; one is enough for its daemon to end badly.
 TSAN_ENV = {"TSAN_OPTIONS": "halt_on_error=0:exitcode=66"}
-# Clients that meet in one sandbox; and what has a thread of its own, the loading of images.
-TSAN_TESTS = ["tests/daemon/test_stress.py", "tests/daemon/test_template.py"]
+# Clients that meet in one sandbox; and what has a thread of its own: the loading of images, and
+# control groups (skipped where none are delegated).
+TSAN_TESTS = [
+    "tests/daemon/test_stress.py",
+    "tests/daemon/test_template.py",
+    "tests/daemon/test_cgroups.py",
+]
 
 
 @dataclass

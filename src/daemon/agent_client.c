@@ -60,6 +60,30 @@ static void agent_flush(struct agent_stream *s)
 	}
 }
 
+static void agent_begin_turn(struct agent_stream *s)
+{
+	loop_timer_cancel(&s->turn);
+	s->turn_frames = AGENT_TURN_FRAMES;
+	s->turn_bytes = AGENT_TURN_BYTES;
+}
+
+static void agent_on_turn(struct loop_timer *t)
+{
+	struct agent_stream *s = t->arg;
+
+	agent_begin_turn(s);
+	s->fn(s);
+}
+
+void agent_last_turn(struct agent *a)
+{
+	list_for_each (s, &a->streams, struct agent_stream, link) {
+		loop_timer_cancel(&s->turn);
+		s->turn_frames = AGENT_LAST_FRAMES;
+		s->turn_bytes = AGENT_LAST_BYTES;
+	}
+}
+
 static void agent_on_event(struct loop_src *src, uint32_t events)
 {
 	struct agent_stream *s = src->arg;
@@ -72,6 +96,7 @@ static void agent_on_event(struct loop_src *src, uint32_t events)
 	if (events & EPOLLOUT)
 		agent_flush(s);
 	s->drained = false;
+	agent_begin_turn(s);
 	s->fn(s);
 	if (s->fd < 0 || !s->fn || s->eof)
 		return;
@@ -117,6 +142,7 @@ static struct agent_stream *agent_connect(struct agent *a, unsigned int limit, s
 	s->fd = sv[0];
 	s->src = (struct loop_src){.fd = -1, .fn = agent_on_event, .arg = s};
 	s->grace = (struct loop_timer){.fn = agent_on_grace, .arg = s};
+	s->turn = (struct loop_timer){.fn = agent_on_turn, .arg = s};
 	frame_reader_init(&s->in);
 	frame_writer_init(&s->out, STREAM_OUT_MAX);
 	list_init(&s->link);
@@ -134,6 +160,8 @@ static struct agent_stream *agent_begin(struct agent_stream *s, agent_stream_fn 
 	s->fn = fn;
 	s->user = user;
 	s->drained = true;
+	s->pings = 0;
+	agent_begin_turn(s);
 	list_add_tail(&s->agent->streams, &s->link);
 	return s;
 }
@@ -196,6 +224,7 @@ void agent_release(struct agent_stream *s)
 	struct frame f;
 
 	/* Bytes behind the final frame, or ours still unsent: the two sides disagree. */
+	agent_begin_turn(s);
 	if (s->error || s->mute || s->eof || s->held || a->nidle >= LIMIT_IDLE_STREAMS ||
 	    frame_writer_pending(&s->out) || agent_next(s, &f) != 0 || buf_len(&s->in.in)) {
 		agent_close(s);
@@ -223,6 +252,7 @@ void agent_close(struct agent_stream *s)
 	list_del(&s->link);
 	loop_del(&s->src);
 	loop_timer_cancel(&s->grace);
+	loop_timer_cancel(&s->turn);
 	close_fd(&s->fd);
 	frame_reader_free(&s->in);
 	frame_writer_free(&s->out);
@@ -259,6 +289,7 @@ void agent_send(struct agent_stream *s, uint8_t type, const void *payload, size_
 		s->error = rc; /* no memory, or more than agent_room() */
 		return;
 	}
+	s->pings += type == FRAME_PING;
 	if (!s->corked || buf_len(&s->out.out) > CORK_MAX)
 		agent_push(s);
 }
@@ -275,17 +306,50 @@ void agent_uncork(struct agent_stream *s)
 		agent_push(s);
 }
 
+/* What only a flood would consist of: 0 or -EPROTO. */
+static int agent_check(struct agent_stream *s, const struct frame *f)
+{
+	switch (f->type) {
+	case FRAME_STDOUT:
+	case FRAME_STDERR:
+	case FRAME_DATA_OUT:
+		return f->len ? 0 : -EPROTO;
+	case FRAME_PONG:
+		if (!s->pings)
+			return -EPROTO;
+		s->pings--;
+		return 0;
+	default:
+		return 0;
+	}
+}
+
+/* A whole frame was read: 1, or -EPROTO. */
+static int agent_took(struct agent_stream *s, const struct frame *f)
+{
+	s->turn_frames--;
+	s->turn_bytes -= f->len;
+	s->error = agent_check(s, f);
+	return s->error ? s->error : 1;
+}
+
 int agent_next(struct agent_stream *s, struct frame *f)
 {
 	if (s->error)
 		return s->error;
+	if (s->turn_frames <= 0 || s->turn_bytes <= 0) {
+		if (!loop_timer_armed(&s->turn))
+			loop_timer_set(s->agent->loop, &s->turn, 0);
+		return 0;
+	}
 	for (;;) {
 		int rc = frame_reader_next(&s->in, f);
 		ssize_t n;
 
-		if (rc != 0) {
-			if (rc < 0)
-				s->error = rc;
+		if (rc > 0)
+			return agent_took(s, f);
+		if (rc < 0) {
+			s->error = rc;
 			return rc;
 		}
 		n = s->eof ? -EAGAIN : frame_reader_fill(&s->in, s->fd);

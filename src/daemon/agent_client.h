@@ -10,6 +10,12 @@
  * until it returns 0, or stops earlier when it has no use for more: what it
  * does not take is not read, and the guest is slowed down.
  *
+ * Turns: of one stream no more than AGENT_TURN_FRAMES frames or AGENT_TURN_BYTES
+ * bytes are taken before the loop has seen to everybody else, its timers
+ * included; then agent_next() returns 0 though there may be more, and fn is
+ * called for that. So a guest that writes as fast as it is read keeps nobody
+ * waiting, and no deadline from coming.
+ *
  * The end of a stream is told a moment late (AGENT_EOF_NS): a VMM that dies
  * closes its streams before its control socket, and the owner is better told
  * that the sandbox has ended, and why, than that a stream broke.
@@ -61,7 +67,11 @@ struct agent_stream {
 	bool mute;    /* the other side takes no more; what it said before is still read */
 	bool eof;     /* the other side has closed; error follows when grace is over */
 	struct loop_timer grace;
-	int error; /* negative errno; what agent_next() returns from now on */
+	struct loop_timer turn; /* armed: its turn is over, the rest is taken in the next one */
+	int turn_frames;        /* that may still be taken in this one */
+	ssize_t turn_bytes;
+	unsigned int pings; /* without an answer */
+	int error;          /* negative errno; what agent_next() returns from now on */
 	agent_stream_fn *fn;
 	void *user;
 };
@@ -83,6 +93,8 @@ void agent_hold(struct agent *a);
 void agent_unhold(struct agent *a);
 /* How long it has been held in all: time in which the guest could do nothing. */
 uint64_t agent_held_ns(const struct agent *a);
+/* The sandbox ends: what its streams still hold is taken now, or not at all. */
+void agent_last_turn(struct agent *a);
 /* The conversation ended with its final frame: the stream may serve the next. */
 void agent_release(struct agent_stream *s);
 /* Ends the conversation: the agent stops what runs on it. NULL is fine. */
@@ -105,6 +117,8 @@ void agent_uncork(struct agent_stream *s);
  * 1 and a frame (valid until the next call), 0 when none is there yet (fn will
  * be called), or -errno: -ECONNRESET when the other side closed, -EPROTO or
  * -EMSGSIZE when it broke the protocol, what the VMM said when it refused.
+ * Output or data without a byte breaks it, and so does a PONG that no PING asked
+ * for.
  */
 __must_check int agent_next(struct agent_stream *s, struct frame *f);
 

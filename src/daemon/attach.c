@@ -120,7 +120,7 @@ static int attach_acked(struct attach *a, const struct frame *f)
 		return -EPROTO;
 	n = (uint32_t)f->payload[0] | (uint32_t)f->payload[1] << 8 | (uint32_t)f->payload[2] << 16 |
 	    (uint32_t)f->payload[3] << 24;
-	if (n > a->unacked)
+	if (n == 0 || n > a->unacked)
 		return -EPROTO;
 	a->unacked -= n;
 	return 0;

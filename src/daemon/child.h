@@ -3,7 +3,8 @@
  * Starting the programs that the daemon speaks to over a control socket: VMMs and
  * egress proxies. What they are given is this and nothing else: the socket, /dev/null
  * as descriptors 0 and 1, stderr, an empty environment, default signals, and a process
- * group of their own: Ctrl-C is for the daemon, which then ends them.
+ * group of their own: Ctrl-C is for the daemon, which then ends them. When the host is short of
+ * memory the kernel ends them, and what they fork, before the daemon (oom_score_adj).
  *
  * Thread: any. fork: posix_spawn.
  */
@@ -13,7 +14,9 @@
 
 #include <sys/types.h>
 
-#define CHILD_CTL_FD 3 /* where it finds its end of the control socket */
+#define CHILD_CTL_FD  3   /* where it finds its end of the control socket */
+#define CHILD_OOM_ADJ 300 /* above the daemon's, in thousandths of the host's memory */
+#define CHILD_OOM_MAX 1000
 
 /*
  * name: its argv[0]; arg, option: what follows, as far as the first that is NULL. peer stays the

@@ -78,7 +78,7 @@ int exec_acked(struct exec *e, const struct frame *f)
 		return -EPROTO;
 	n = (uint32_t)f->payload[0] | (uint32_t)f->payload[1] << 8 | (uint32_t)f->payload[2] << 16 |
 	    (uint32_t)f->payload[3] << 24;
-	if (n > e->stdin_sent - e->stdin_acked)
+	if (n == 0 || n > e->stdin_sent - e->stdin_acked)
 		return -EPROTO;
 	e->stdin_acked += n;
 	feed_stdin(e);

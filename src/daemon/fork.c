@@ -162,10 +162,11 @@ static void child_forked(struct sandbox *sb, void *arg)
 {
 	struct fork_child *c = arg;
 
-	(void)sb;
 	c->told = true;
 	if (!c->op->req)
 		child_unwanted(c);
+	else if (!c->op->sb)
+		sandbox_go(sb); /* its parent has ended meanwhile */
 	fork_check(c->op);
 }
 

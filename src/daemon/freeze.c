@@ -114,7 +114,12 @@ static void freeze_on_stream(struct agent_stream *s)
 
 static void freeze_on_timer(struct loop_timer *t)
 {
-	freeze_lost(t->arg, "the guest does not answer");
+	struct freeze *f = t->arg;
+
+	if (f->failure[0] && !f->thawing)
+		freeze_over(f); /* it was not asked */
+	else
+		freeze_lost(f, "the guest does not answer");
 }
 
 static void freeze_send(struct freeze *f, uint8_t type)
@@ -123,6 +128,13 @@ static void freeze_send(struct freeze *f, uint8_t type)
 
 	if (!f->s)
 		f->s = agent_open_new(&f->sb->agent, freeze_on_stream, f, &err);
+	if (!f->s && type == FRAME_FREEZE) {
+		/* Nothing stands still. Told from the loop, as every answer is. */
+		snprintf(f->failure, sizeof(f->failure), "the sandbox cannot be frozen: %s",
+			 err.msg);
+		loop_timer_set(f->sb->agent.loop, &f->timer, 0);
+		return;
+	}
 	if (!f->s) {
 		freeze_lost(f, err.msg);
 		return;

@@ -67,7 +67,7 @@ static void *worker_run(void *arg)
 		pthread_mutex_unlock(&w->lock);
 		j->rc = j->run(j);
 		pthread_mutex_lock(&w->lock);
-		if (j->rc == -EAGAIN) {
+		if (j->rc == GROUP_JOB_AGAIN) {
 			j->again_ns = io_now_ns() + AGAIN_NS;
 			list_add_tail(&w->todo, &j->link);
 			continue;

@@ -22,9 +22,15 @@
 #include <pthread.h>
 #include <stdbool.h>
 
+/*
+ * What run() returns to be run again some milliseconds later, behind those that came meanwhile. No
+ * errno: the kernel has EAGAIN for more than "try again" (mkdir(2) at cgroup.max.descendants).
+ */
+#define GROUP_JOB_AGAIN 1
+
 struct group_job {
 	struct list link;
-	/* 0 or -errno; -EAGAIN: it is run again some milliseconds later. */
+	/* 0, -errno or GROUP_JOB_AGAIN. */
 	int (*run)(struct group_job *j);
 	void (*done)(struct group_job *j, int rc);
 	int rc;

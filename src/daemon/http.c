@@ -397,6 +397,7 @@ int http_init(struct http *h, struct daemon *d, unsigned int max_connections, st
 	*h = (struct http){.d = d, .loop = &d->loop, .max_connections = max_connections};
 	list_init(&h->requests);
 	list_init(&h->hups);
+	list_init(&h->strangers);
 	h->listener.fd = h->mhd_src.fd = -1;
 	h->timer = (struct loop_timer){.fn = http_on_timer, .arg = h};
 	h->spare_fd = -1;
@@ -408,9 +409,9 @@ int http_init(struct http *h, struct daemon *d, unsigned int max_connections, st
 		MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, h, MHD_OPTION_NOTIFY_CONNECTION,
 		http_conn_notify, h, MHD_OPTION_UNESCAPE_CALLBACK, http_keep_escapes, h,
 		MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)LIMIT_HTTP_MEMORY,
-		MHD_OPTION_CONNECTION_LIMIT, max_connections + 16, MHD_OPTION_CONNECTION_TIMEOUT,
-		(unsigned int)d->config.http_timeout_s, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-		MHD_OPTION_END);
+		MHD_OPTION_CONNECTION_LIMIT, max_connections + HTTP_CONN_SPARE,
+		MHD_OPTION_CONNECTION_TIMEOUT, (unsigned int)d->config.http_timeout_s,
+		MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
 	if (!h->mhd)
 		return err_set(err, errno ? errno : ENOMEM, "cannot start the HTTP server");
 	info = MHD_get_daemon_info(h->mhd, MHD_DAEMON_INFO_EPOLL_FD);

@@ -90,6 +90,8 @@ struct http {
 	unsigned int vain; /* runs in a row after which it wanted another at once, and had not */
 	int spare_fd;      /* given up to accept and refuse a connection when none is left */
 	unsigned int connections, max_connections;
+	struct list strangers;         /* http_conn.h */
+	unsigned int nstrangers, ncut; /* of them; cut for room, and not closed yet */
 };
 
 /* Binds and listens; nothing is accepted before http_conn_accept(). */

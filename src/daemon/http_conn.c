@@ -72,6 +72,49 @@ void http_conn_limit(struct http_conn *c, unsigned int times)
 		loop_timer_cancel(&c->limit);
 }
 
+/* --- strangers --------------------------------------------------------------------------- */
+
+static void conn_no_stranger(struct http_conn *c)
+{
+	if (list_empty(&c->strange))
+		return;
+	list_del(&c->strange);
+	c->http->nstrangers--;
+}
+
+void http_conn_known(struct http_conn *c)
+{
+	if (c)
+		conn_no_stranger(c);
+}
+
+/* The one that has been there longest goes. False: there is none. */
+static bool conn_cut_stranger(struct http *h)
+{
+	struct http_conn *c;
+
+	if (list_empty(&h->strangers))
+		return false;
+	c = list_entry(h->strangers.next, struct http_conn, strange);
+	conn_no_stranger(c);
+	c->cut = true;
+	h->ncut++;
+	http_conn_cut(c);
+	return true;
+}
+
+/* Makes room for one that has come. False: there is none. */
+static bool conn_make_room(struct http *h)
+{
+	if (h->connections - h->ncut >= h->max_connections)
+		return conn_cut_stranger(h);
+	if (h->nstrangers >= h->max_connections / 2)
+		conn_cut_stranger(h);
+	return true;
+}
+
+/* --- life -------------------------------------------------------------------------------- */
+
 static void conn_start(struct http *h, struct MHD_Connection *mhd, void **ctx)
 {
 	struct http_conn *c = calloc(1, sizeof(*c));
@@ -83,6 +126,9 @@ static void conn_start(struct http *h, struct MHD_Connection *mhd, void **ctx)
 	c->http = h;
 	c->mhd = mhd;
 	list_init(&c->link);
+	list_init(&c->strange);
+	list_add_tail(&h->strangers, &c->strange);
+	h->nstrangers++;
 	c->watch = (struct loop_src){.fd = -1, .fn = conn_on_hup, .arg = c};
 	c->limit = (struct loop_timer){.fn = conn_on_limit, .arg = c};
 	http_conn_limit(c, 1);
@@ -105,6 +151,8 @@ void http_conn_notify(void *cls, struct MHD_Connection *mhd, void **ctx,
 	*ctx = NULL;
 	if (!c)
 		return;
+	conn_no_stranger(c);
+	h->ncut -= c->cut;
 	loop_del(&c->watch);
 	loop_timer_cancel(&c->limit);
 	list_del(&c->link);
@@ -152,13 +200,17 @@ static void conn_on_listener(struct loop_src *src, uint32_t events)
 		socklen_t len = sizeof(addr);
 		int one = 1, fd;
 
+		/* Those that were cut leave when the library has run; who waits is taken then. */
+		if (h->connections >= h->max_connections + HTTP_CONN_SPARE)
+			break;
+
 		fd = accept4(src->fd, (struct sockaddr *)&addr, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0) {
 			if (errno == EMFILE || errno == ENFILE)
 				conn_refuse_one(h);
 			break;
 		}
-		if (h->connections >= h->max_connections) {
+		if (!conn_make_room(h)) {
 			/* Best effort: the socket is new, its buffer is empty. */
 			if (io_send_some(fd, busy, sizeof(busy) - 1) < 0)
 				log_warn("too many connections");

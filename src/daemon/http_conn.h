@@ -9,6 +9,12 @@
  * (EPOLLRDHUP). Then a request that waits or streams ends at once, and any other
  * connection is made to read again until it has seen the end itself.
  *
+ * Strangers are connections of which no request has come yet that was let in (with
+ * a key, where keys are asked for; where none are, any). They have half of all
+ * places at most. When there is no room for another one, the stranger who has been
+ * there longest is cut for it: silent ones do not keep out who has something to
+ * say, and never take a place from who was let in.
+ *
  * Thread: the loop's. fork: sockets are close-on-exec.
  */
 #pragma once
@@ -20,6 +26,9 @@
 #include <microhttpd.h>
 #include <stdbool.h>
 
+/* Beyond the most connections: those that were cut to make room, until they are closed. */
+#define HTTP_CONN_SPARE 16u
+
 struct http;
 struct request;
 
@@ -30,7 +39,8 @@ struct http_conn {
 	struct MHD_Connection *mhd;
 	struct loop_src watch;
 	struct loop_timer limit; /* of the head or body that is being read */
-	bool hup;
+	struct list strange;     /* http.strangers, oldest first, until it is known or cut */
+	bool hup, cut;
 	unsigned int kicks;  /* since the request last got on */
 	struct request *req; /* under way, or NULL */
 };
@@ -56,6 +66,9 @@ void http_conn_kick(struct http *h);
  * comes, or the connection is cut; 0: no limit any more. Begins with 1.
  */
 void http_conn_limit(struct http_conn *c, unsigned int times);
+
+/* A request of it was let in. NULL is fine. */
+void http_conn_known(struct http_conn *c);
 
 /* No more bytes in either direction: the library will see an error. */
 void http_conn_cut(struct http_conn *c);

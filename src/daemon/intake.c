@@ -7,6 +7,7 @@
 #include "daemon/api.h"
 #include "daemon/auth.h"
 #include "daemon/daemon.h"
+#include "daemon/http_conn.h"
 #include "daemon/limits.h"
 #include "daemon/reply.h"
 #include "daemon/trace.h"
@@ -103,6 +104,7 @@ static bool intake_auth(struct request *r)
 	switch (auth_check(&d->config, http_header(r, "Authorization"), http_header(r, "Origin"),
 			   http_header(r, "Host"), &key)) {
 	case AUTH_OK:
+		http_conn_known(r->c);
 		r->owner = d->config.auth ? d->owners.name[key] : OWNER_ANY;
 		return true;
 	case AUTH_MISSING:

@@ -158,6 +158,15 @@
 #define LIMIT_DIFF_PATHS    64u         /* of one request */
 #define DIFF_LIMIT_NS       (120 * SECOND_NS)
 
+/*
+ * What is taken of one stream of an agent before everybody else has a turn; and, when its sandbox
+ * ends, of what it had written: more than the socket holds of what an honest agent sends.
+ */
+#define AGENT_TURN_FRAMES 64
+#define AGENT_TURN_BYTES  (256u << 10)
+#define AGENT_LAST_FRAMES 8192
+#define AGENT_LAST_BYTES  (1u << 20)
+
 /* Bytes that wait in the daemon for one stream; beyond, its source is not read. */
 #define STREAM_OUT_MAX (160u << 10) /* frames to an agent */
 #define NDJSON_HIGH    (64u << 10)  /* event lines to a client */

@@ -391,6 +391,7 @@ void sandbox_end(struct sandbox *sb, bool deleted, const char *fmt, ...)
 		store_end(&sb->d->store, sb->id, now_ms(), sb->exec_count, sb->reason, deleted);
 	registry_ended(&sb->d->registry, sb);
 	sandbox_log(sb, "sandbox ended", sb->reason);
+	agent_last_turn(&sb->agent);
 	sandbox_tell(&sb->users, sb->reason);
 	egress_end(sb);
 	sb->renew = NULL;

@@ -2,7 +2,8 @@
 /*
  * Groups of VMMs. Invariants: `copies` counts the groups in memory whose `from`
  * this is, and keeps it there; make runs before move, move before remove, as the
- * worker does them in order. `failed` and `what` are the worker's until done.
+ * worker does them in order, and only remove is ever tried again. `failed` and `what` are the
+ * worker's until done.
  */
 #define _GNU_SOURCE
 #include "daemon/vm_group.h"
@@ -19,12 +20,16 @@
 
 #define REMOVE_TRIES 200u /* some ten milliseconds apart */
 
+#define LOWER_STEP (64ull << 20)  /* less is not worth it */
+#define LOWER_ROOM (128ull << 20) /* beyond what is in use */
+
 struct vm_group {
 	struct cgroups *g;
 	struct vm_group *from;
 	void *owner; /* NULL: vm_group_end() was called */
 	struct vm_size size;
 	unsigned int copies, guests;
+	bool paused;         /* a template: as of its latest copy */
 	uint64_t memory_max; /* that was written */
 	char name[32];
 
@@ -51,6 +56,32 @@ static int group_write(const struct vm_group *v, const char *file, const char *t
 
 	snprintf(path, sizeof(path), "%s/%s", v->name, file);
 	return cgroups_write(v->g->dir_fd, path, text);
+}
+
+/* A short file of it as text: 0, -errno or -ENODATA. */
+static int group_read(const struct vm_group *v, const char *file, char *text, size_t len)
+{
+	_cleanup_fd int fd = -1;
+	char path[64];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "%s/%s", v->name, file);
+	fd = openat(v->g->dir_fd, path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? -errno : io_read_some(fd, text, len - 1);
+	if (n <= 0)
+		return n < 0 ? (int)n : -ENODATA;
+	text[n] = '\0';
+	return 0;
+}
+
+static int group_memory_now(const struct vm_group *v, uint64_t *out)
+{
+	char text[32];
+	int rc = group_read(v, "memory.current", text, sizeof(text));
+
+	if (rc == 0)
+		*out = strtoull(text, NULL, 10);
+	return rc;
 }
 
 /* --- jobs -------------------------------------------------------------------------------- */
@@ -97,7 +128,7 @@ static int run_remove(struct group_job *j)
 		return rc;
 	/* Copies that were made without a word. Kernels before 5.14 have no such file. */
 	(void)!group_write(v, "cgroup.kill", "1");
-	return -EAGAIN;
+	return GROUP_JOB_AGAIN;
 }
 
 static void done_make(struct group_job *j, int rc)
@@ -117,6 +148,46 @@ static void done_move(struct group_job *j, int rc)
 	v->moved(v->owner, rc, text);
 }
 
+/* What it is allowed with the copies that it has. */
+static uint64_t group_memory_max(const struct vm_group *v)
+{
+	struct vm_limits_in in = group_limits(v);
+
+	return vm_memory_max(&in) + v->copies * vm_memory_for_copy(&in, v->paused);
+}
+
+/* Here and not by the worker: a raise must be before the fork, and neither waits for anything. */
+static int group_set_memory(struct vm_group *v, uint64_t max)
+{
+	char text[32];
+	int rc;
+
+	snprintf(text, sizeof(text), "%llu", (unsigned long long)max);
+	rc = group_write(v, "memory.max", text);
+	if (rc == 0)
+		v->memory_max = max;
+	return rc;
+}
+
+/*
+ * Copies are gone, and with them what was allowed for them. Not below what it has at the moment and
+ * some room: an honest one that has more (layers of its disk in memory) must not be killed for it,
+ * and the kernel would look for memory to take back while we wait. The next copy that goes brings
+ * the next try.
+ */
+static void group_lower(struct vm_group *v)
+{
+	uint64_t max = group_memory_max(v), now;
+
+	if (!v->owner || !(v->g->controllers & CGROUP2_MEMORY) ||
+	    max + LOWER_STEP > v->memory_max || group_memory_now(v, &now) < 0)
+		return;
+	if (max < now + LOWER_ROOM)
+		max = now + LOWER_ROOM;
+	if (max < v->memory_max && group_set_memory(v, max) < 0)
+		log_warn("the limit of memory of the control group %s cannot be lowered", v->name);
+}
+
 /* Groups whose last copy goes with this one go as well. */
 static void group_free(struct vm_group *v)
 {
@@ -124,8 +195,10 @@ static void group_free(struct vm_group *v)
 		struct vm_group *from = v->from;
 
 		free(v);
-		if (from)
+		if (from) {
 			from->copies--;
+			group_lower(from);
+		}
 		v = from;
 	}
 }
@@ -145,21 +218,17 @@ static void done_remove(struct group_job *j, int rc)
 /* One copy more is made: what it shares may be held twice. */
 static void group_make_room(struct vm_group *v, bool paused)
 {
-	struct vm_limits_in in = group_limits(v);
-	uint64_t max = vm_memory_max(&in) + v->copies * vm_memory_for_copy(&in, paused);
-	char text[32];
+	uint64_t max;
 	int rc;
 
+	v->paused = paused;
+	max = group_memory_max(v);
 	if (!(v->g->controllers & CGROUP2_MEMORY) || max <= v->memory_max)
 		return;
-	snprintf(text, sizeof(text), "%llu", (unsigned long long)max);
-	/* Here and not by the worker: it must be before the fork, and waits for nothing. */
-	rc = group_write(v, "memory.max", text);
+	rc = group_set_memory(v, max);
 	if (rc < 0)
 		log_warn("the limit of memory of the control group %s cannot be raised: %s",
 			 v->name, strerror(-rc));
-	else
-		v->memory_max = max;
 }
 
 struct vm_group *vm_group_new(struct cgroups *g, void *owner, const struct vm_size *size,
@@ -219,18 +288,11 @@ void vm_group_add_guest(struct vm_group *v, int n)
 
 bool vm_group_oom(const struct vm_group *v, uint64_t *allowed_mib)
 {
-	_cleanup_fd int fd = -1;
-	char path[64], text[1024];
-	ssize_t n;
+	char text[1024];
 
-	if (!(v->g->controllers & CGROUP2_MEMORY))
+	if (!(v->g->controllers & CGROUP2_MEMORY) ||
+	    group_read(v, "memory.events", text, sizeof(text)) < 0)
 		return false;
-	snprintf(path, sizeof(path), "%s/memory.events", v->name);
-	fd = openat(v->g->dir_fd, path, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? -errno : io_read_some(fd, text, sizeof(text) - 1);
-	if (n <= 0)
-		return false;
-	text[n] = '\0';
 	*allowed_mib = v->memory_max >> 20;
 	return vm_oom_kills(text) > 0;
 }

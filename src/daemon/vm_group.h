@@ -15,8 +15,9 @@
  * A VMM that was taken over can let its copies run before their time: they are in
  * its own group then, and share its limits.
  *
- * Limits: vm_limits.h. A VM that forks may have more memory; it is never told to
- * have less again, as the kernel would kill for what is above at the moment.
+ * Limits: vm_limits.h. A VM that forks may have more memory, for as long as its
+ * copies, or copies of these, live; afterwards it is told to have less again, but
+ * never less than it has at the moment, as the kernel would kill for what is above.
  *
  * Thread: the loop's. fork: no descriptors.
  */

@@ -121,6 +121,7 @@ static void vmm_message(struct vmm *v, struct ctl_msg *m)
 	case CTL_BOOTED:
 	case CTL_CONNECTED:
 	case CTL_STATS:
+	case CTL_HERE:
 		break;
 	default:
 		log_warn("VMM %d sent a message that only we send", (int)v->pid);
@@ -135,8 +136,11 @@ void vmm_poll(struct vmm *v)
 	for (int i = 0; i < 64 && v->ctl.fd >= 0; i++) {
 		int fds[FDPASS_MAX];
 		struct ctl_msg m;
-		int rc = ctl_recv(v->ctl.fd, &m, fds);
+		int rc;
 
+		if (v->listening && !vmm_claim_hear(v))
+			return;
+		rc = v->ctl.fd < 0 ? -EAGAIN : ctl_recv(v->ctl.fd, &m, fds);
 		if (rc == -EAGAIN)
 			return;
 		/*
@@ -199,7 +203,12 @@ void vmm_init(struct vmm *v, struct vmm_host *h)
 {
 	const struct vmm_ops *ops = v->ops;
 
-	*v = (struct vmm){.host = h, .ops = ops, .console_fd = -1, .peer_fd = -1, .gate_fd = -1};
+	*v = (struct vmm){.host = h,
+			  .ops = ops,
+			  .console_fd = -1,
+			  .peer_fd = -1,
+			  .gate_fd = -1,
+			  .claim_fd = -1};
 	v->ctl = (struct loop_src){.fd = -1, .fn = vmm_on_ctl, .arg = v};
 	v->proc.fd = -1;
 	list_init(&v->link);

@@ -60,6 +60,7 @@ struct vmm_host {
 	const char *vmm_path, *kvm_path, *disk_dir;
 	bool without_namespaces; /* what a VMM is told: it may do without where it gets none */
 	struct list vmms;        /* those that have a process */
+	struct list claims;      /* those whose process has not spoken yet (vmm_claim.c) */
 	struct cgroups *groups;  /* every VMM gets one; NULL: none does */
 	bool reap_again;         /* what has ended is being moved to its group */
 	/*
@@ -81,7 +82,7 @@ struct vmm {
 	struct vmm_host *host;
 	const struct vmm_ops *ops;
 	pid_t pid;        /* 0: none (yet) */
-	struct list link; /* host->vmms */
+	struct list link; /* host->vmms, or host->claims */
 	struct loop_src ctl, proc;
 	int console_fd;
 	uint32_t next_id;
@@ -102,6 +103,12 @@ struct vmm {
 	uint32_t fork_id;      /* of the request; 0 = not sent */
 	enum ctl_fork_kind kind;
 	int peer_fd; /* the child's end of its control socket, until sent */
+
+	/* vmm_claim.c */
+	bool listening; /* for its first message */
+	pid_t speaker;  /* who has sent that; 0: nobody yet */
+	pid_t claim;    /* what its parent has told */
+	int claim_fd;   /* of that process, until it has spoken; -1 */
 
 	/* vmm_group.c */
 	struct vm_group *group; /* NULL: none, or left */

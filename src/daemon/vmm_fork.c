@@ -16,10 +16,8 @@
 #include "lib/log.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/pidfd.h>
 
 void vmm_leave_parent(struct vmm *v)
 {
@@ -27,8 +25,7 @@ void vmm_leave_parent(struct vmm *v)
 	v->parent = NULL;
 }
 
-/* Takes it out of the queue and ends it. */
-static void fork_failed(struct vmm *v, const char *reason)
+void vmm_fork_failed(struct vmm *v, const char *reason)
 {
 	vmm_leave_parent(v);
 	vmm_end(v, reason);
@@ -42,7 +39,7 @@ void vmm_end_forks(struct vmm *v, const char *reason)
 	snprintf(text, sizeof(text), "the virtual machine that it was forked from has ended%s%s",
 		 reason ? ": " : "", reason ? reason : "");
 	while (!list_empty(&v->forks))
-		fork_failed(list_entry(v->forks.next, struct vmm, fork_link), text);
+		vmm_fork_failed(list_entry(v->forks.next, struct vmm, fork_link), text);
 }
 
 static int fork_send(struct vmm *parent, struct vmm *v, struct err *err)
@@ -101,7 +98,7 @@ void vmm_pump_forks(struct vmm *parent)
 		struct err err = {0};
 
 		if (fork_send(parent, v, &err) < 0)
-			fork_failed(v, err.msg);
+			vmm_fork_failed(v, err.msg);
 		else if (v->ops->asked)
 			v->ops->asked(v);
 	}
@@ -132,6 +129,7 @@ int vmm_fork(struct vmm *v, struct vmm *parent, enum ctl_fork_kind kind, struct 
 		return err_set(err, -rc, "cannot watch a control socket");
 	}
 	take_fd(&ctl);
+	vmm_claim_listen(v);
 	v->peer_fd = take_fd(&peer);
 	v->parent = parent;
 	v->kind = kind;
@@ -140,33 +138,15 @@ int vmm_fork(struct vmm *v, struct vmm *parent, enum ctl_fork_kind kind, struct 
 	return 0;
 }
 
-/* A child that nobody waits for any more. */
-static void fork_unwanted(struct vmm_host *h, uint64_t pid)
-{
-	_cleanup_fd int fd = vmm_prove_child(h, pid);
-
-	if (fd >= 0)
-		pidfd_send_signal(fd, SIGKILL, NULL, 0);
-}
-
-/* The parent has told of it: the process is taken over, if it is one of ours. */
+/* The parent has told of it: the process is taken over, if it is one of ours, and says so itself.
+ */
 static void fork_adopt(struct vmm *parent, struct vmm *v, uint64_t pid)
 {
-	struct err err = {0};
 	int fd = vmm_prove_child(parent->host, pid);
 
 	vmm_leave_parent(v);
-	v->pid = fd < 0 ? 0 : (pid_t)pid;
-	if (fd >= 0 && vmm_watch(v, fd, &err) == 0) {
-		if (v->group)
-			vmm_group_join(v);
-		else if (v->ops->forked)
-			v->ops->forked(v);
-		return;
-	}
 	if (fd >= 0) {
-		vmm_abandon(v);
-		fork_failed(v, err.msg);
+		vmm_claim(v, (pid_t)pid, fd);
 		return;
 	}
 	/* Its own word counts more, if it had time for one. */
@@ -174,8 +154,8 @@ static void fork_adopt(struct vmm *parent, struct vmm *v, uint64_t pid)
 	if (fd == -EPERM)
 		log_warn("VMM %d told of a child that is none (pid %llu)", (int)parent->pid,
 			 (unsigned long long)pid);
-	fork_failed(v, fd == -EPERM ? "the virtual machine told of a child that is none"
-				    : "the new virtual machine's process ended at once");
+	vmm_fork_failed(v, fd == -EPERM ? "the virtual machine told of a child that is none"
+					: "the new virtual machine's process ended at once");
 }
 
 void vmm_on_forked(struct vmm *parent, struct ctl_msg *m)
@@ -198,9 +178,8 @@ void vmm_on_forked(struct vmm *parent, struct ctl_msg *m)
 		vmm_clean_line(m->text);
 		snprintf(text, sizeof(text), "%s",
 			 m->text[0] ? m->text : "the virtual machine could not be forked");
-		fork_failed(v, text);
-	} else if (m->code == 0) {
-		fork_unwanted(parent->host, m->value[CTL_FORKED_PID]);
+		vmm_fork_failed(v, text);
 	}
+	/* One that was given up meanwhile ends by itself: its control socket has ended. */
 	vmm_pump_forks(parent);
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the files behind vmm_client.h share: vmm_client.c (messages and boot),
- * vmm_proc.c (processes), vmm_fork.c (forks), vmm_guest.c (connections that the
- * guest opens), vmm_group.c (control groups), console.c (the ring).
- * Thread: the loop's. fork: no state.
+ * vmm_proc.c (processes), vmm_fork.c (forks), vmm_claim.c (whose a process is), vmm_guest.c
+ * (connections that the guest opens), vmm_group.c (control groups), console.c (the ring). Thread:
+ * the loop's. fork: no state.
  */
 #pragma once
 
@@ -38,6 +38,24 @@ void vmm_no_process(struct vmm *v);
  * child of ours that no struct vmm has. -ESRCH: it has ended; -EPERM: a lie.
  */
 int vmm_prove_child(struct vmm_host *h, uint64_t pid);
+/* The one that has this process, or NULL. */
+struct vmm *vmm_by_pid(struct vmm_host *h, pid_t pid);
+
+/* The first message on its control socket is awaited, to tell whose it is. */
+void vmm_claim_listen(struct vmm *v);
+/* While v->listening, ahead of each message: v may have got its process by it, or have ended.
+ * False: there is no message yet, and none may be read. */
+bool vmm_claim_hear(struct vmm *v);
+/* Its parent says that it is this process (pidfd is taken over): it is, as soon as it says so
+ * itself.
+ */
+void vmm_claim(struct vmm *v, pid_t pid, int pidfd);
+/* The process is v's: it has ended, and nobody else has it. */
+void vmm_claim_take(struct vmm *v);
+/* Who waits for a word of this process, or NULL. */
+struct vmm *vmm_claim_by_pid(struct vmm_host *h, pid_t pid);
+/* It waits for none any more. */
+void vmm_claim_drop(struct vmm *v);
 
 /* CTL_GUEST_CONNECT. False: it broke the protocol. */
 bool vmm_on_guest_connect(struct vmm *v, const struct ctl_msg *m);
@@ -48,6 +66,8 @@ void vmm_guest_flush(struct vmm *v);
 void vmm_on_forked(struct vmm *v, struct ctl_msg *m);
 /* Children that were not told of end. reason: the parent's, or NULL. */
 void vmm_end_forks(struct vmm *v, const char *reason);
+/* Takes it out of its parent's queue and ends it. */
+void vmm_fork_failed(struct vmm *v, const char *reason);
 /* The child is out of its parent's queue. */
 void vmm_leave_parent(struct vmm *v);
 /* As many requests as may be in flight; there is room for more. */

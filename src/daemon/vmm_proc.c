@@ -28,6 +28,7 @@ void vmm_host_init(struct vmm_host *h, struct loop *loop, const char *vmm_path,
 	*h = (struct vmm_host){
 		.loop = loop, .vmm_path = vmm_path, .kvm_path = kvm_path, .disk_dir = disk_dir};
 	list_init(&h->vmms);
+	list_init(&h->claims);
 }
 
 /* The process is reaped (or was, by whoever): the last callback. */
@@ -81,7 +82,7 @@ static void vmm_on_proc(struct loop_src *src, uint32_t events)
 	vmm_reap(src->arg);
 }
 
-static struct vmm *vmm_by_pid(struct vmm_host *h, pid_t pid)
+struct vmm *vmm_by_pid(struct vmm_host *h, pid_t pid)
 {
 	list_for_each (v, &h->vmms, struct vmm, link)
 		if (v->pid == pid)
@@ -108,6 +109,11 @@ void vmm_host_reap(struct vmm_host *h)
 		}
 		if (v) {
 			vmm_reap(v);
+			continue;
+		}
+		v = vmm_claim_by_pid(h, si.si_pid);
+		if (v) {
+			vmm_claim_take(v); /* then it is reaped like all others */
 			continue;
 		}
 		if (h->others_own && h->others_own(h->others, si.si_pid)) {
@@ -138,6 +144,7 @@ void vmm_no_process(struct vmm *v)
 	if (v->gone)
 		return;
 	v->gone = true;
+	vmm_claim_drop(v);
 	v->exit_timer.fn = vmm_on_exit_timer;
 	v->exit_timer.arg = v;
 	vmm_close_ctl(v);

@@ -106,3 +106,33 @@ ssize_t fdpass_recv(int sock, void *buf, size_t len, int *fds, size_t *nfds, int
 	}
 	return n;
 }
+
+int fdpass_peek_pid(int sock, pid_t *pid)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(struct ucred))];
+	} ctl;
+	char byte;
+	struct iovec iov = {.iov_base = &byte, .iov_len = 1};
+	struct msghdr m = {.msg_iov = &iov,
+			   .msg_iovlen = 1,
+			   .msg_control = ctl.buf,
+			   .msg_controllen = sizeof(ctl.buf)};
+	struct cmsghdr *c;
+	struct ucred who;
+	ssize_t n;
+
+	do
+		n = recvmsg(sock, &m, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	while (n < 0 && errno == EINTR);
+	if (n <= 0)
+		return n < 0 ? -errno : 0;
+	c = CMSG_FIRSTHDR(&m);
+	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_CREDENTIALS ||
+	    c->cmsg_len != CMSG_LEN(sizeof(who)))
+		return -EPROTO;
+	memcpy(&who, CMSG_DATA(c), sizeof(who));
+	*pid = who.pid;
+	return 1;
+}

@@ -24,3 +24,10 @@ __must_check int fdpass_send(int sock, const void *buf, size_t len, const int *f
  * flags: MSG_DONTWAIT or 0.
  */
 ssize_t fdpass_recv(int sock, void *buf, size_t len, int *fds, size_t *nfds, int flags);
+
+/*
+ * Who has sent the message that waits, by the kernel's word (SO_PASSCRED, which must have been set
+ * when it was sent): 1 and *pid, 0 when the other side has closed, or -errno. The message stays,
+ * and no descriptor of it is taken.
+ */
+int fdpass_peek_pid(int sock, pid_t *pid);

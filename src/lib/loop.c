@@ -121,6 +121,13 @@ void loop_timer_set(struct loop *l, struct loop_timer *t, uint64_t delay_ns)
 	loop_timer_cancel(t); /* before looking for a place: t may be the last one itself */
 	pos = l->timers.prev;
 	t->at_ns = io_now_ns() + delay_ns;
+	if (delay_ns == 0) {
+		/* Behind those that are due, which are few. */
+		pos = &l->timers;
+		while (pos->next != &l->timers &&
+		       list_entry(pos->next, struct loop_timer, link)->at_ns <= t->at_ns)
+			pos = pos->next;
+	}
 	/* Most timers are set for later than all others: search from the end. */
 	while (pos != &l->timers && list_entry(pos, struct loop_timer, link)->at_ns > t->at_ns)
 		pos = pos->prev;

@@ -82,6 +82,7 @@ static int ctl_known(uint32_t type)
 	case CTL_DISK:
 	case CTL_RECORDED:
 	case CTL_LEARNED:
+	case CTL_HERE:
 		return 1;
 	default:
 		return 0;

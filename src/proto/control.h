@@ -9,7 +9,8 @@
  * or CTL_EXITED. Closing the socket ends the VMM.
  * Both ends check every field: a VMM may have been taken over by its guest.
  *
- * fork: CTL_FORK brings the child's own socket; its first message is CTL_BOOTED or CTL_EXITED.
+ * fork: CTL_FORK brings the child's own socket. Its first message is CTL_HERE, ahead of its gate:
+ * by that the daemon knows whose process it is; then comes CTL_BOOTED or CTL_EXITED.
  */
 #pragma once
 
@@ -58,6 +59,7 @@ enum ctl_type {
 	 * At most 16 are sent before they are answered (vmm/virtio/vsock.h). That the guest gives
 	 * one up is not told of: what comes for an id that nobody waits for is dropped. */
 	CTL_GUEST_CONNECT = 0x8c,
+	CTL_HERE = 0x8d, /* of a forked child, at once */
 };
 
 /* Order of the descriptors of CTL_BOOT. */

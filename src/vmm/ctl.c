@@ -152,6 +152,7 @@ static void ctl_become_child(struct ctl *c, int *fds)
 		(void)!ctl_send(c->fd, &exited, NULL); /* without a loop, only the end is left */
 		_exit(1);
 	}
+	ctl_post(c, &(struct ctl_msg){.type = CTL_HERE});
 	rc = machine_fork_child(&c->machine, &child, &err);
 	if (rc < 0) {
 		ctl_post_exit(c, CTL_EXIT_BOOT, err.msg);

@@ -58,6 +58,13 @@ class Stream(Files, Commands):
             payload = json.dumps(payload).encode()
         self.sock.sendall(struct.pack("<IBxxx", len(payload), kind) + payload)
 
+    def flood(self, kind: int, payload: bytes = b"") -> None:
+        """The same frame without an end, as fast as it is taken, and what comes is not read."""
+        frame = struct.pack("<IBxxx", len(payload), kind) + payload
+        block = frame * (1 + (1 << 20) // len(frame))
+        while True:
+            self.sock.sendall(block)
+
     def parse(self) -> tuple[int, bytes] | None:
         """A whole frame from what has been received."""
         if len(self.buf) < 8:
@@ -431,6 +438,9 @@ class Stream(Files, Commands):
             # Frames of this kind without an end.
             while True:
                 self.send(int(rest), b"x" * CHUNK)
+        elif word == "flood":
+            kind, _, payload = rest.partition(" ")
+            self.flood(int(kind), bytes.fromhex(payload))
         elif word == "endless-event":
             text = json.dumps({"type": "result", "data": {"text/plain": "x" * 60000}}).encode()
             while not (rest != "deaf" and select.select([self.sock], [], [], 0)[0]):

@@ -201,6 +201,7 @@ class Commands:
     vmm: Any
     sock: Any
     buf: bytes
+    flood: Any
 
     def keep(self, req: dict, code: bytes) -> None:
         """EXEC with keep."""
@@ -241,6 +242,10 @@ class Commands:
                 time.sleep(3600)
             if raw == "close":
                 raise Gone
+            if raw.startswith("flood ") and req["op"] == "attach":
+                _, kind, text = raw.split(" ")
+                self.send(EVENT, {"type": "position", "pid": 1, "stdout": 0, "stderr": 0})
+                self.flood(int(kind), bytes.fromhex(text))
             for kind, payload in json.loads(raw):
                 self.send(kind, payload.encode())
             if req["op"] == "attach":

@@ -139,6 +139,10 @@ class Files:
             self.send(OK, {"path": path, "size": -1, "mode": 0o644})
             while True:
                 self.send(DATA_OUT, b"x" * CHUNK)
+        if path == "/fake/flood":
+            self.send(OK, {"path": path, "size": -1, "mode": 0o644})
+            self.send(DATA_OUT, b"x")
+            self.flood(DATA_OUT)
         if path == "/fake/broken":
             self.send(OK, {"path": path, "size": 100000, "mode": 0o644})
             self.send(DATA_OUT, b"x" * 50000)
@@ -218,6 +222,8 @@ class Files:
         if word == "endless":
             while True:
                 self.send(DATA_OUT, rest.encode().ljust(60000, b"\n" if not rest else b" "))
+        if word == "flood":
+            self.flood(DATA_OUT)
         if word == "many":
             line = json.dumps(self.entry("/tmp")).encode() + b"\n"
             block = line * (60000 // len(line))

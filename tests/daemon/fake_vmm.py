@@ -37,7 +37,7 @@ TEXT = 1024
 WIRE_MAX = 4096
 BOOT, CONNECT, STAT, STOP, PAUSE, FORK, RECORD, LEARN, WARM = range(1, 10)
 BOOTED, STATUS, CONNECTED, REFUSED, STATS_REPLY, EXITED = 0x81, 0x82, 0x83, 0x84, 0x85, 0x86
-PAUSED, FORKED, RECORDED, LEARNED = 0x87, 0x88, 0x8A, 0x8B
+PAUSED, FORKED, RECORDED, LEARNED, HERE = 0x87, 0x88, 0x8A, 0x8B, 0x8D
 REHEARSAL, LEAF = 1, 2
 BOOT_FDS = ("kvm", "kernel", "initrd", "root", "console", "disk_rw", "disk_ro")
 FORK_FDS = ("control", "console", "parent_rw", "parent_ro", "child_rw", "child_ro", "gate")
@@ -328,6 +328,7 @@ class Vmm:
         os.close(mem)
         self.mode, self.fds, self.boot = told["mode"], told["fds"], tuple(told["boot"])
         self.state, self.wire = told["state"], told["wire"]
+        self.send(HERE)
         if os.read(self.fds["gate"], 1) == b"":
             os._exit(8)
         os.close(self.fds.pop("gate"))

@@ -183,6 +183,29 @@ def test_after_kill_9(place: Path, start: Callable[..., Daemon]) -> None:
 
 
 @needs_groups
+def test_no_room_for_a_group(place: Path, start: Callable[..., Daemon]) -> None:
+    """Where no group can be made any more (EAGAIN, of all) a VM is refused, and nothing waits for it."""
+    daemon = start(prefix=inside(place), env={"PODFLARE_CGROUP": "groups"})
+    sid = daemon.create()
+    vms_are(place, 2)
+    most = own(place) / "cgroup.max.descendants"
+    most.write_text("3")  # those that there are, and the daemon's
+    for _ in range(3):
+        r = daemon.http.post("/v1/sandboxes", json={})
+        assert r.status_code >= 500 and "control group could not be used" in r.text
+        r = daemon.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 2})
+        assert r.status_code >= 500 and "control group could not be used" in r.text
+        assert daemon.exec(sid, "echo x")[0]["data"] == "x"
+    wait_for(lambda: vms(place) == sorted(daemon.children()))
+    most.write_text("max")
+    daemon.create()
+    assert len(vms(place)) == 3
+    most.write_text("3")
+    assert daemon.http.post("/v1/sandboxes", json={}).status_code >= 500
+    assert daemon.stop() == 0
+
+
+@needs_groups
 def test_one_that_nobody_told_of(place: Path, start: Callable[..., Daemon]) -> None:
     """What a VM has left in its group goes with it."""
     daemon = start(prefix=inside(place), env={"PODFLARE_CGROUP": "groups"})

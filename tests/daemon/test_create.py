@@ -98,6 +98,28 @@ def test_a_pid_of_another_sandbox_is_refused(start: Callable[..., Daemon]) -> No
     assert stdout_of(d.exec(b, "echo alive")) == "alive"
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_fresh_copy_of_another_is_refused(start: Callable[..., Daemon], dies: bool) -> None:
+    """One that claims a child which another VM has just made, ahead of who made it."""
+    d = start()
+    a, b = d.create(), d.create()
+    known = set(d.children())
+    d.exec(b, "#fake:once fork late 2")
+    with ThreadPoolExecutor() as pool:
+        honest = pool.submit(d.http.post, f"/v1/sandboxes/{b}/fork", json={"n": 1})
+        (pid,) = wait_for(lambda: set(d.children()) - known)
+        d.exec(a, f"#fake:once fork lie {pid}")
+        lie = pool.submit(httpx.post, f"{d.url}/v1/sandboxes/{a}/fork", json={"n": 1}, timeout=60)
+        if dies:
+            assert d.http.delete(f"/v1/sandboxes/{a}").status_code == 204
+        r = honest.result()
+        assert r.status_code == 200, r.text
+        (child,) = r.json()["children"]
+        assert lie.result().status_code in (404, 503)
+    assert d.info(child)["pid"] == pid
+    assert stdout_of(d.exec(b, "echo alive")) == "alive"
+
+
 def test_told_late(start: Callable[..., Daemon]) -> None:
     """The child answers RENEW before its parent has told of it: not ready before both."""
     d = start(mode="fork:late 0.5")

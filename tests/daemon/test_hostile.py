@@ -16,6 +16,7 @@ import pytest
 from conftest import SANITIZED, Daemon, wait_for
 from operations import ON_ONE, prepare, request_of
 from spec import OPERATIONS
+from wire import Wire
 
 HEALTH = b"GET /v1/healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UNKNOWN = "sbx_" + "0" * 32
@@ -408,3 +409,68 @@ def test_reset_in_the_middle(fleet: Fleet) -> None:
         s.sendall(data[i % 3])
         s.close()
     fleet.check()
+
+
+def test_strangers_take_no_place_for_long(start: Callable[..., Daemon]) -> None:
+    """
+    More silent connections than there are places: who has a key comes in all the same and keeps the
+    connections that he has; of the silent ones those go that were there first.
+    """
+    d = start(
+        prefix=["prlimit", "--nofile=1024"],
+        args=["--max-sandboxes", "2"],
+        env={"PODFLARE_API_KEYS": "k"},
+    )
+    places = 1024 // 8
+    key = {"Authorization": "Bearer k"}
+    known = [Wire(d.port) for _ in range(places // 4)]
+    for w in known:
+        assert w.ask("GET", "/v1/sandboxes", headers=key).status_code == 200
+    silent = []
+    for _ in range(3 * places):
+        silent.append(socket.create_connection(("127.0.0.1", d.port)))
+        if len(silent) % 3 == 0:  # some have said something, and are nobody's all the same
+            silent[-1].sendall(HEALTH)
+        if len(silent) % 8 == 0:
+            w = Wire(d.port)
+            assert w.ask("GET", "/v1/sandboxes", headers=key).status_code == 200
+            w.close()
+    for w in known:
+        assert w.ask("GET", "/v1/sandboxes", headers=key).status_code == 200
+        assert w.opened == 1, "it was cut, although it was let in"
+        w.close()
+
+    def ended(s: socket.socket) -> bool:
+        s.setblocking(False)
+        try:
+            while s.recv(65536):
+                pass
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+        return True
+
+    left = places // 2
+    wait_for(lambda: all(ended(s) for s in silent[:-left]), 30)
+    assert not any(ended(s) for s in silent[1 - left :])
+    for s in silent:
+        s.close()
+    wait_for(lambda: d.fds() < 60, 30)
+
+
+def test_room_for_who_is_let_in(start: Callable[..., Daemon]) -> None:
+    """Who was let in may have all places, and then there is none: that is said, and nobody is cut."""
+    d = start(prefix=["prlimit", "--nofile=1024"], args=["--max-sandboxes", "2"])
+    d.http.close()
+    wires = [Wire(d.port) for _ in range(1024 // 8)]
+    for w in wires:
+        assert w.ask("GET", "/v1/sandboxes").status_code == 200
+    with socket.create_connection(("127.0.0.1", d.port)) as one_more:
+        assert one_more.recv(65536).startswith(b"HTTP/1.1 503 ")
+    for w in wires:
+        assert w.ask("GET", "/v1/sandboxes").status_code == 200 and w.opened == 1
+    for w in wires:
+        w.close()
+    wait_for(lambda: d.fds() < 60)
+    assert Wire(d.port).ask("GET", "/v1/sandboxes").status_code == 200

@@ -1,12 +1,15 @@
 """HTTP by hand: what a strict or a hostile client may send."""
 
 import json
+import os
 import re
 import resource
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import httpx
 import pytest
 
 from conftest import Daemon, wait_for
@@ -299,3 +302,58 @@ def test_create_without_descriptors(start: Callable[..., Daemon]) -> None:
     fds = d.fds()
     d.http.delete(f"/v1/sandboxes/{d.create()}")
     wait_for(lambda: d.fds() == fds)
+
+
+def short_of_descriptors(d: Daemon, sid: str, spare: int) -> Callable[[], None]:
+    """No more than so many; the sandbox has no stream at hand. What it returns ends that."""
+    held = [socket.create_connection(("127.0.0.1", d.port)) for _ in range(6)]
+    for n, s in enumerate(held):  # more than the streams that are kept
+        body = json.dumps({"code": "echo on; sleep 600", "language": "bash", "context_id": f"held{n}"}).encode()
+        s.sendall(
+            b"POST /v1/sandboxes/%s/exec HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (sid.encode(), len(body))
+            + body
+        )
+    for s in held:
+        while b'"data":"on"' not in s.recv(65536):
+            pass
+    hard = resource.prlimit(d.proc.pid, resource.RLIMIT_NOFILE)[1]
+    used = {int(x) for x in os.listdir(f"/proc/{d.proc.pid}/fd")}
+    free = [n for n in range(4096) if n not in used]
+    resource.prlimit(d.proc.pid, resource.RLIMIT_NOFILE, (free[spare], hard))
+
+    def enough() -> None:
+        resource.prlimit(d.proc.pid, resource.RLIMIT_NOFILE, (4096, hard))
+        for s in held:
+            s.close()
+
+    return enough
+
+
+@pytest.mark.parametrize("spare", [0, 2, 5])
+@pytest.mark.parametrize("what", ["exec", "fork", "upload", "download", "egress", "command"])
+def test_work_without_descriptors(start: Callable[..., Daemon], tmp_path: Path, what: str, spare: int) -> None:
+    """Each ends in a described error or in its result; sandbox and daemon go on, and nothing is lost."""
+    d = start()
+    sid = d.create()
+    one = f"/v1/sandboxes/{sid}"
+    (tmp_path / "f").write_bytes(b"x")
+    ask: dict[str, Callable[[], httpx.Response]] = {
+        "exec": lambda: d.http.post(f"{one}/exec", json={"code": "echo x", "language": "bash"}),
+        "fork": lambda: d.http.post(f"{one}/fork", json={"n": 2}),
+        "upload": lambda: d.http.put(f"{one}/files", params={"path": str(tmp_path / "g")}, content=b"y" * 100000),
+        "download": lambda: d.http.get(f"{one}/files", params={"path": str(tmp_path / "f")}),
+        "egress": lambda: d.http.put(f"{one}/egress", json={"allow": ["a.test"]}),
+        "command": lambda: d.http.post(f"{one}/commands", json={"code": "echo x", "language": "bash"}),
+    }
+    d.http.get("/v1/healthz")  # a connection is there
+    enough = short_of_descriptors(d, sid, spare)
+    seen = [ask[what]() for _ in range(3)]
+    enough()
+    for r in seen:
+        assert r.status_code in (200, 201, 204, 429, 502, 503), r.text
+        assert r.status_code < 400 or set(r.json()) >= {"error", "code"}, r.text
+    if spare == 0:
+        assert seen[0].status_code in (502, 503) and "Too many open files" in seen[0].text, seen[0].text
+    assert d.http.get(one).json()["state"] == "ready"
+    assert ask[what]().status_code < 300
+    assert d.exec(sid, "echo x")[0]["data"] == "x"

@@ -411,3 +411,20 @@ def test_the_disk_of_the_host_fails(daemon: Daemon) -> None:
     ev = daemon.exec(sid, "#fake:disk 28", rich=True)[1:]
     assert (ev[0]["type"], ev[0]["data"]) == ("notice", text)
     assert daemon.http.get(f"/v1/sandboxes/{sid}").json()["disk_errors"] == 2
+
+
+@pytest.mark.parametrize("own,theirs", [(0, 300), (250, 550), (900, 1000), (1000, 1000)])
+def test_virtual_machines_go_first(start: Callable[..., Daemon], own: int, theirs: int) -> None:
+    """When the host is short of memory the kernel ends VMs and their copies, not the daemon."""
+
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    if score(os.getpid()) > own:
+        pytest.skip("these tests run with a higher one")
+    d = start(prefix=["sh", "-c", f'echo {own} >/proc/self/oom_score_adj && exec "$@"', "sh"])
+    sid = d.create()
+    d.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 2}).raise_for_status()
+    assert score(d.proc.pid) == own
+    pids = d.children()
+    assert len(pids) == 4 and {score(pid) for pid in pids} == {theirs}

@@ -102,7 +102,9 @@ def test_many_clients_of_one_sandbox(start: Callable[..., Daemon], tmp_path: Pat
         t.join()
     assert not ring.failures, ring.failures
     print(f"{sum(ring.seen.values())} requests of {THREADS} clients: {dict(sorted(ring.seen.items()))}")
-    assert {x.rsplit(" ", 1)[1] for x in ring.seen} >= {"200", "204", "404"}
+    # Each of what it is about has happened, and some of it to a sandbox that was gone.
+    assert set(ring.seen) >= {"delete  204", "post /fork 200", "post /exec 200", "post /merge_into/{other} 204"}
+    assert {x.rsplit(" ", 1)[1] for x in ring.seen} >= {"404"}
     for o in d.http.get("/v1/sandboxes").json()["sandboxes"]:
         d.http.delete(f"/v1/sandboxes/{o['id']}").raise_for_status()
     assert d.http.get("/v1/tree").json() == {"roots": []}

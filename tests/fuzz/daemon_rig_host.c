@@ -31,6 +31,8 @@ uint64_t __wrap_io_now_ns(void);
 int __wrap_pidfd_open(pid_t pid, unsigned int flags);
 int __wrap_pidfd_send_signal(int fd, int sig, siginfo_t *si, unsigned int flags);
 int __wrap_waitid(idtype_t type, id_t id, siginfo_t *si, int options);
+int __real_fdpass_peek_pid(int sock, pid_t *pid);
+int __wrap_fdpass_peek_pid(int sock, pid_t *pid);
 
 uint64_t __wrap_io_now_ns(void)
 {
@@ -123,6 +125,18 @@ int __wrap_waitid(idtype_t type, id_t id, siginfo_t *si, int options)
 	if (!(options & WNOWAIT))
 		process[i].there = false;
 	return 0;
+}
+
+/* The youngest process it is that speaks, and most do before they are told of. */
+int __wrap_fdpass_peek_pid(int sock, pid_t *pid)
+{
+	uint32_t i = PROCESSES;
+	int rc = __real_fdpass_peek_pid(sock, pid);
+
+	while (i && !process[i - 1].there)
+		i--;
+	*pid = (pid_t)(FIRST_PID + i - 1);
+	return rc == -EAGAIN && i && i % 4 ? 1 : rc;
 }
 
 /* Programs cannot be started here. */

@@ -31,6 +31,7 @@ collect_ignore = ["test_jail.py", "test_jail_rules.py"] if UNJAILED else []
 MAGIC = 0x31434650
 BOOT, CONNECT, STAT, STOP, PAUSE, FORK, RECORD, LEARN, WARM, EGRESS, ACCEPT, REJECT = range(1, 13)
 BOOTED, STATUS, CONNECTED, REFUSED, STATS, EXITED = 0x81, 0x82, 0x83, 0x84, 0x85, 0x86
+HERE = 0x8D
 PAUSED, FORKED, DISK, RECORDED, LEARNED = 0x87, 0x88, 0x89, 0x8A, 0x8B
 REHEARSAL, LEAF = 1, 2
 EXIT_RESET, EXIT_ERROR, EXIT_BOOT, EXIT_STOPPED = 1, 3, 4, 5
@@ -138,6 +139,11 @@ class Vmm:
         socket.send_fds(self.ctl, [message.pack()], list(fds))
 
     def receive(self, timeout: float = 20) -> Optional[Message]:
+        """The next message, but for HERE; None at the end."""
+        message = self.receive_any(timeout)
+        return self.receive_any(timeout) if message and message.type == HERE else message
+
+    def receive_any(self, timeout: float = 20) -> Optional[Message]:
         """The next message; None at the end."""
         if not select.select([self.ctl], [], [], timeout)[0]:
             raise TimeoutError("the VMM says nothing")

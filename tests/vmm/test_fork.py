@@ -15,6 +15,7 @@ from conftest import (
     EXIT_BOOT,
     EXITED,
     FORKED,
+    HERE,
     LAYERS_MAX,
     LEAF,
     PAUSE,
@@ -224,6 +225,8 @@ def test_a_child_waits_at_its_gate(host: Host, paused: bool) -> None:
     child = vmm.start_fork({"gate": gate})
     os.close(gate)
     child.pid = vmm.expect(FORKED).value[0]
+    here = child.receive_any()  # by which the daemon knows whose process it is
+    assert here is not None and here.type == HERE
     with pytest.raises(TimeoutError):
         child.receive(0.3)
     links = [os.readlink(f.path) for f in os.scandir(f"/proc/{child.pid}/fd")]
