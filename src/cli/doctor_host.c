@@ -189,7 +189,7 @@ static void check_namespaces(struct doctor *d)
 	struct finding *f = doctor_add(d, rc < 0 ? FINDING_NOTE : FINDING_OK, "namespaces");
 
 	if (rc == 0) {
-		doctor_found(f, "a VMM gets namespaces of its own");
+		doctor_found(f, "a VMM gets namespaces of its own, with an empty root");
 		return;
 	}
 	doctor_found(f, "this user may not make the namespaces of a VMM: %s", strerror(-rc));

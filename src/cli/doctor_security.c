@@ -5,6 +5,7 @@
  * files below /proc and /sys (`root` stands before them, for the tests), and
  * changes nothing.
  */
+#define _GNU_SOURCE
 #include "cli/addr.h"
 #include "cli/doctor.h"
 #include "lib/cgroup2.h"
@@ -20,6 +21,10 @@
 #include <sys/stat.h>
 
 #define FILE_MAX 4096 /* longer ones are read to here */
+
+/* Of which the daemon gives an eighth, 4096, to connections; the rest is enough for 1024 sandboxes.
+ */
+#define DESCRIPTORS_WANTED 32768ul
 
 struct place {
 	struct doctor *d;
@@ -70,7 +75,8 @@ static const struct one_file one_files[] = {
 	 "echo 2 > /sys/kernel/mm/ksm/run, and stop what switches it on (ksmtuned)"},
 	{"ptrace", "/proc/sys/kernel/yama/ptrace_scope", "0",
 	 "processes of one user cannot attach to each other as they like",
-	 "any process of the same user can read the memory of daemon, VMMs and proxies",
+	 "any process of the same user can read the memory of the daemon (VMMs and proxies refuse "
+	 "it)",
 	 "sysctl kernel.yama.ptrace_scope=1, and run podflare as a user of its own",
 	 .must_be = true},
 	{"bpf", "/proc/sys/kernel/unprivileged_bpf_disabled", "0",
@@ -119,7 +125,8 @@ static void check_vulnerabilities(const struct place *p)
 			continue;
 		snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
 		text = text_of(p, path);
-		if (!text || strncmp(text, "Vulnerable", 10) != 0)
+		/* Also a part of it: "KVM: Vulnerable", "...; VMX: flushes, SMT vulnerable". */
+		if (!text || !strcasestr(text, "vulnerable"))
 			continue;
 		n++;
 		if (len < sizeof(names))
@@ -187,6 +194,34 @@ static void check_seccomp(const struct place *p)
 			      : "this kernel cannot end a process for a forbidden system call");
 	if (!kills)
 		doctor_advise(f, "run a kernel of 4.14 or later with CONFIG_SECCOMP_FILTER");
+}
+
+/* The hard limit of who started doctor: the daemon raises its own to it. */
+static void check_descriptors(const struct place *p)
+{
+	static const char line[] = "\nMax open files";
+	_cleanup_free char *text = text_of(p, "/proc/self/limits");
+	const char *at = text ? strstr(text, line) : NULL;
+	struct finding *f = doctor_add(p->d, FINDING_NOTE, "descriptors");
+	char hard[24] = "";
+
+	if (!at || sscanf(at + strlen(line), "%*s %23s", hard) != 1 ||
+	    (strcmp(hard, "unlimited") != 0 && (hard[0] < '0' || hard[0] > '9'))) {
+		doctor_found(f, "the kernel does not say how many files may be open");
+		doctor_advise(f, "/proc must be mounted");
+		return;
+	}
+	if (hard[0] == 'u' || strtoul(hard, NULL, 10) >= DESCRIPTORS_WANTED) {
+		f->level = FINDING_OK;
+		doctor_found(f, "a daemon started from here may have open what 1024 sandboxes and "
+				"4096 connections take");
+		return;
+	}
+	doctor_found(f,
+		     "a daemon started from here may have %s files open, which is less than it "
+		     "shares out to clients and sandboxes where it can",
+		     hard);
+	doctor_advise(f, "LimitNOFILE=65536 in its service, or ulimit -Hn: docs/hardening.md");
 }
 
 static void check_kvm_device(const struct place *p)
@@ -313,6 +348,7 @@ void doctor_check_security(struct doctor *d, const char *root, bool is_root)
 		check_one_file(&p, &one_files[i]);
 	check_nested(&p);
 	check_swap(&p);
+	check_descriptors(&p);
 	check_kvm_device(&p);
 	check_user(&p, is_root);
 	check_state(&p);

@@ -8,6 +8,7 @@
 
 #include "egress/jail_filter.h"
 #include "lib/caps.h"
+#include "lib/emptyroot.h"
 #include "lib/landlock.h"
 
 #include <errno.h>
@@ -18,10 +19,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/syscall.h>
 
 /*
  * 256 connections (EGRESS_STREAMS_MAX): the guest's, two to the HTTP library, one to a destination,
@@ -74,18 +73,10 @@ static void jail_limit(int what, rlim_t value)
 static bool jail_empty_root(void)
 {
 	const int spaces = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS;
-	const unsigned long flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
 
 	if (unshare(geteuid() == 0 ? spaces : spaces | CLONE_NEWUSER) < 0)
 		return false;
-	if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
-	    mount("egress", "/tmp", "tmpfs", flags, "size=4k,mode=0555") < 0 || chdir("/tmp") < 0)
-		return false;
-	/* The root of an initramfs cannot be pivoted away from. */
-	if (syscall(SYS_pivot_root, ".", ".") < 0 ? chroot(".") < 0 : umount2(".", MNT_DETACH) < 0)
-		return false;
-	return chdir("/") == 0 &&
-	       mount("egress", "/", NULL, MS_REMOUNT | MS_RDONLY | flags, "mode=0555") == 0;
+	return emptyroot_enter("egress") == 0;
 }
 
 static int jail_change_user(const struct jail_user *user, struct err *err)

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Namespaces by one unshare(2) each, so that there is never a part of them.
+ * Namespaces by one unshare(2), so that there is never a part of them; then the
+ * root, as a new mount namespace begins with the whole tree of the old one.
  */
 #define _GNU_SOURCE
 #include "lib/spaces.h"
+
+#include "lib/emptyroot.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -16,11 +19,11 @@ int spaces_enter(void)
 	int first;
 
 	if (unshare(CLONE_NEWUSER | spaces) == 0)
-		return 0;
+		return emptyroot_enter("podflare-vmm");
 	first = errno;
 	if (geteuid() != 0)
 		return -first;
-	return unshare(spaces) < 0 ? -errno : 0;
+	return unshare(spaces) < 0 ? -errno : emptyroot_enter("podflare-vmm");
 }
 
 int spaces_try(void)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The empty namespaces around a VMM: of network, System V IPC, host name and
- * mounts. An ordinary user needs a user namespace around them, which a host may
- * forbid; root does without where it must.
+ * mounts, with a root directory that has nothing in it (lib/emptyroot.h). An
+ * ordinary user needs a user namespace around them, which a host may forbid; root
+ * does without where it must.
  *
  * Thread: spaces_enter() before there are others. fork: inherited.
  */
@@ -10,15 +11,15 @@
 
 #include "lib/cleanup.h"
 
-/* 0 or -errno: this host does not allow it. */
+/* 0 or -errno: this host does not allow it, and some of it may be done. */
 __must_check int spaces_enter(void);
 
 /* Whether a process of ours could, tried out in a child: 0 or -errno. Not with SIGCHLD ignored. */
 __must_check int spaces_try(void);
 
 /* What to do where it cannot: a sentence for the log and for `podflare doctor`. */
-#define SPACES_ADVICE                                                                \
-	"allow user namespaces (sysctl user.max_user_namespaces, "                   \
-	"kernel.unprivileged_userns_clone, "                                         \
-	"kernel.apparmor_restrict_unprivileged_userns; in a container, its seccomp " \
-	"profile), or accept VMMs without them: PODFLARE_WITHOUT_NAMESPACES=1"
+#define SPACES_ADVICE                                                                 \
+	"allow user namespaces (sysctl user.max_user_namespaces, "                    \
+	"kernel.unprivileged_userns_clone, "                                          \
+	"kernel.apparmor_restrict_unprivileged_userns; in a container, its profiles " \
+	"of seccomp and AppArmor), or accept VMMs without them: PODFLARE_WITHOUT_NAMESPACES=1"

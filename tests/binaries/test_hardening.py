@@ -8,6 +8,7 @@ is looked at without being named here.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -45,10 +46,6 @@ def read(program: str, *options: str) -> str:
     ).stdout
 
 
-def imported(program: str) -> set[str]:
-    return {name.lstrip("_") for name in re.findall(r"(\w+)(?:@|$)", read(program, "--symbols"), re.M)}
-
-
 def test_there_are_programs() -> None:
     assert {"podflare", "podflared", "podflare-vmm", "podflare-agent"} <= set(PROGRAMS)
 
@@ -83,16 +80,91 @@ def test_libraries_come_from_the_system(program: str) -> None:
     assert not re.search(r"RPATH|RUNPATH", read(program, "--dynamic"))
 
 
+@functools.cache
+def objects(program: str) -> list[Path]:
+    """The object files of the project that a program is linked of. What a static library of the
+    system brings along, which the agent has, says nothing about how ours were compiled."""
+    out = subprocess.run(
+        ["ninja", "-C", str(BUILD), "-t", "inputs", program], capture_output=True, text=True, check=True
+    ).stdout
+    return sorted(BUILD / line for line in out.splitlines() if line.endswith(".o"))
+
+
+@functools.cache
+def undefined(program: str) -> dict[str, set[str]]:
+    """What each of its objects calls of others, by the object's name."""
+    out = subprocess.run(
+        ["nm", "--undefined-only", "--print-file-name", *map(str, objects(program))],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    found: dict[str, set[str]] = {path.name: set() for path in objects(program)}
+    for line in out.splitlines():
+        where, _, name = line.rpartition(" U ")
+        found[Path(where.split(":")[0]).name].add(name)
+    return found
+
+
+def directories(program: str) -> set[Path]:
+    """Each target of the build that has a part in it."""
+    return {path.parent for path in objects(program)}
+
+
+@each_program
+def test_objects_are_found(program: str) -> None:
+    """Without this, what is said of all of them would be said of none."""
+    names = undefined(program).keys()
+    assert len(objects(program)) > 15 and len(directories(program)) >= 2
+    assert any(name.endswith("main.c.o") for name in names) and "src_lib_io.c.o" in names
+
+
+# Functions that write to memory by a format, or read into it, where the compiler knows its size.
+CHECKED = {"printf", "fprintf", "vfprintf", "vprintf", "dprintf", "vdprintf", "vsnprintf", "sprintf"}
+
+
 @each_program
 def test_stack_protector_and_fortify(program: str) -> None:
-    names = imported(program)
-    assert "stack_chk_fail" in names
-    assert {n for n in names if n.endswith("_chk") and "printf" in n}
+    calls = undefined(program)
+    for directory in directories(program):
+        inside = [calls[path.name] for path in objects(program) if path.parent == directory]
+        guarded = [names for names in inside if "__stack_chk_fail" in names]
+        # One without an array on its stack has nothing to guard.
+        assert guarded and (len(inside) < 5 or len(guarded) * 4 >= len(inside)), directory
+    used = set().union(*calls.values())
+    assert {n for n in used if n.endswith("_chk") and "printf" in n}
+    assert not used & CHECKED
+
+
+def features(path: Path | str) -> set[str]:
+    """IBT and SHSTK, as far as the note of a file says that all code in it can do with them."""
+    out = subprocess.run(
+        ["readelf", "--wide", "--notes", str(path)], capture_output=True, text=True, check=True
+    ).stdout
+    found = re.search(r"x86 feature: (.*)$", out, re.M)
+    return set(found.group(1).replace(",", " ").split()) if found else set()
+
+
+@each_program
+def test_branch_targets_and_return_addresses(program: str) -> None:
+    """-fcf-protection: every object of ours can run with indirect branch tracking and a shadow
+    stack. A program can when all of it can, the C library's part too: Debian's is built without,
+    the code that a process begins with is not marked, and the linker leaves the note away. To force
+    it (-z ibt, -z shstk) would be a lie to the kernel."""
+    for path in objects(program):
+        assert features(path) >= {"IBT", "SHSTK"}, path
+    start = subprocess.run(
+        ["cc", "-print-file-name=Scrt1.o"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    if not features(start):
+        assert not features(BUILD / program)
+    elif program != "podflare-agent":  # it has all of the C library in it
+        assert features(BUILD / program) >= {"IBT", "SHSTK"}
 
 
 @each_program
 def test_branch_targets_are_marked(program: str) -> None:
-    """-fcf-protection: main and whatever is called through a pointer begin with endbr64."""
+    """-fcf-protection once more, in what was linked: main begins with endbr64."""
     code = subprocess.run(
         ["objdump", "--disassemble=main", "--no-show-raw-insn", str(BUILD / program)],
         capture_output=True,

@@ -81,6 +81,57 @@ def test_its_root_is_empty(proxy: Proxy) -> None:
         assert os.readlink(f"/proc/{proxy.pid}/ns/{space}") != os.readlink(f"/proc/self/ns/{space}")
 
 
+AS_USER = ("setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups")
+
+
+@root_only
+def test_its_root_is_empty_as_an_ordinary_user_too(tmp_path: Path) -> None:
+    p = Proxy(tmp_path, before=AS_USER)
+    ready(p)
+    assert os.listdir(f"/proc/{p.pid}/root/") == []
+    assert os.readlink(f"/proc/{p.pid}/ns/user") != os.readlink("/proc/self/ns/user")
+    p.close()
+
+
+# What of /proc/PID an ordinary user may read of his own processes, unless they are not dumpable. (To
+# open mem takes Yama's leave as well.)
+PRIVATE = ["environ", "maps", "mem"]
+READER = """
+import sys
+for name in sys.argv[2:]:
+    try:
+        open(f"/proc/{sys.argv[1]}/{name}", "rb").close()
+        print(name)
+    except PermissionError:
+        pass
+"""
+
+
+def readable(pid: int) -> list[str]:
+    """What its own user can read of a process."""
+    before = AS_USER if os.geteuid() == 0 else ()
+    return subprocess.run(
+        [*before, sys.executable, "-c", READER, str(pid), *PRIVATE],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.split()
+
+
+def test_its_own_user_cannot_look_into_it(tmp_path: Path) -> None:
+    """Secrets are in its memory. A process of the same user shows that he could."""
+    before = AS_USER if os.geteuid() == 0 else ()
+    with subprocess.Popen([*before, "sleep", "1000"]) as other:
+        until(lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n")
+        assert set(readable(other.pid)) >= {"environ", "maps"}
+        other.kill()
+    p = Proxy(tmp_path, before=before)
+    assert int(ready(p)["Uid"].split()[0]) == (os.geteuid() or 12345)
+    assert readable(p.pid) == []
+    p.close()
+
+
 def test_limits(proxy: Proxy) -> None:
     ready(proxy)
     lines = Path(f"/proc/{proxy.pid}/limits").read_text().splitlines()

@@ -65,6 +65,12 @@ static void put(const struct host *h, const char *file, const char *text)
 #define GROUP "/sys/fs/cgroup/system.slice/podflare.service"
 #define MOUNT "25 30 0:22 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,favordynmods\n"
 
+#define LIMITS(soft, hard)                                                                       \
+	"Limit                     Soft Limit           Hard Limit           Units     \n"       \
+	"Max processes             9                    9                    processes \n"       \
+	"Max open files            " soft "                 " hard "               files     \n" \
+	"Max locked memory         8388608              8388608              bytes     \n"
+
 /* A host that has nothing to be done. */
 static int setup(void **state)
 {
@@ -86,6 +92,7 @@ static int setup(void **state)
 	put(h, GROUP "/cgroup.procs", "");
 	put(h, GROUP "/cgroup.subtree_control", "");
 	put(h, GROUP "/cgroup.controllers", "cpuset cpu io memory pids\n");
+	put(h, "/proc/self/limits", LIMITS("1024", "65536"));
 	put(h, "/dev/kvm", "");
 	put(h, "/state/lock", "");
 	snprintf(h->device, sizeof(h->device), "%s/dev/kvm", h->root);
@@ -119,7 +126,7 @@ static const char *open_subjects(const struct host *h, const char *addr, bool is
 	static char names[512];
 
 	doctor_check_security(&d, h->root, is_root);
-	assert_in_range(d.n, 11, DOCTOR_FINDINGS_MAX);
+	assert_in_range(d.n, 14, DOCTOR_FINDINGS_MAX);
 	names[0] = '\0';
 	for (size_t i = 0; i < d.n; i++) {
 		const struct finding *f = &d.findings[i];
@@ -180,6 +187,24 @@ static void test_each_file(void **state)
 		{GROUP "/cgroup.subtree_control", NULL, "cgroups "},
 		{VULNERABILITIES "mds", "Vulnerable: Clear CPU buffers attempted\n",
 		 "processor_faults "},
+		{VULNERABILITIES "itlb_multihit", "KVM: Vulnerable\n", "processor_faults "},
+		{VULNERABILITIES "itlb_multihit", "KVM: Mitigation: VMX disabled\n", ""},
+		{VULNERABILITIES "l1tf",
+		 "Mitigation: PTE Inversion; VMX: conditional cache flushes, SMT vulnerable\n",
+		 "processor_faults "},
+		{VULNERABILITIES "l1tf", "Mitigation: PTE Inversion; VMX: vulnerable\n",
+		 "processor_faults "},
+		{VULNERABILITIES "l1tf",
+		 "Mitigation: PTE Inversion; VMX: flush not necessary, SMT disabled\n", ""},
+		{VULNERABILITIES "vmscape", "VULNERABLE\n", "processor_faults "},
+		{VULNERABILITIES "spectre_v1", "Mitigation: usercopy/swapgs barriers\n", ""},
+		{"/proc/self/limits", LIMITS("1024", "1048576"), ""},
+		{"/proc/self/limits", LIMITS("1024", "32768"), ""},
+		{"/proc/self/limits", LIMITS("unlimited", "unlimited"), ""},
+		{"/proc/self/limits", LIMITS("1024", "32767"), "descriptors "},
+		{"/proc/self/limits", LIMITS("1024", "4096"), "descriptors "},
+		{"/proc/self/limits", "Limit\nMax open files 1024\n", "descriptors "},
+		{"/proc/self/limits", NULL, "descriptors "},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {

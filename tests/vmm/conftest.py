@@ -237,14 +237,14 @@ class Host:
         rw = os.open(self.directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC | os.O_EXCL, 0o600)
         return rw, os.open(f"/proc/self/fd/{rw}", os.O_RDONLY | os.O_CLOEXEC)
 
-    def start(self) -> Vmm:
-        """A VMM that has not booted."""
+    def start(self, before: tuple[str, ...] = ()) -> Vmm:
+        """A VMM that has not booted; before: what starts it, and becomes it."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         high = os.dup(theirs.fileno()), os.dup(self._page_fd)
         theirs.close()
-        pid = os.posix_spawn(
-            STILL,
-            ["vmm-still"],
+        pid = os.posix_spawnp(
+            before[0] if before else STILL,
+            [*before, str(STILL)],
             dict(os.environ),
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, high[0], 3),
@@ -263,9 +263,10 @@ class Host:
         vcpus: int = 1,
         disk_mib: int = 64,
         fds: Optional[dict[str, int]] = None,
+        before: tuple[str, ...] = (),
     ) -> Vmm:
         """Starts one and sends CTL_BOOT; fds replaces some of its descriptors by name."""
-        vmm = self.start()
+        vmm = self.start(before)
         own = {
             "kvm": os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC),
             "kernel": memfd("kernel", kernel()),
@@ -282,8 +283,8 @@ class Host:
                 os.close(fd)
         return vmm
 
-    def booted(self, vcpus: int = 1, disk_mib: int = 64) -> Vmm:
-        vmm = self.boot(vcpus=vcpus, disk_mib=disk_mib)
+    def booted(self, vcpus: int = 1, disk_mib: int = 64, before: tuple[str, ...] = ()) -> Vmm:
+        vmm = self.boot(vcpus=vcpus, disk_mib=disk_mib, before=before)
         vmm.expect(BOOTED)
         self.plan.pid = vmm.pid
         return vmm

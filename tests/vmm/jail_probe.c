@@ -3,10 +3,11 @@
  * Enters the jail of podflare-vmm as the program does, and tries one thing.
  *
  *   vmm-jail-probe WHERE NAME       WHERE: process; vcpu, leaf, leaf-vcpu: a thread that is in that
- *                                   jail, too; unfiltered: all of the jail but its seccomp filters
+ *                                   jail, too; of the walls behind the filters, which are left out:
+ *                                   unfiltered: all but the empty root; bare: all but Landlock
  *   vmm-jail-probe WHERE rule-N     the call that row N of the table of WHERE is about
  *   vmm-jail-probe WHERE enter      how many nanoseconds it takes to enter that jail: a uint64_t
- *   vmm-jail-probe                  the names, one a line, behind "any", "vcpu" or "unfiltered";
+ *   vmm-jail-probe                  the names, one a line, behind where each belongs;
  *                                   the rules in force, behind "WHERE-rule"
  *
  * Exit status: 0: it could be done; 255: the jail could not be entered; else the errno. A death by
@@ -21,9 +22,11 @@
 #include "vmm/jail/jail_rules.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <seccomp.h>
 #include <signal.h>
 #include <stdint.h>
@@ -34,7 +37,9 @@
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 
 #define FAILED_JAIL 255
 static int pair[2];
@@ -93,7 +98,7 @@ static int try_stream(void)
 	return rc ? rc : errno_or_0(recv(pair[1], page, 1, MSG_DONTWAIT));
 }
 
-/* The rest is for a jail without its filter: what the other walls refuse. */
+/* The rest is for a jail without its filter: what the other walls refuse, Landlock among them. */
 
 static int try_read_file(void)
 {
@@ -163,6 +168,87 @@ static int try_core(void)
 	return errno_or_0(setrlimit(RLIMIT_CORE, &r));
 }
 
+/* And what the empty root leaves, where Landlock is not. */
+
+static int open_path(const char *path)
+{
+	return errno_or_0(open(path, O_PATH | O_CLOEXEC));
+}
+
+static int try_path_of_a_file(void)
+{
+	return open_path("/etc/passwd");
+}
+
+static int try_path_of_a_device(void)
+{
+	return open_path("/dev/kvm");
+}
+
+static int try_path_of_a_process(void)
+{
+	return open_path("/proc/1/root");
+}
+
+static int try_path_above(void)
+{
+	if (chdir("..") < 0 || chdir("/../..") < 0)
+		return errno;
+	return open_path("../../etc/passwd");
+}
+
+static int try_make_in_root(void)
+{
+	return errno_or_0(mkdir("/x", 0700));
+}
+
+static int try_unix_socket(void)
+{
+	struct sockaddr_un a = {.sun_family = AF_UNIX, .sun_path = "/run/x"};
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	return fd < 0 ? errno : errno_or_0(connect(fd, (struct sockaddr *)&a, sizeof(a)));
+}
+
+static int try_remount_root(void)
+{
+	return errno_or_0(mount("x", "/", NULL, MS_REMOUNT | MS_BIND, NULL));
+}
+
+static int try_mount_proc(void)
+{
+	return errno_or_0(mount("x", "/", "proc", 0, NULL));
+}
+
+static int try_change_root(void)
+{
+	return errno_or_0(chroot("."));
+}
+
+/* EEXIST: there is something in it. */
+static int try_entries_of_root(void)
+{
+	DIR *d = opendir("/");
+	const struct dirent *e;
+	int rc = d ? 0 : errno;
+
+	while (rc == 0 && (e = readdir(d)))
+		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+			rc = EEXIST;
+	if (d)
+		closedir(d);
+	return rc;
+}
+
+/* All capabilities in a namespace of users of its own bring back nothing that was taken away. */
+static int try_namespaces_again(void)
+{
+	if (unshare(CLONE_NEWUSER | CLONE_NEWNS) < 0)
+		return 0;
+	umount2("/", MNT_DETACH);
+	return try_entries_of_root();
+}
+
 static const struct {
 	const char *where, *name;
 	int (*fn)(void);
@@ -183,6 +269,18 @@ static const struct {
 	{"unfiltered", "host-name", try_host_name},
 	{"unfiltered", "mount", try_mount},
 	{"unfiltered", "core", try_core},
+	{"bare", "path-of-a-file", try_path_of_a_file},
+	{"bare", "path-of-a-device", try_path_of_a_device},
+	{"bare", "path-of-a-process", try_path_of_a_process},
+	{"bare", "path-above", try_path_above},
+	{"bare", "run-a-program", try_run},
+	{"bare", "unix-socket", try_unix_socket},
+	{"bare", "entries-of-root", try_entries_of_root},
+	{"bare", "make-in-root", try_make_in_root},
+	{"bare", "remount-root", try_remount_root},
+	{"bare", "mount-proc", try_mount_proc},
+	{"bare", "change-root", try_change_root},
+	{"bare", "namespaces-again", try_namespaces_again},
 };
 
 static const char *const kinds[JAIL_KINDS] = {
@@ -290,13 +388,27 @@ static int attempt(struct attempt *a)
 	return a->result;
 }
 
-static bool filtered;
+static bool filtered, rooted, landlocked;
 
 int __real_seccomp_load(scmp_filter_ctx ctx);
 int __wrap_seccomp_load(scmp_filter_ctx ctx);
 int __wrap_seccomp_load(scmp_filter_ctx ctx)
 {
 	return filtered ? __real_seccomp_load(ctx) : 0;
+}
+
+int __real_landlock_deny(bool dials);
+int __wrap_landlock_deny(bool dials);
+int __wrap_landlock_deny(bool dials)
+{
+	return landlocked ? __real_landlock_deny(dials) : 0;
+}
+
+int __real_emptyroot_enter(const char *name);
+int __wrap_emptyroot_enter(const char *name);
+int __wrap_emptyroot_enter(const char *name)
+{
+	return rooted ? __real_emptyroot_enter(name) : 0;
 }
 
 int main(int argc, char **argv)
@@ -311,7 +423,9 @@ int main(int argc, char **argv)
 	}
 	parent = getppid();
 	a.name = argv[2];
-	filtered = strcmp(argv[1], "unfiltered") != 0;
+	landlocked = strcmp(argv[1], "bare") != 0;
+	rooted = strcmp(argv[1], "unfiltered") != 0;
+	filtered = landlocked && rooted;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return FAILED_JAIL;
 	if (jail_enter(&jail, false, &err) < 0) {

@@ -9,6 +9,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -25,12 +26,19 @@ LISTING = (
 LINES = [line.split() for line in LISTING.splitlines()]
 NAMES: dict[str, list[str]] = {
     where: [n for w, n in LINES if w == where]
-    for where in ("any", "vcpu", "unfiltered", "landlock")
+    for where in ("any", "vcpu", "unfiltered", "bare", "landlock")
 }
 WHERES = ["process", "vcpu", "leaf", "leaf-vcpu"]
 # The rules in force, each as number-name-arguments.
 RULES = {where: [n for w, n in LINES if w == f"{where}-rule"] for where in WHERES}
 LANDLOCK = int(NAMES["landlock"][0]) if NAMES["landlock"] else 0
+
+# Starts a program as an ordinary user, when we are root.
+AS_USER = (
+    ("setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups")
+    if os.geteuid() == 0
+    else ()
+)
 
 # What both may do, with the errno that it gives for descriptor 0, which is /dev/null.
 ALLOWED = {
@@ -172,7 +180,8 @@ def test_what_the_process_needs_works(name: str) -> None:
 @pytest.mark.skipif(LANDLOCK < 4, reason="this kernel's Landlock is too old, or there is none")
 @pytest.mark.parametrize("name", NAMES["unfiltered"])
 def test_the_other_walls_hold_without_the_filter(name: str) -> None:
-    """Landlock, no capabilities, limits: what a hole in the filter would still not give."""
+    """Landlock, no capabilities, limits: what a hole in the filter would still not give, in a root that
+    is not empty either."""
     refusal = {
         "signal-others": errno.EPERM if LANDLOCK >= 6 else 0,
         "trace-others": errno.EPERM,
@@ -199,6 +208,28 @@ def test_jail_of_an_ordinary_user(where: str, name: str, result: int) -> None:
     assert done.returncode == result, done.stderr
 
 
+@pytest.mark.parametrize("name", NAMES["bare"])
+@pytest.mark.parametrize("before", [(), AS_USER] if AS_USER else [()], ids=len)
+def test_no_path_is_left_without_filter_and_landlock(before: tuple[str, ...], name: str) -> None:
+    """The empty root alone: as on a kernel without Landlock, and with a hole in the filter."""
+    refusal = {
+        "entries-of-root": 0,
+        "make-in-root": errno.EROFS,
+        "remount-root": errno.EPERM,
+        "mount-proc": errno.EPERM,
+        "change-root": errno.EPERM,
+        "namespaces-again": 0,
+    }
+    done = subprocess.run(
+        [*before, PROBE, "bare", name], stdin=subprocess.DEVNULL, timeout=60, check=False
+    )
+    assert done.returncode == refusal.get(name, errno.ENOENT)
+
+
+def test_the_list_of_paths_is_whole() -> None:
+    assert len(NAMES["bare"]) >= 10
+
+
 def status(path: Path) -> dict[str, str]:
     lines = (path / "status").read_text().splitlines()
     return {k: v.strip() for k, v in (line.split(":", 1) for line in lines)}
@@ -217,8 +248,13 @@ def check_process(vmm: Vmm, vcpus: int, leaf: bool = False) -> None:
     assert s["NoNewPrivs"] == "1"
     for capabilities in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
         assert int(s[capabilities], 16) == 0
-    for space in ("net", "ipc", "uts", "mnt"):
+    for space in ("user", "net", "ipc", "uts", "mnt"):
         assert os.readlink(proc / "ns" / space) != os.readlink(f"/proc/self/ns/{space}")
+    assert os.listdir(proc / "root/") == os.listdir(proc / "cwd/") == []
+    assert os.readlink(proc / "cwd") == "/"
+    (mount,) = (proc / "mountinfo").read_text().splitlines()
+    assert mount.split()[4] == "/" and " - tmpfs " in mount
+    assert {"ro", "nosuid", "nodev", "noexec"} <= set(mount.split()[5].split(","))
     limits = {
         line[:25].strip(): line[25:].split()[:2]
         for line in (proc / "limits").read_text().splitlines()[1:]
@@ -237,14 +273,64 @@ def check_process(vmm: Vmm, vcpus: int, leaf: bool = False) -> None:
         time.sleep(0.005)
 
 
-def test_of_a_machine_and_of_its_copies(host: Host) -> None:
-    vmm = host.booted(vcpus=2)
+@pytest.mark.parametrize("before", [(), AS_USER] if AS_USER else [()], ids=len)
+def test_of_a_machine_and_of_its_copies(host: Host, before: tuple[str, ...]) -> None:
+    vmm = host.booted(vcpus=2, before=before)
     check_process(vmm, 2)
     child = vmm.fork()
     check_process(child, 2)
     vmm.pause()
     grandchild = child.fork()
     check_process(grandchild, 2)
+
+
+# What of /proc/PID an ordinary user may read of his own processes, unless they are not dumpable. (To
+# open mem takes Yama's leave as well.)
+PRIVATE = ["environ", "maps", "auxv", "mem", "root/", "cwd/", "fd/", "ns/user"]
+READER = """
+import os, sys
+for name in sys.argv[2:]:
+    path = f"/proc/{sys.argv[1]}/{name}"
+    try:
+        os.listdir(path) if name[-1] == "/" else os.readlink(path) if "/" in name else open(path)
+        print(name)
+    except PermissionError:
+        pass
+"""
+
+
+def readable(pid: int) -> list[str]:
+    """What its own user can read of a process."""
+    done = subprocess.run(
+        [*AS_USER, sys.executable, "-c", READER, str(pid), *PRIVATE],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout.split()
+
+
+def test_its_own_user_cannot_look_into_it(host: Host) -> None:
+    """Not dumpable: neither a VMM nor its copies, as an ordinary user's. One of his other processes
+    shows that he could."""
+    other = subprocess.Popen([*AS_USER, "sleep", "1000"])
+    try:
+        deadline = time.monotonic() + 20
+        while Path(f"/proc/{other.pid}/comm").read_text() != "sleep\n":
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        assert set(PRIVATE) - {"mem"} <= set(readable(other.pid))
+    finally:
+        other.kill()
+        other.wait()
+    vmm = host.booted(before=AS_USER)
+    child = vmm.fork()
+    leaf = vmm.fork(LEAF)
+    for one in (vmm, child, leaf):
+        one.stats()
+        assert int(status(Path(f"/proc/{one.pid}"))["Uid"].split()[0]) == (os.geteuid() or 12345)
+        assert readable(one.pid) == []
 
 
 @pytest.mark.parametrize("paused", [False, True], ids=["live", "paused"])

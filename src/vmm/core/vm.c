@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Creation of the KVM VM object and its memory slots. Order matters: memory
- * slots before anything else, split irqchip before the first vCPU.
+ * slots before anything else, split irqchip and the end of the performance
+ * counters before the first vCPU.
  */
 #include "vmm/core/vm.h"
 #include "vmm/core/rom.h"
@@ -51,7 +52,7 @@ static int kvm_ioctl_val(int fd, unsigned long req, unsigned long val)
 
 int kvm_vm_init(struct kvm_vm *vm, int kvm_fd, struct err *err)
 {
-	int version = kvm_ioctl_val(kvm_fd, KVM_GET_API_VERSION, 0);
+	int version = kvm_ioctl_val(kvm_fd, KVM_GET_API_VERSION, 0), pmu;
 
 	*vm = (struct kvm_vm){.kvm_fd = -1, .fd = -1};
 	if (version != KVM_API_VERSION)
@@ -66,6 +67,8 @@ int kvm_vm_init(struct kvm_vm *vm, int kvm_fd, struct err *err)
 	if (vm->run_size < (int)sizeof(struct kvm_run))
 		return err_text(err, ENOTSUP, "KVM_GET_VCPU_MMAP_SIZE gives %d", vm->run_size);
 	vm->max_vcpus = kvm_ioctl_val(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
+	pmu = kvm_ioctl_val(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_PMU_CAPABILITY);
+	vm->pmu_goes = pmu > 0 && (pmu & KVM_PMU_CAP_DISABLE);
 	vm->kvm_fd = kvm_fd;
 	return 0;
 }
@@ -100,6 +103,20 @@ static int slot_add(struct slots *s, uint64_t gpa, uint64_t size, const void *ho
 		return err_set(err, -rc, "cannot set the memory slot at %#llx (%llu MiB)",
 			       (unsigned long long)gpa, (unsigned long long)(size >> 20));
 	return 0;
+}
+
+/*
+ * What CPUID hides of the counters is not gone: KVM gives the four of the K7 to any guest on AMD,
+ * and they tell what else the processor does. A KVM that cannot take them away is older than Linux
+ * 5.18, or has none to give.
+ */
+static int vm_without_pmu(const struct kvm_vm *vm, struct err *err)
+{
+	const struct kvm_enable_cap none = {.cap = KVM_CAP_PMU_CAPABILITY,
+					    .args = {KVM_PMU_CAP_DISABLE}};
+	int rc = vm->pmu_goes ? kvm_ioctl(vm->fd, KVM_ENABLE_CAP, &none) : 0;
+
+	return rc < 0 ? err_set(err, -rc, "cannot take the performance counters away") : 0;
 }
 
 int kvm_vm_create(struct kvm_vm *vm, const struct gmem *ram, const struct rom *rom, bool log,
@@ -138,7 +155,7 @@ int kvm_vm_create(struct kvm_vm *vm, const struct gmem *ram, const struct rom *r
 	rc = kvm_ioctl(vm->fd, KVM_ENABLE_CAP, &split);
 	if (rc < 0)
 		return err_set(err, -rc, "cannot enable the split interrupt controller");
-	return 0;
+	return vm_without_pmu(vm, err);
 }
 
 int kvm_vm_dirty_log(const struct kvm_vm *vm, uint32_t slot, uint64_t *bits)

@@ -39,6 +39,7 @@ struct kvm_vm {
 	int fd;        /* the VM */
 	int run_size;  /* bytes of a vCPU's kvm_run mapping */
 	int max_vcpus; /* what this host allows */
+	bool pmu_goes; /* its KVM can take a guest's performance counters away */
 };
 
 /* Refuses with the name of the first capability that is missing. Takes over kvm_fd on success. */
@@ -47,7 +48,8 @@ void kvm_vm_free(struct kvm_vm *vm);
 
 /*
  * Creates the VM: memory slots first (an in-kernel object before them costs
- * milliseconds), then the split interrupt controller. rom may be NULL.
+ * milliseconds), then the split interrupt controller; no performance counters,
+ * where that can be had. rom may be NULL.
  * log: what the guest writes to RAM can be asked for (and costs a fault for each page).
  */
 __must_check int kvm_vm_create(struct kvm_vm *vm, const struct gmem *ram, const struct rom *rom,

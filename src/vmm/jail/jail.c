@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The order of the steps, as each takes away what the one before it needed:
- * limits, namespaces, capabilities, privileges; then the filters of threads
+ * limits, namespaces with an empty root, capabilities, privileges; then the filters of threads
  * are made, which takes memfds; then Landlock; then the process's own filter.
  *
  * What is not limited: RLIMIT_AS and RLIMIT_DATA, as guests are of any size;

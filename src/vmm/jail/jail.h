@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a VMM gives up before it listens to anyone: descriptors beyond a bound,
- * core files, its view of the network and of other processes' objects,
- * capabilities, new privileges, files (Landlock), and every system call, and
- * every argument of one, that it has no use for (jail_rules.h). It opens no
- * file, makes no socket and passes no descriptor on, ever: to try kills it.
+ * core files, its view of the network, of other processes' objects and of the
+ * host's files (its root is empty, in a mount namespace of its own, and so are its
+ * children's), capabilities, new privileges, files once more (Landlock), and every
+ * system call, and every argument of one, that it has no use for (jail_rules.h). It
+ * opens no file, makes no socket and passes no descriptor on, ever: to try kills it.
  *
  * The threads of vCPUs, which deal with what the guest wrote, may do less: each
  * enters a jail of its own within that of the process.

@@ -9,7 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ANY_INDEX 0xffffffffu
+#define ANY_INDEX    0xffffffffu
+#define AMD_SVM      (1u << 2)
+#define AMD_COUNTERS (1u << 10 | 1u << 23 | 1u << 24 | 1u << 28)
 
 /* Bits cleared and set in a leaf, same for every vCPU. */
 static const struct {
@@ -19,15 +21,23 @@ static const struct {
 	/* VMX (5) and PDCM (15) off; TSC deadline (24) and hypervisor (31) on: the guest has no
 	   PIT. */
 	{0x1, ANY_INDEX, {0, 0, 1u << 5 | 1u << 15, 0}, {0, 0, 1u << 24 | 1u << 31, 0}},
-	/* WAITPKG (ecx 5): would let a guest stall the processor. */
-	{0x7, 0, {0, 0, 1u << 5, 0}, {0}},
-	/* No performance counters. */
+	/* WAITPKG (ecx 5): would let a guest stall the processor. Processor trace (ebx 25) and
+	   records of branches (edx 19) off. */
+	{0x7, 0, {0, 1u << 25, 1u << 5, 1u << 19}, {0}},
+	/* No performance counters, trace and records of Intel's. */
 	{0xa, ANY_INDEX, {~0u, ~0u, ~0u, ~0u}, {0}},
+	{0x14, ANY_INDEX, {~0u, ~0u, ~0u, ~0u}, {0}},
+	{0x1c, ANY_INDEX, {~0u, ~0u, ~0u, ~0u}, {0}},
+	{0x23, ANY_INDEX, {~0u, ~0u, ~0u, ~0u}, {0}},
 	/* KVM features: asynchronous page faults (4, 10, 14) off. */
 	{0x40000001, ANY_INDEX, {1u << 4 | 1u << 10 | 1u << 14, 0, 0, 0}, {0}},
-	/* SVM (ecx 2) off, and its leaf empty. */
-	{0x80000001, ANY_INDEX, {0, 0, 1u << 2, 0}, {0}},
+	/* SVM (ecx 2) off, and its leaf empty. So are the counters and samples of AMD: of a core
+	   (23), the north bridge (24), the last cache (28), of instructions (10). Those of the K7
+	   are behind no bit: vm.c. */
+	{0x80000001, ANY_INDEX, {0, 0, AMD_SVM | AMD_COUNTERS, 0}, {0}},
 	{0x8000000a, ANY_INDEX, {~0u, ~0u, ~0u, ~0u}, {0}},
+	{0x8000001b, ANY_INDEX, {~0u, ~0u, ~0u, ~0u}, {0}},
+	{0x80000022, ANY_INDEX, {~0u, ~0u, ~0u, ~0u}, {0}},
 };
 
 static void cpuid_apply_policy(struct kvm_cpuid_entry2 *e)

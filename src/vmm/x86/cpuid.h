@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What the guest's CPUID shows: what KVM supports, less what a sandbox has no
- * use for (nested virtualization, performance counters, asynchronous page
- * faults, which do not survive a fork), plus topology per vCPU.
+ * use for (nested virtualization, performance counters and the like, which tell
+ * of neighbours, asynchronous page faults, which do not survive a fork), plus
+ * topology per vCPU.
  *
  * Thread: loop thread. fork: the table is inherited and set again in the child.
  */

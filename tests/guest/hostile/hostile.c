@@ -1,45 +1,70 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * A guest that is nobody's friend: it does to its devices, ports and memory map
- * what no driver does, at random, but the same for the same seed. It has no
- * kernel, so that nothing stands between it and the VMM. By the end it resets
- * both devices and uses them as a driver would, and reports 1 when they work.
+ * what no driver does, at random, on two processors at once, which meet in the
+ * same devices; each does the same for the same seed. It has no kernel, so that
+ * nothing stands between it and the VMM. By the end it resets both devices and
+ * uses them as a driver would, looks at the root image, and reports 1 when all
+ * is well.
  *
- * Words of its command line: seed=N, ops=N (steps to be made), spin (instead:
- * never leaves the processor again).
+ * Words of its command line: seed=N, ops=N (steps to be made), spin=1 (instead:
+ * leaves neither processor ever again).
  *
  * It spares what would only end itself: the power-off port, the local APIC, and
- * delivery modes of the IOAPIC that need handlers (NMI, INIT, SMI).
+ * delivery modes that need handlers (NMI, INIT, SMI).
  */
-#include <stddef.h>
-#include <stdint.h>
+#include <errno.h>
 
+#include "hostile.h"
 #include "proto/guest.h"
-#include "vmm/virtio/virtio_spec.h"
 
-#define MMIO_BASE   0xd0000000ull
-#define VSOCK       MMIO_BASE
-#define BLK         (MMIO_BASE + 0x1000)
+/* Of start.S: from where a processor starts, in pages; its copy of what it begins with. */
+#define TRAMPOLINE 0x3000ull
+extern const uint8_t trampoline[], trampoline_end[];
+
 #define IOAPIC      0xfec00000ull
+#define LAPIC       0xfee00000ull
 #define SLEEP_PORT  0xf20
 #define CONSOLE     0x3f8
 #define E820_OFFSET 0x2d0
 #define E820_PMEM   12u /* type of the root image's entry */
 
-/* Where devices may write without doing more than this guest's own work any harm. */
-#define ARENA      0x4000000ull
-#define ARENA_SIZE 0x2000000ull
-#define RAM_END    0x8000000ull /* 128 MiB */
+#define LAPIC_SPURIOUS 0xf0
+#define LAPIC_ICR_LOW  0x300
+#define LAPIC_ICR_HIGH 0x310
 
 #define STAGE ARENA /* rings of one queue are here, if they are where they should be */
 
-static uint64_t seed, rom;
+/* Linux's UAPI, linux/kvm_para.h, whose numbers are those of errno but for one. */
+#define HC_VAPIC_POLL_IRQ 1
+#define HC_KICK_CPU       5
+#define HC_CLOCK_PAIRING  9
+#define HC_SEND_IPI       10
+#define HC_SCHED_YIELD    11
+#define HC_ENOSYS         1000
+
+static uint64_t rom, rom_size;
+static volatile uint32_t wrong; /* what a hypercall should not have answered */
+
+/* What the second processor is told and tells. */
+static volatile uint64_t second_seed;
+static volatile int second_spins, second_stop, second_runs, second_done;
+
+/* Each processor has a generator of its own, where its GS base leads. */
+static void set_seed(uint64_t seed)
+{
+	__asm__ volatile("movq %0, %%gs:0" : : "r"(seed * 0x9e3779b97f4a7c15ull | 1));
+}
 
 static uint64_t next(void)
 {
+	uint64_t seed;
+
+	__asm__ volatile("movq %%gs:0, %0" : "=r"(seed));
 	seed ^= seed << 13;
 	seed ^= seed >> 7;
 	seed ^= seed << 17;
+	__asm__ volatile("movq %0, %%gs:0" : : "r"(seed));
 	return seed * 0x2545f4914f6cdd1dull;
 }
 
@@ -57,16 +82,6 @@ static void out32(uint16_t port, uint32_t v)
 static void report(uint32_t v)
 {
 	out32(GUEST_STATUS_PORT, v);
-}
-
-static uint32_t reg(uint64_t device, uint32_t off)
-{
-	return *(volatile uint32_t *)(device + off);
-}
-
-static void set(uint64_t device, uint32_t off, uint32_t v)
-{
-	*(volatile uint32_t *)(device + off) = v;
 }
 
 /* One access of one to eight bytes, wherever that is. */
@@ -162,12 +177,6 @@ static void scribble(void)
 	*(volatile uint32_t *)(base + 24) = length();
 	*(volatile uint16_t *)(base + 28) = VSOCK_TYPE_STREAM;
 	*(volatile uint16_t *)(base + 30) = (uint16_t)(any(4) ? any(9) : next());
-}
-
-static void set_address(uint64_t device, uint32_t low, uint64_t a)
-{
-	set(device, low, (uint32_t)a);
-	set(device, low + 4, (uint32_t)(a >> 32));
 }
 
 /* What a driver does, in a driver's order, with what no driver would say. */
@@ -291,13 +300,38 @@ static void any_memory(void)
 	touch(at, any(2) != 0, next());
 }
 
+/* What KVM may say to a call, whatever its arguments: most are none that it knows. */
+static int is_answer(uint64_t call, int64_t r)
+{
+	switch (call) {
+	case HC_VAPIC_POLL_IRQ:
+		return r == 0;
+	case HC_KICK_CPU:
+	case HC_SCHED_YIELD:
+		return r == 0 || r == -HC_ENOSYS;
+	case HC_CLOCK_PAIRING: /* no such clock, no such address */
+		return r == 0 || r == -EFAULT || r == -EOPNOTSUPP || r == -HC_ENOSYS;
+	case HC_SEND_IPI: /* how many it was sent to, of 128 */
+		return (r >= 0 && r <= 128) || r == -EINVAL || r == -EOPNOTSUPP || r == -HC_ENOSYS;
+	default:
+		return r == -HC_ENOSYS;
+	}
+}
+
 /* Calls to the hypervisor, which has nothing to give. */
 static void any_hypercall(void)
 {
-	uint64_t rax = any(4) ? any(16) : next(), rbx = next(), rcx = next(), rdx = next();
+	uint64_t call = any(4) ? any(16) : next(), rax = call;
+	/* Of one between processors: its delivery mode, as any_ioapic(). */
+	uint64_t rsi = next() & ~0x700ull;
 
 	/* KVM takes either instruction on either kind of processor. */
-	__asm__ volatile("vmmcall" : "+a"(rax) : "b"(rbx), "c"(rcx), "d"(rdx) : "memory");
+	__asm__ volatile("vmmcall"
+			 : "+a"(rax)
+			 : "b"(next()), "c"(next()), "d"(next()), "S"(rsi)
+			 : "memory");
+	if (!is_answer(call, (int64_t)rax) && !wrong)
+		wrong = 0x300 | (call < 0xff ? (uint32_t)call : 0xff);
 }
 
 static void step(void)
@@ -329,96 +363,48 @@ static void step(void)
 	}
 }
 
-/* From here on a driver. */
-
-#define DESC   (ARENA + ARENA_SIZE / 2)
-#define AVAIL  (DESC + 0x1000)
-#define USED   (DESC + 0x2000)
-#define HEADER (DESC + 0x3000)
-#define STATUS (DESC + 0x3100)
-#define DATA   (DESC + 0x4000)
-
-/* Resets a device and brings it up; 0, or which step did not work. */
-static uint32_t driver_start(uint64_t device, uint32_t queues, uint32_t features)
+/* Of all of the root image, so that no write to it goes unnoticed, wherever it went. */
+static uint64_t checksum(void)
 {
-	set(device, VIRTIO_MMIO_STATUS, 0);
-	if (reg(device, VIRTIO_MMIO_MAGIC_VALUE) != VIRTIO_MMIO_MAGIC ||
-	    reg(device, VIRTIO_MMIO_STATUS))
-		return 1;
-	set(device, VIRTIO_MMIO_STATUS, 1);
-	set(device, VIRTIO_MMIO_STATUS, 3);
-	set(device, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 0);
-	set(device, VIRTIO_MMIO_DRIVER_FEATURES, features);
-	set(device, VIRTIO_MMIO_DRIVER_FEATURES_SEL, 1);
-	set(device, VIRTIO_MMIO_DRIVER_FEATURES, 1);
-	set(device, VIRTIO_MMIO_STATUS, 11);
-	if (reg(device, VIRTIO_MMIO_STATUS) != 11)
-		return 2;
-	for (uint32_t q = 0; q < queues; q++) {
-		set(device, VIRTIO_MMIO_QUEUE_SEL, q);
-		set(device, VIRTIO_MMIO_QUEUE_NUM, 8);
-		set_address(device, VIRTIO_MMIO_QUEUE_DESC_LOW, DESC + 0x10000ull * q);
-		set_address(device, VIRTIO_MMIO_QUEUE_DRIVER_LOW, AVAIL + 0x10000ull * q);
-		set_address(device, VIRTIO_MMIO_QUEUE_DEVICE_LOW, USED + 0x10000ull * q);
-		set(device, VIRTIO_MMIO_QUEUE_READY, 1);
-	}
-	set(device, VIRTIO_MMIO_STATUS, 15);
-	return reg(device, VIRTIO_MMIO_STATUS) == 15 ? 0 : 3;
+	uint64_t sum = 0xcbf29ce484222325ull;
+
+	for (uint64_t i = 0; i < rom_size; i += 8)
+		sum = (sum ^ *(volatile uint64_t *)(rom + i)) * 0x100000001b3ull;
+	return sum;
 }
 
-static void descriptor(uint32_t n, uint64_t a, uint32_t len, uint16_t flags, uint16_t link)
+static void pause_for(uint32_t n)
 {
-	*(volatile uint64_t *)(DESC + 16 * n) = a;
-	*(volatile uint32_t *)(DESC + 16 * n + 8) = len;
-	*(volatile uint16_t *)(DESC + 16 * n + 12) = flags;
-	*(volatile uint16_t *)(DESC + 16 * n + 14) = link;
-}
-
-/* A sector to the disk or from it; the status byte. */
-static uint8_t disk(uint32_t type, uint64_t sector, uint16_t n)
-{
-	*(volatile uint32_t *)HEADER = type;
-	*(volatile uint32_t *)(HEADER + 4) = 0;
-	*(volatile uint64_t *)(HEADER + 8) = sector;
-	*(volatile uint8_t *)STATUS = 0xee;
-	descriptor(0, HEADER, VIRTIO_BLK_HDR_BYTES, VIRTQ_DESC_F_NEXT, 1);
-	descriptor(1, DATA, VIRTIO_BLK_SECTOR,
-		   VIRTQ_DESC_F_NEXT | (type == VIRTIO_BLK_T_IN ? VIRTQ_DESC_F_WRITE : 0), 2);
-	descriptor(2, STATUS, 1, VIRTQ_DESC_F_WRITE, 0);
-	*(volatile uint16_t *)(AVAIL + 4 + 2 * (n % 8)) = 0;
-	__sync_synchronize();
-	*(volatile uint16_t *)(AVAIL + 2) = (uint16_t)(n + 1);
-	__sync_synchronize();
-	set(BLK, VIRTIO_MMIO_QUEUE_NOTIFY, 0);
-	while (*(volatile uint16_t *)(USED + 2) != (uint16_t)(n + 1))
+	while (n--)
 		__builtin_ia32_pause();
-	return *(volatile uint8_t *)STATUS;
 }
 
-static uint32_t works(void)
+/* INIT and start-up, as Linux does (SDM 3A, 9.4.4), to local APIC 1. */
+static void start_second(void)
 {
-	uint32_t rc;
+	for (const uint8_t *from = trampoline; from < trampoline_end; from++)
+		*(volatile uint8_t *)(TRAMPOLINE + (uint64_t)(from - trampoline)) = *from;
+	set(LAPIC, LAPIC_SPURIOUS, 0x1ff); /* enabled, or it sends nothing */
+	set(LAPIC, LAPIC_ICR_HIGH, 1u << 24);
+	set(LAPIC, LAPIC_ICR_LOW, 0x4500);
+	pause_for(10000);
+	set(LAPIC, LAPIC_ICR_HIGH, 1u << 24);
+	set(LAPIC, LAPIC_ICR_LOW, 0x4600 | TRAMPOLINE >> 12);
+	while (!second_runs)
+		__builtin_ia32_pause();
+}
 
-	for (uint64_t at = DESC; at < DESC + 0x40000; at += 8)
-		*(volatile uint64_t *)at = 0;
-	rc = driver_start(BLK, 1, VIRTIO_BLK_F_FLUSH);
-	if (rc)
-		return 0x200 + rc;
-	for (uint64_t i = 0; i < VIRTIO_BLK_SECTOR; i += 8)
-		*(volatile uint64_t *)(DATA + i) = 0x1122334455667788ull + i;
-	if (disk(VIRTIO_BLK_T_OUT, 77, 0) != VIRTIO_BLK_S_OK)
-		return 0x210;
-	for (uint64_t i = 0; i < VIRTIO_BLK_SECTOR; i += 8)
-		*(volatile uint64_t *)(DATA + i) = 0;
-	if (disk(VIRTIO_BLK_T_IN, 77, 1) != VIRTIO_BLK_S_OK)
-		return 0x211;
-	for (uint64_t i = 0; i < VIRTIO_BLK_SECTOR; i += 8)
-		if (*(volatile uint64_t *)(DATA + i) != 0x1122334455667788ull + i)
-			return 0x212;
-	for (uint64_t at = DESC; at < DESC + 0x40000; at += 8)
-		*(volatile uint64_t *)at = 0;
-	rc = driver_start(VSOCK, VSOCK_QUEUES, 0);
-	return rc ? 0x220 + rc : 0;
+/* Where start.S brings the second processor. */
+void hostile_second(void);
+void hostile_second(void)
+{
+	second_runs = 1;
+	while (second_spins)
+		;
+	set_seed(second_seed);
+	while (!second_stop)
+		step();
+	second_done = 1;
 }
 
 /* The number behind a word of the command line, or `otherwise`. */
@@ -449,20 +435,29 @@ void hostile(const uint8_t *zero_page)
 	for (uint32_t i = 0; i < zero_page[0x1e8]; i++) {
 		const uint8_t *entry = zero_page + E820_OFFSET + 20 * i;
 
-		if (*(const uint32_t *)(entry + 16) == E820_PMEM)
+		if (*(const uint32_t *)(entry + 16) == E820_PMEM) {
 			rom = *(const uint64_t *)entry;
+			rom_size = *(const uint64_t *)(entry + 8);
+		}
 	}
 	if (!rom) {
 		report(0x101);
 		return;
 	}
-	if (option(line, "spin=", 0))
-		for (;;)
-			__asm__ volatile("");
-	seed = option(line, "seed=", 1) * 0x9e3779b97f4a7c15ull | 1;
-	image = *(volatile uint64_t *)(rom + 1024);
+	second_spins = (int)option(line, "spin=", 0);
+	second_seed = ~option(line, "seed=", 1);
+	set_seed(option(line, "seed=", 1));
+	image = checksum();
+	start_second();
+	while (second_spins)
+		;
 	while (ops--)
 		step();
-	rc = *(volatile uint64_t *)(rom + 1024) == image ? works() : 0x230;
+	second_stop = 1;
+	while (!second_done)
+		__builtin_ia32_pause();
+	rc = wrong;
+	if (!rc)
+		rc = checksum() == image ? driver_works() : 0x230;
 	report(rc ? rc : 1);
 }

@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a guest is shown of the processor: no virtualization of its own, no
+ * counters, traces or records of what the processor did. With a KVM that is
+ * played, which offers everything, and with the host's own.
+ */
+#define _GNU_SOURCE
+#include "unit.h"
+
+#include "vmm/core/vm.h"
+#include "vmm/x86/cpuid.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define ANY (~0u)
+
+/* Bits that no guest may see: eax, ebx, ecx, edx. */
+static const struct {
+	uint32_t function, index, mask[4];
+} hidden[] = {
+	{0x1, 0, {0, 0, 1u << 5 | 1u << 15, 0}}, /* VMX, PDCM */
+	/* processor trace, WAITPKG, records of branches */
+	{0x7, 0, {0, 1u << 25, 1u << 5, 1u << 19}},
+	{0xa, 0, {ANY, ANY, ANY, ANY}},  /* counters */
+	{0x14, 0, {ANY, ANY, ANY, ANY}}, /* processor trace */
+	{0x14, 1, {ANY, ANY, ANY, ANY}},
+	{0x1c, 0, {ANY, ANY, ANY, ANY}}, /* records of branches */
+	{0x23, 0, {ANY, ANY, ANY, ANY}}, /* counters */
+	{0x23, 1, {ANY, ANY, ANY, ANY}},
+	{0x40000001, 0, {1u << 4 | 1u << 10 | 1u << 14, 0, 0, 0}}, /* asynchronous page faults */
+	/* SVM, IBS, counters of a core, of the north bridge, of the last cache */
+	{0x80000001, 0, {0, 0, 1u << 2 | 1u << 10 | 1u << 23 | 1u << 24 | 1u << 28, 0}},
+	{0x8000000a, 0, {ANY, ANY, ANY, ANY}}, /* SVM */
+	{0x8000001b, 0, {ANY, ANY, ANY, ANY}}, /* IBS */
+	{0x80000022, 0, {ANY, ANY, ANY, ANY}}, /* counters */
+	/* Nothing of these is. */
+	{0x7, 1, {0}},
+	{0xd, 0, {0}},
+	{0x80000008, 0, {0}},
+};
+
+/* The KVM that is played. */
+static struct {
+	bool on;
+	int pmu;         /* what it says of KVM_CAP_PMU_CAPABILITY */
+	int pmu_fails;   /* errno of taking the counters away */
+	int vm, vcpu;    /* how many of each were made */
+	int asked;       /* how often the counters were taken away, */
+	int asked_early; /* of these, before there was a vCPU */
+} kvm;
+
+static int enable(const struct kvm_enable_cap *cap)
+{
+	if (cap->cap != KVM_CAP_PMU_CAPABILITY)
+		return 0;
+	assert_int_equal(cap->args[0], KVM_PMU_CAP_DISABLE);
+	kvm.asked++;
+	kvm.asked_early += kvm.vcpu == 0;
+	errno = kvm.pmu_fails;
+	return kvm.pmu_fails ? -1 : 0;
+}
+
+static int supported(struct kvm_cpuid2 *c)
+{
+	c->nent = ARRAY_SIZE(hidden);
+	for (uint32_t i = 0; i < c->nent; i++)
+		c->entries[i] = (struct kvm_cpuid_entry2){.function = hidden[i].function,
+							  .index = hidden[i].index,
+							  .eax = ANY,
+							  .ebx = ANY,
+							  .ecx = ANY,
+							  .edx = ANY};
+	return 0;
+}
+
+/* In place of libc's, which the VMM's code would call. */
+int ioctl(int fd, unsigned long req, ...)
+{
+	va_list ap;
+	void *arg;
+
+	va_start(ap, req);
+	arg = va_arg(ap, void *);
+	va_end(ap);
+	if (!kvm.on)
+		return (int)syscall(SYS_ioctl, fd, req, arg);
+	switch (req) {
+	case KVM_GET_API_VERSION:
+		return KVM_API_VERSION;
+	case KVM_GET_VCPU_MMAP_SIZE:
+		return 12288;
+	case KVM_CHECK_EXTENSION:
+		return (uintptr_t)arg == KVM_CAP_PMU_CAPABILITY ? kvm.pmu : 8;
+	case KVM_CREATE_VM:
+		kvm.vm++;
+		return memfd_create("vm", MFD_CLOEXEC);
+	case KVM_CREATE_VCPU:
+		kvm.vcpu++;
+		return memfd_create("vcpu", MFD_CLOEXEC);
+	case KVM_ENABLE_CAP:
+		return enable(arg);
+	case KVM_GET_SUPPORTED_CPUID:
+		return supported(arg);
+	default:
+		return 0;
+	}
+}
+
+static int play(void **state)
+{
+	(void)state;
+	memset(&kvm, 0, sizeof(kvm));
+	kvm.on = true;
+	kvm.pmu = KVM_PMU_CAP_DISABLE;
+	return 0;
+}
+
+static int play_no_more(void **state)
+{
+	(void)state;
+	kvm.on = false;
+	return 0;
+}
+
+/* A VM, as it is made at boot and, from the same struct, in each copy. */
+static int create(struct kvm_vm *vm, struct err *err)
+{
+	struct gmem ram;
+	int rc;
+
+	assert_int_equal(kvm_vm_init(vm, memfd_create("kvm", MFD_CLOEXEC), err), 0);
+	assert_int_equal(gmem_init(&ram, 16u << 20, err), 0);
+	rc = kvm_vm_create(vm, &ram, NULL, false, err);
+	if (rc == 0) {
+		close_fd(&vm->fd);
+		rc = kvm_vm_create(vm, &ram, NULL, false, err);
+	}
+	gmem_free(&ram);
+	return rc;
+}
+
+static void test_counters_are_taken_away(void **state)
+{
+	struct err err = {0};
+	struct kvm_vm vm;
+
+	(void)state;
+	assert_int_equal(create(&vm, &err), 0);
+	assert_int_equal(kvm.vm, 2);
+	assert_int_equal(kvm.asked, 2);
+	assert_int_equal(kvm.asked_early, 2);
+	kvm_vm_free(&vm);
+}
+
+/* An older kernel, or one that has none to give. */
+static void test_a_kvm_that_cannot(void **state)
+{
+	static const int answers[] = {0, -1, 2};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(answers); i++) {
+		struct err err = {0};
+		struct kvm_vm vm;
+
+		kvm.pmu = answers[i];
+		errno = EINVAL;
+		assert_int_equal(create(&vm, &err), 0);
+		assert_int_equal(kvm.asked, 0);
+		kvm_vm_free(&vm);
+	}
+}
+
+static void test_a_kvm_that_does_not(void **state)
+{
+	struct err err = {0};
+	struct kvm_vm vm;
+
+	(void)state;
+	kvm.pmu_fails = EINVAL;
+	assert_int_equal(create(&vm, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "counters"));
+	kvm_vm_free(&vm);
+}
+
+static void test_of_everything_that_there_is(void **state)
+{
+	static struct cpuid_table t;
+	struct err err = {0};
+
+	(void)state;
+	assert_int_equal(cpuid_init(&t, -1, &err), 0);
+	assert_int_equal(t.count, ARRAY_SIZE(hidden));
+	for (uint32_t i = 0; i < t.count; i++) {
+		const struct kvm_cpuid_entry2 *e = &t.entries[i];
+
+		assert_int_equal(e->eax, ~hidden[i].mask[0]);
+		assert_int_equal(e->ebx, ~hidden[i].mask[1]);
+		assert_int_equal(e->ecx, ~hidden[i].mask[2]);
+		assert_int_equal(e->edx, ~hidden[i].mask[3]);
+	}
+}
+
+/* As KVM tells it of a vCPU that has the table: what its guest sees. */
+static void check_shown(int vcpu, unsigned int n)
+{
+	static struct {
+		struct kvm_cpuid2 h;
+		struct kvm_cpuid_entry2 entries[CPUID_MAX_ENTRIES];
+	} shown;
+	unsigned int seen = 0;
+
+	shown.h.nent = CPUID_MAX_ENTRIES;
+	assert_int_equal(ioctl(vcpu, KVM_GET_CPUID2, &shown), 0);
+	assert_true(shown.h.nent >= n);
+	for (uint32_t i = 0; i < shown.h.nent; i++) {
+		const struct kvm_cpuid_entry2 *e = &shown.entries[i];
+
+		for (size_t k = 0; k < ARRAY_SIZE(hidden); k++) {
+			if (hidden[k].function != e->function || hidden[k].index != e->index)
+				continue;
+			seen++;
+			assert_int_equal(e->eax & hidden[k].mask[0], 0);
+			assert_int_equal(e->ebx & hidden[k].mask[1], 0);
+			assert_int_equal(e->ecx & hidden[k].mask[2], 0);
+			assert_int_equal(e->edx & hidden[k].mask[3], 0);
+		}
+		/* That there is a hypervisor, and the deadline timer, is told. */
+		if (e->function == 1)
+			assert_int_equal(e->ecx >> 24 & 0x81, 0x81);
+	}
+	assert_true(seen >= 4);
+}
+
+static void test_of_this_host(void **state)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	static struct cpuid_table t;
+	struct err err = {0};
+	struct kvm_vm vm;
+	struct gmem ram;
+	int vcpu;
+
+	(void)state;
+	if (fd < 0)
+		skip();
+	assert_int_equal(kvm_vm_init(&vm, fd, &err), 0);
+	assert_int_equal(gmem_init(&ram, 16u << 20, &err), 0);
+	assert_int_equal(kvm_vm_create(&vm, &ram, NULL, false, &err), 0);
+	assert_int_equal(cpuid_init(&t, fd, &err), 0);
+	vcpu = ioctl(vm.fd, KVM_CREATE_VCPU, 0);
+	assert_true(vcpu >= 0);
+	assert_int_equal(cpuid_set(&t, vcpu, 0, 1, &err), 0);
+	check_shown(vcpu, t.count);
+	close(vcpu);
+	kvm_vm_free(&vm);
+	gmem_free(&ram);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_counters_are_taken_away, play, play_no_more),
+		cmocka_unit_test_setup_teardown(test_a_kvm_that_cannot, play, play_no_more),
+		cmocka_unit_test_setup_teardown(test_a_kvm_that_does_not, play, play_no_more),
+		cmocka_unit_test_setup_teardown(test_of_everything_that_there_is, play,
+						play_no_more),
+		cmocka_unit_test(test_of_this_host),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
