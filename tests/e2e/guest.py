@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
+from pathlib import Path
 from typing import Any, Callable, Iterable, TypeVar
 
 from podflare import Sandbox
@@ -42,6 +44,42 @@ def given_back(sandbox: Sandbox) -> int:
     lies below an overlay keeps fstrim(8) from finding it."""
     sectors = sh(sandbox, "cat /sys/block/vda/stat").split()[13]  # Documentation/block/stat.rst
     return int(sectors) * 512
+
+
+# finit_module(2); one that is there already will do.
+LOAD = r"""
+import ctypes, errno, json, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+def load(path):
+    fd = os.open(path, os.O_RDONLY)
+    ok = libc.syscall(313, fd, b"", 0) == 0 or ctypes.get_errno() == errno.EEXIST
+    os.close(fd)
+    return "loaded" if ok else errno.errorcode[ctypes.get_errno()]
+print(json.dumps([load(f"/tmp/{name}.ko") for name in %r]))
+"""
+
+
+def load_modules(sandbox: Sandbox, build: Path, *names: str, optional: bool = False) -> bool:
+    """Bring modules of the guest's kernel along, with those that they need, and load them as root.
+    optional: False, instead of a failure, when this kernel has none of that name."""
+    files = {p.stem.replace("-", "_"): p for p in (build / "guest/modules").resolve().rglob("*.ko")}
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        needs = re.search(rb"\0depends=([^\0]*)\0", b"\0" + files[name].read_bytes())
+        for one in filter(None, needs.group(1).decode().split(",") if needs else ()):
+            add(one.replace("-", "_"))
+        if name not in order:
+            order.append(name)
+
+    if optional and not set(names) <= files.keys():
+        return False
+    for name in names:
+        add(name)
+    for name in order:
+        sandbox.upload(files[name].read_bytes(), f"/tmp/{name}.ko")
+    assert probe(sandbox, LOAD % order, root=True) == ["loaded"] * len(order), order
+    return True
 
 
 def together(what: Callable[[Sandbox], T], sandboxes: Iterable[Sandbox]) -> list[T]:
