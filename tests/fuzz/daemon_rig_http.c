@@ -99,6 +99,11 @@ void http_upgrade_close(struct request *r)
 	close_fd(&c->socket);
 }
 
+void http_conn_known(struct http_conn *c)
+{
+	MUST(!c); /* there are no connections here */
+}
+
 void http_wake(struct request *r)
 {
 	MUST(!call_of(r)->ended); /* answers are looked for in every turn */

@@ -74,6 +74,7 @@ static void take(struct world *w, const struct ctl_msg *m)
 	case CTL_STATUS:
 	case CTL_DISK:
 	case CTL_GUEST_CONNECT:
+	case CTL_HERE:
 		break;
 	default:
 		MUST(!"a message of the daemon's");
