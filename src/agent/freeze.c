@@ -11,6 +11,7 @@
 #define _GNU_SOURCE
 #include "agent/freeze.h"
 #include "agent/agent.h"
+#include "agent/hold.h"
 #include "agent/stream.h"
 #include "lib/io.h"
 #include "lib/log.h"
@@ -67,6 +68,9 @@ int freezer_thaw(struct freezer *f, struct err *err)
 	if (rc < 0)
 		return err_set(err, -rc, "cannot thaw the processes");
 	loop_timer_cancel(&f->timer);
+	hold_end(a);
+	list_for_each (r, &a->contexts, struct repl, link)
+		hold_release(r);
 	f->state = FREEZE_NONE;
 	f->must_renew = false;
 	alarms_wake(a);
@@ -215,6 +219,8 @@ static void freeze_on_timer(struct loop_timer *t)
 
 	if (f->state == FREEZE_PAYING)
 		freeze_fail(f, EIO, "the Python session does not answer");
+	else if (f->state == FREEZE_HOLDING)
+		freeze_held(f);
 	else if (f->lets_on)
 		freeze_groups(f);
 	else
@@ -230,8 +236,27 @@ static void freeze_all(struct freezer *f)
 	freeze_groups(f);
 }
 
+void freeze_held(struct freezer *f)
+{
+	loop_timer_cancel(&f->timer);
+	hold_end(f->agent);
+	freeze_all(f);
+}
+
+static void freeze_hold(struct freezer *f)
+{
+	f->state = FREEZE_HOLDING;
+	if (hold_begin(f->agent))
+		loop_timer_set(&f->agent->loop, &f->timer, HOLD_LIMIT_NS);
+	else
+		freeze_all(f);
+}
+
 void freeze_paid(struct freezer *f, struct repl *r, bool ok)
 {
+	/* After a failure it is still owed. */
+	r->owes = r->owes && !ok;
+	r->asked = false;
 	if (!r->paying)
 		return;
 	r->paying = false;
@@ -244,7 +269,7 @@ void freeze_paid(struct freezer *f, struct repl *r, bool ok)
 		if (other->paying)
 			return;
 	loop_timer_cancel(&f->timer);
-	freeze_all(f);
+	freeze_hold(f);
 }
 
 void freeze_begin(struct stream *s)
@@ -265,7 +290,7 @@ void freeze_begin(struct stream *s)
 	if (f->state == FREEZE_PAYING)
 		loop_timer_set(&a->loop, &f->timer, FREEZE_LIMIT_NS);
 	else
-		freeze_all(f);
+		freeze_hold(f);
 }
 
 void freeze_thaw(struct stream *s)
