@@ -107,8 +107,11 @@ static void freeze_fail(struct freezer *f, int num, const char *what)
 	stream_error(s, num, "the processes could not be frozen: %s", what);
 }
 
-/* One thread, from its line in /proc. Of what is frozen only those of vfork() sleep so deeply. */
-static bool freeze_thread_waits(int tasks, const char *tid)
+/*
+ * One thread, from its line in /proc. Of what is frozen only those of vfork() sleep so deeply (D),
+ * and they are woken for a moment by the freezing: -EAGAIN when it has not gone back to sleep.
+ */
+static int freeze_thread_waits(int tasks, const char *tid)
 {
 	_cleanup_fd int fd = -1;
 	char buf[256], *p;
@@ -118,40 +121,44 @@ static bool freeze_thread_waits(int tasks, const char *tid)
 	fd = openat(tasks, buf, O_RDONLY | O_CLOEXEC);
 	n = fd < 0 ? -1 : io_read_some(fd, buf, sizeof(buf) - 1);
 	if (n <= 0)
-		return false;
+		return 0;
 	buf[n] = '\0';
 	p = strrchr(buf, ')'); /* the name before it may have any character */
+	if (p && strncmp(p, ") R", 3) == 0)
+		return -EAGAIN;
 	return p && strncmp(p, ") D", 3) == 0;
 }
 
-static bool freeze_session_waits(const struct repl *r)
+static int freeze_session_waits(const struct repl *r)
 {
 	struct dirent *e;
-	bool waits = false;
+	int waits = 0;
 	char path[48];
 	DIR *d;
 
 	/* Its child would be in the same group. */
 	if (!r->pid || !r->cgroup || cgroup_has_others(r->cgroup, r->pid) <= 0)
-		return false;
+		return 0;
 	snprintf(path, sizeof(path), "/proc/%d/task", (int)r->pid);
 	d = opendir(path);
-	while (d && !waits && (e = readdir(d)))
-		waits = e->d_name[0] != '.' && freeze_thread_waits(dirfd(d), e->d_name);
+	while (d && waits == 0 && (e = readdir(d)))
+		waits = e->d_name[0] == '.' ? 0 : freeze_thread_waits(dirfd(d), e->d_name);
 	if (d)
 		closedir(d);
 	return waits;
 }
 
-/* Whether there is a session in such a moment, and time left for it. */
-static bool freeze_came_amiss(const struct freezer *f)
+/* Whether there is a session in such a moment, and time left for it; -EAGAIN: it cannot be told. */
+static int freeze_came_amiss(const struct freezer *f)
 {
+	int rc = 0;
+
 	if (io_now_ns() - f->since_ns > FREEZE_EXEC_NS)
-		return false;
+		return 0;
 	list_for_each (r, &f->agent->contexts, struct repl, link)
-		if (freeze_session_waits(r))
-			return true;
-	return false;
+		if (rc == 0)
+			rc = freeze_session_waits(r);
+	return rc;
 }
 
 static void freeze_let_on(struct freezer *f)
@@ -173,18 +180,19 @@ static void freeze_let_on(struct freezer *f)
 static void freeze_check(struct freezer *f, int tries)
 {
 	struct stream *s = f->stream;
-	int rc = cgroups_frozen(&f->agent->cgroups);
+	int rc = cgroups_frozen(&f->agent->cgroups), amiss;
 
 	for (int i = 0; i < tries && rc == 0; i++) {
 		usleep(FREEZE_TRY_US);
 		rc = cgroups_frozen(&f->agent->cgroups);
 	}
 
+	amiss = rc > 0 ? freeze_came_amiss(f) : 0;
 	if (rc < 0) {
 		freeze_fail(f, EIO, "their state cannot be read");
-	} else if (rc > 0 && freeze_came_amiss(f)) {
+	} else if (amiss > 0) {
 		freeze_let_on(f);
-	} else if (rc > 0) {
+	} else if (rc > 0 && amiss == 0) {
 		f->state = FREEZE_FROZEN;
 		f->stream = NULL;
 		stream_final(s, FRAME_OK, json_pack("{s:i}", "groups", (int)f->groups));
