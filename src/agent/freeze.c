@@ -2,7 +2,8 @@
 /*
  * FREEZE writes a file of the parent cgroup, which holds for all groups
  * below, then one of each group, and looks whether the kernel is done: soon at first, later less
- * often. (Its notification may come 10 ms late, for it is rate limited.)
+ * often. (Its notification may come 10 ms late, for it is rate limited.) Then it is the turn
+ * of what is outside of these groups (sweep.h).
  *
  * A session that stands still between its vfork() and the exec of the child,
  * as in subprocess.run(), could not renew itself in the copy: its child is held
@@ -42,6 +43,7 @@ void freezer_init(struct freezer *f, struct agent *a)
 {
 	*f = (struct freezer){.agent = a};
 	f->timer = (struct loop_timer){.fn = freeze_on_timer, .arg = f};
+	sweep_init(&f->sweep, &a->cgroups);
 }
 
 bool freeze_allows(const struct agent *a, uint8_t type)
@@ -61,8 +63,10 @@ static void freeze_rest(struct freezer *f, const struct stream *except)
 int freezer_thaw(struct freezer *f, struct err *err)
 {
 	struct agent *a = f->agent;
-	int rc = cgroups_freeze_each(&a->cgroups, false, NULL);
+	int rc = sweep_undo(&f->sweep);
 
+	if (rc == 0)
+		rc = cgroups_freeze_each(&a->cgroups, false, NULL);
 	if (rc == 0)
 		rc = cgroups_freeze(&a->cgroups, false);
 	if (rc < 0)
@@ -177,19 +181,34 @@ static void freeze_let_on(struct freezer *f)
 	f->on_ns *= 2;
 }
 
+/* Whether everything stands still: 1, 0, -errno. */
+static int freeze_look(struct freezer *f)
+{
+	const struct cgroups *cs = &f->agent->cgroups;
+	int rc = cgroups_frozen(cs);
+
+	if (rc <= 0)
+		return rc;
+	rc = sweep_look(&f->sweep, io_now_ns() - f->since_ns < FREEZE_EXEC_NS);
+	/* What was still running elsewhere may have thawed it. */
+	return rc > 0 && f->sweep.others ? cgroups_frozen(cs) : rc;
+}
+
 static void freeze_check(struct freezer *f, int tries)
 {
 	struct stream *s = f->stream;
-	int rc = cgroups_frozen(&f->agent->cgroups), amiss;
+	int rc = freeze_look(f), amiss;
 
 	for (int i = 0; i < tries && rc == 0; i++) {
 		usleep(FREEZE_TRY_US);
-		rc = cgroups_frozen(&f->agent->cgroups);
+		rc = freeze_look(f);
 	}
 
 	amiss = rc > 0 ? freeze_came_amiss(f) : 0;
 	if (rc < 0) {
-		freeze_fail(f, EIO, "their state cannot be read");
+		freeze_fail(f, EIO,
+			    "their state cannot be read, or some that are outside of the "
+			    "sandbox's own groups cannot be stopped");
 	} else if (amiss > 0) {
 		freeze_let_on(f);
 	} else if (rc > 0 && amiss == 0) {

@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include "agent/sweep.h"
 #include "lib/err.h"
 #include "lib/loop.h"
 
@@ -35,6 +36,7 @@ struct freezer {
 	bool lets_on;          /* WAITING: nothing is frozen for a moment (freeze.c) */
 	struct stream *stream; /* of the FREEZE that waits */
 	unsigned groups;
+	struct sweep sweep; /* what is not in them */
 	uint64_t since_ns, step_ns, on_ns;
 	struct loop_timer timer;
 };

@@ -207,9 +207,15 @@ static void renewal_on_limit(struct loop_timer *t)
 /* Sets a session's children apart, so that it alone can be thawed. */
 static int renewal_hold_children(struct agent *a, struct repl *r)
 {
-	int rc = cgroup_has_others(r->cgroup, r->pid);
+	int rc = sweep_inside(&a->freezer.sweep, r->cgroup);
 
+	if (rc == 0)
+		rc = cgroup_has_others(r->cgroup, r->pid);
 	if (rc <= 0)
+		return rc;
+	/* Root may have moved the session itself. */
+	rc = cgroup_enter(r->cgroup, r->pid);
+	if (rc < 0)
 		return rc;
 	r->apart = cgroup_new(&a->cgroups, "held");
 	rc = r->apart ? cgroup_freeze(r->apart, true) : -errno;
