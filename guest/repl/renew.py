@@ -7,6 +7,10 @@ anew what draws random numbers, calls the functions of podflare.on_fork(), and a
 ERROR on the control channel. When other things have to be done first ("hold") it then waits here, as
 it does for ever after a failure: a copy that was not renewed must not go on.
 
+A session with threads is told before the machine is copied, by the same signal and a file "hold": it
+then stops itself in the handler, with the lock of the interpreter in hand, and goes on from there in
+the copy and in the original (still.py): no thread of it runs in a copy before its generators are new.
+
 When the session is quiet (nothing of the user's runs before the next cell) the agent leaves all this
 until then, and asks for it with a RENEW frame ahead of the cell: see pay(). Copies that are never used
 are spared the pages that it costs.
@@ -14,8 +18,8 @@ are spared the pages that it costs.
 The answer carries the serial number from fork.json; a signal without a new serial number is nobody's
 and does nothing, so it may be sent twice.
 
-Code of the user that catches or blocks every signal there is must not end this by accident: SIGNAL
-is taken out of what the _signal module offers, as glibc takes out its own two.
+Code of the user that catches or blocks every signal there is must not end this by accident: both signals
+are taken out of what the _signal module offers, as glibc takes out its own two.
 """
 
 from __future__ import annotations
@@ -30,11 +34,13 @@ import sys
 import time
 from typing import Any, Callable, Iterable
 
-from . import frames
+from . import frames, still
 from .frames import Channel
 from .guard import BUILTINS as __builtins__  # type: ignore[no-redef]  # noqa: F401
 
 SIGNAL = int(_signal.SIGRTMIN) + 1
+SEED = SIGNAL + 1  # in a copy, to a session that stands still: see still.py
+_OURS = (SIGNAL, SEED)
 PAUSE = 0.001  # between two looks whether the rest is done; this process is frozen meanwhile
 LONGEST_PAUSE = 0.05
 SPARE_STACK = 200
@@ -66,12 +72,14 @@ class Renewer:
         self.hooks: list[Hook] = []
         self._channel = channel
         self._path = os.path.join(directory, "fork.json")
+        self._hold = os.path.join(directory, "hold")
         self._serial = 0
         self._failed = False
         self._busy = False
         self.handlers = False  # one of the user's for any signal
-        _set_handler(SIGNAL, self._on_signal)
-        _reserve_signal(self)
+        for number in _OURS:
+            _set_handler(number, self._on_signal)
+        _reserve_signals(self)
         current = self
 
     def mine(self) -> bool:
@@ -131,6 +139,8 @@ class Renewer:
         try:
             sys.setrecursionlimit(limit + SPARE_STACK)
             _keep()  # a collection would write to memory that copies share
+            if self._is_to_stand():
+                still.stand(SEED)
             self._serve(mask)
         finally:
             if collecting:
@@ -138,6 +148,14 @@ class Renewer:
             sys.setrecursionlimit(limit)
             self._busy = False
             _sigmask(_signal.SIG_SETMASK, mask)
+
+    def _is_to_stand(self) -> bool:
+        """Whether the machine is about to be copied, and threads are here."""
+        try:
+            _close(_open(self._hold, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            return False
+        return True
 
     def _serve(self, mask: Iterable[int]) -> None:
         pause = PAUSE
@@ -277,11 +295,11 @@ def _describe(error: BaseException) -> str:
         return type(error).__name__
 
 
-def _reserve_signal(renewer: Renewer) -> None:
-    """Takes SIGNAL out of _signal, and so out of the signal module. Notes handlers of the user's."""
+def _reserve_signals(renewer: Renewer) -> None:
+    """Takes both out of _signal, and so out of the signal module. Notes handlers of the user's."""
 
     def signal(signalnum: Any, handler: Any, /) -> Any:
-        if signalnum == SIGNAL:
+        if signalnum in _OURS:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         if callable(handler) and handler is not _signal.default_int_handler:
             renewer.handlers = True
@@ -289,11 +307,11 @@ def _reserve_signal(renewer: Renewer) -> None:
 
     def pthread_sigmask(how: int, mask: Iterable[int], /) -> Any:
         if how != _signal.SIG_UNBLOCK:
-            mask = [number for number in mask if number != SIGNAL]
+            mask = [number for number in mask if number not in _OURS]
         return _sigmask(how, mask)
 
     def valid_signals() -> set[Any]:
-        return _valid() - {SIGNAL}
+        return _valid() - {*_OURS}
 
     for own in (signal, pthread_sigmask, valid_signals):
         own.__doc__ = getattr(_signal, own.__name__).__doc__

@@ -54,6 +54,9 @@ int agent_init(struct agent *a, const struct agent_config *cfg, struct err *err)
 	egress_init(&a->egress, a, &cfg->egress, cfg->etc_dir, cfg->run_dir);
 	contexts_init(a, cfg->repl_script);
 	freezer_init(&a->freezer, a);
+	rc = sweep_set_top(&a->freezer.sweep, cfg->cgroup_top, err);
+	if (rc < 0)
+		return rc;
 	renewal_init(&a->renewal, a, cfg->etc_dir, cfg->run_dir);
 	return server_init(&a->server, a, cfg->listen_fd, err);
 }

@@ -67,6 +67,7 @@ struct agent_config {
 	const struct user *user;
 	struct layers layers;
 	const char *cgroup_path; /* cgroup v2 directory for user processes; NULL = none */
+	const char *cgroup_top;  /* the group above all; NULL = nothing is outside of the former */
 	const char *repl_script; /* what python3 runs as the REPL */
 	const char *etc_dir;     /* "/etc" */
 	const char *node;        /* interpreter of JavaScript: "/usr/bin/node" */

@@ -11,9 +11,10 @@
 #include "agent/user.h"
 #include "lib/err.h"
 
-#define BOOT_CGROUP "/sys/fs/cgroup/podflare"
-#define BOOT_RUN    "/run/podflare"
-#define BOOT_REPL   "/run/podflare/repl/repl.py"
+#define BOOT_CGROUP_TOP "/sys/fs/cgroup"
+#define BOOT_CGROUP     BOOT_CGROUP_TOP "/podflare"
+#define BOOT_RUN        "/run/podflare"
+#define BOOT_REPL       "/run/podflare/repl/repl.py"
 
 struct boot {
 	struct user user;

@@ -325,8 +325,7 @@ static void cell_begin(struct repl *r, struct repl_cell *c, const char *request)
 			    "functions and imports of earlier calls are gone.",
 			    r->lost_why);
 	r->lost = false;
-	if (r->owes)
-		repl_pay(r);
+	repl_pay(r);
 	r->quiet = false;
 	if ((r->egress != r->agent->egress.mode && cell_tell_egress(r) < 0) ||
 	    frame_put(&r->ctl_out, FRAME_EXEC, request, strlen(request)) < 0 ||

@@ -65,6 +65,10 @@ __must_check int cgroups_freeze_each(const struct cgroups *cs, bool on, unsigned
 /* 1 when the freezing of the parent is complete, 0 when not yet, -errno. */
 __must_check int cgroups_frozen(const struct cgroups *cs);
 __must_check int cgroup_freeze(const struct cgroup *c, bool on);
+/* Of a group by its name below an open directory. */
+__must_check int cgroup_freeze_at(int dirfd, const char *name, bool on);
+/* Whether one of its files has this word in it: 1, 0, -errno. */
+__must_check int cgroup_says(int dirfd, const char *file, const char *word);
 /* 1 when there are processes beside this one in it, 0 when not (or without groups), -errno. */
 __must_check int cgroup_has_others(struct cgroup *c, pid_t pid);
 /* Moves one process into a group, with its threads. */

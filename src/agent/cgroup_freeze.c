@@ -20,7 +20,7 @@
 /* Processes that fork while they are moved (which frozen ones cannot) need another look. */
 #define MOVE_PASSES 16
 
-static int freeze_write(int dirfd, const char *name, bool on)
+int cgroup_freeze_at(int dirfd, const char *name, bool on)
 {
 	char file[NAME_MAX + 32];
 	_cleanup_fd int fd = -1;
@@ -34,12 +34,12 @@ static int freeze_write(int dirfd, const char *name, bool on)
 
 int cgroups_freeze(const struct cgroups *cs, bool on)
 {
-	return cs->dirfd < 0 ? 0 : freeze_write(cs->dirfd, ".", on);
+	return cs->dirfd < 0 ? 0 : cgroup_freeze_at(cs->dirfd, ".", on);
 }
 
 int cgroup_freeze(const struct cgroup *c, bool on)
 {
-	return c->dirfd < 0 ? 0 : freeze_write(c->dirfd, ".", on);
+	return c->dirfd < 0 ? 0 : cgroup_freeze_at(c->dirfd, ".", on);
 }
 
 int cgroups_freeze_each(const struct cgroups *cs, bool on, unsigned *n)
@@ -62,7 +62,7 @@ int cgroups_freeze_each(const struct cgroups *cs, bool on, unsigned *n)
 	while (rc == 0 && (e = readdir(d))) {
 		if (e->d_type != DT_DIR || e->d_name[0] == '.')
 			continue;
-		rc = freeze_write(cs->dirfd, e->d_name, on);
+		rc = cgroup_freeze_at(cs->dirfd, e->d_name, on);
 		/* One that has just been removed is empty. */
 		if (rc == -ENOENT || rc == -ENODEV)
 			rc = 0;
@@ -73,20 +73,21 @@ int cgroups_freeze_each(const struct cgroups *cs, bool on, unsigned *n)
 	return rc;
 }
 
-int cgroups_frozen(const struct cgroups *cs)
+int cgroup_says(int dirfd, const char *file, const char *word)
 {
-	_cleanup_fd int fd = -1;
+	_cleanup_fd int fd = openat(dirfd, file, O_RDONLY | O_CLOEXEC);
 	char buf[256];
-	ssize_t n;
+	ssize_t n = fd < 0 ? -errno : io_read_some(fd, buf, sizeof(buf) - 1);
 
-	if (cs->dirfd < 0)
-		return 1;
-	fd = openat(cs->dirfd, "cgroup.events", O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? -errno : io_read_some(fd, buf, sizeof(buf) - 1);
 	if (n < 0)
 		return (int)n;
 	buf[n] = '\0';
-	return strstr(buf, "frozen 1") != NULL;
+	return strstr(buf, word) != NULL;
+}
+
+int cgroups_frozen(const struct cgroups *cs)
+{
+	return cs->dirfd < 0 ? 1 : cgroup_says(cs->dirfd, "cgroup.events", "frozen 1");
 }
 
 int cgroup_has_others(struct cgroup *c, pid_t pid)

@@ -2,7 +2,8 @@
 /*
  * FREEZE writes a file of the parent cgroup, which holds for all groups
  * below, then one of each group, and looks whether the kernel is done: soon at first, later less
- * often. (Its notification may come 10 ms late, for it is rate limited.)
+ * often. (Its notification may come 10 ms late, for it is rate limited.) Then it is the turn
+ * of what is outside of these groups (sweep.h).
  *
  * A session that stands still between its vfork() and the exec of the child,
  * as in subprocess.run(), could not renew itself in the copy: its child is held
@@ -11,6 +12,7 @@
 #define _GNU_SOURCE
 #include "agent/freeze.h"
 #include "agent/agent.h"
+#include "agent/hold.h"
 #include "agent/stream.h"
 #include "lib/io.h"
 #include "lib/log.h"
@@ -41,6 +43,7 @@ void freezer_init(struct freezer *f, struct agent *a)
 {
 	*f = (struct freezer){.agent = a};
 	f->timer = (struct loop_timer){.fn = freeze_on_timer, .arg = f};
+	sweep_init(&f->sweep, &a->cgroups);
 }
 
 bool freeze_allows(const struct agent *a, uint8_t type)
@@ -60,13 +63,18 @@ static void freeze_rest(struct freezer *f, const struct stream *except)
 int freezer_thaw(struct freezer *f, struct err *err)
 {
 	struct agent *a = f->agent;
-	int rc = cgroups_freeze_each(&a->cgroups, false, NULL);
+	int rc = sweep_undo(&f->sweep);
 
+	if (rc == 0)
+		rc = cgroups_freeze_each(&a->cgroups, false, NULL);
 	if (rc == 0)
 		rc = cgroups_freeze(&a->cgroups, false);
 	if (rc < 0)
 		return err_set(err, -rc, "cannot thaw the processes");
 	loop_timer_cancel(&f->timer);
+	hold_end(a);
+	list_for_each (r, &a->contexts, struct repl, link)
+		hold_release(r);
 	f->state = FREEZE_NONE;
 	f->must_renew = false;
 	alarms_wake(a);
@@ -103,8 +111,11 @@ static void freeze_fail(struct freezer *f, int num, const char *what)
 	stream_error(s, num, "the processes could not be frozen: %s", what);
 }
 
-/* One thread, from its line in /proc. Of what is frozen only those of vfork() sleep so deeply. */
-static bool freeze_thread_waits(int tasks, const char *tid)
+/*
+ * One thread, from its line in /proc. Of what is frozen only those of vfork() sleep so deeply (D),
+ * and they are woken for a moment by the freezing: -EAGAIN when it has not gone back to sleep.
+ */
+static int freeze_thread_waits(int tasks, const char *tid)
 {
 	_cleanup_fd int fd = -1;
 	char buf[256], *p;
@@ -114,40 +125,44 @@ static bool freeze_thread_waits(int tasks, const char *tid)
 	fd = openat(tasks, buf, O_RDONLY | O_CLOEXEC);
 	n = fd < 0 ? -1 : io_read_some(fd, buf, sizeof(buf) - 1);
 	if (n <= 0)
-		return false;
+		return 0;
 	buf[n] = '\0';
 	p = strrchr(buf, ')'); /* the name before it may have any character */
+	if (p && strncmp(p, ") R", 3) == 0)
+		return -EAGAIN;
 	return p && strncmp(p, ") D", 3) == 0;
 }
 
-static bool freeze_session_waits(const struct repl *r)
+static int freeze_session_waits(const struct repl *r)
 {
 	struct dirent *e;
-	bool waits = false;
+	int waits = 0;
 	char path[48];
 	DIR *d;
 
 	/* Its child would be in the same group. */
 	if (!r->pid || !r->cgroup || cgroup_has_others(r->cgroup, r->pid) <= 0)
-		return false;
+		return 0;
 	snprintf(path, sizeof(path), "/proc/%d/task", (int)r->pid);
 	d = opendir(path);
-	while (d && !waits && (e = readdir(d)))
-		waits = e->d_name[0] != '.' && freeze_thread_waits(dirfd(d), e->d_name);
+	while (d && waits == 0 && (e = readdir(d)))
+		waits = e->d_name[0] == '.' ? 0 : freeze_thread_waits(dirfd(d), e->d_name);
 	if (d)
 		closedir(d);
 	return waits;
 }
 
-/* Whether there is a session in such a moment, and time left for it. */
-static bool freeze_came_amiss(const struct freezer *f)
+/* Whether there is a session in such a moment, and time left for it; -EAGAIN: it cannot be told. */
+static int freeze_came_amiss(const struct freezer *f)
 {
+	int rc = 0;
+
 	if (io_now_ns() - f->since_ns > FREEZE_EXEC_NS)
-		return false;
+		return 0;
 	list_for_each (r, &f->agent->contexts, struct repl, link)
-		if (freeze_session_waits(r))
-			return true;
-	return false;
+		if (rc == 0)
+			rc = freeze_session_waits(r);
+	return rc;
 }
 
 static void freeze_let_on(struct freezer *f)
@@ -166,21 +181,37 @@ static void freeze_let_on(struct freezer *f)
 	f->on_ns *= 2;
 }
 
+/* Whether everything stands still: 1, 0, -errno. */
+static int freeze_look(struct freezer *f)
+{
+	const struct cgroups *cs = &f->agent->cgroups;
+	int rc = cgroups_frozen(cs);
+
+	if (rc <= 0)
+		return rc;
+	rc = sweep_look(&f->sweep, io_now_ns() - f->since_ns < FREEZE_EXEC_NS);
+	/* What was still running elsewhere may have thawed it. */
+	return rc > 0 && f->sweep.others ? cgroups_frozen(cs) : rc;
+}
+
 static void freeze_check(struct freezer *f, int tries)
 {
 	struct stream *s = f->stream;
-	int rc = cgroups_frozen(&f->agent->cgroups);
+	int rc = freeze_look(f), amiss;
 
 	for (int i = 0; i < tries && rc == 0; i++) {
 		usleep(FREEZE_TRY_US);
-		rc = cgroups_frozen(&f->agent->cgroups);
+		rc = freeze_look(f);
 	}
 
+	amiss = rc > 0 ? freeze_came_amiss(f) : 0;
 	if (rc < 0) {
-		freeze_fail(f, EIO, "their state cannot be read");
-	} else if (rc > 0 && freeze_came_amiss(f)) {
+		freeze_fail(f, EIO,
+			    "their state cannot be read, or some that are outside of the "
+			    "sandbox's own groups cannot be stopped");
+	} else if (amiss > 0) {
 		freeze_let_on(f);
-	} else if (rc > 0) {
+	} else if (rc > 0 && amiss == 0) {
 		f->state = FREEZE_FROZEN;
 		f->stream = NULL;
 		stream_final(s, FRAME_OK, json_pack("{s:i}", "groups", (int)f->groups));
@@ -215,6 +246,8 @@ static void freeze_on_timer(struct loop_timer *t)
 
 	if (f->state == FREEZE_PAYING)
 		freeze_fail(f, EIO, "the Python session does not answer");
+	else if (f->state == FREEZE_HOLDING)
+		freeze_held(f);
 	else if (f->lets_on)
 		freeze_groups(f);
 	else
@@ -230,8 +263,27 @@ static void freeze_all(struct freezer *f)
 	freeze_groups(f);
 }
 
+void freeze_held(struct freezer *f)
+{
+	loop_timer_cancel(&f->timer);
+	hold_end(f->agent);
+	freeze_all(f);
+}
+
+static void freeze_hold(struct freezer *f)
+{
+	f->state = FREEZE_HOLDING;
+	if (hold_begin(f->agent))
+		loop_timer_set(&f->agent->loop, &f->timer, HOLD_LIMIT_NS);
+	else
+		freeze_all(f);
+}
+
 void freeze_paid(struct freezer *f, struct repl *r, bool ok)
 {
+	/* After a failure it is still owed. */
+	r->owes = r->owes && !ok;
+	r->asked = false;
 	if (!r->paying)
 		return;
 	r->paying = false;
@@ -244,7 +296,7 @@ void freeze_paid(struct freezer *f, struct repl *r, bool ok)
 		if (other->paying)
 			return;
 	loop_timer_cancel(&f->timer);
-	freeze_all(f);
+	freeze_hold(f);
 }
 
 void freeze_begin(struct stream *s)
@@ -265,7 +317,7 @@ void freeze_begin(struct stream *s)
 	if (f->state == FREEZE_PAYING)
 		loop_timer_set(&a->loop, &f->timer, FREEZE_LIMIT_NS);
 	else
-		freeze_all(f);
+		freeze_hold(f);
 }
 
 void freeze_thaw(struct stream *s)

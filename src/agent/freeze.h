@@ -12,6 +12,7 @@
  */
 #pragma once
 
+#include "agent/sweep.h"
 #include "lib/err.h"
 #include "lib/loop.h"
 
@@ -22,8 +23,11 @@ struct agent;
 struct repl;
 struct stream;
 
-/* PAYING: Python sessions do the renewals that they owe (renewal.h), so that copies have them. */
-enum freeze_state { FREEZE_NONE, FREEZE_PAYING, FREEZE_WAITING, FREEZE_FROZEN };
+/*
+ * PAYING: Python sessions do the renewals that they owe (renewal.h), so that copies have them.
+ * HOLDING: those with threads stop themselves (hold.h).
+ */
+enum freeze_state { FREEZE_NONE, FREEZE_PAYING, FREEZE_HOLDING, FREEZE_WAITING, FREEZE_FROZEN };
 
 struct freezer {
 	struct agent *agent;
@@ -32,6 +36,7 @@ struct freezer {
 	bool lets_on;          /* WAITING: nothing is frozen for a moment (freeze.c) */
 	struct stream *stream; /* of the FREEZE that waits */
 	unsigned groups;
+	struct sweep sweep; /* what is not in them */
 	uint64_t since_ns, step_ns, on_ns;
 	struct loop_timer timer;
 };
@@ -42,6 +47,8 @@ void freeze_begin(struct stream *s);
 void freeze_thaw(struct stream *s);
 /* The session has answered, or has ended: a FREEZE that waits for it goes on, or has failed. */
 void freeze_paid(struct freezer *f, struct repl *r, bool ok);
+/* The last session that was to stand still does, or has ended. */
+void freeze_held(struct freezer *f);
 /* Whether a request of this frame type may begin now. */
 bool freeze_allows(const struct agent *a, uint8_t type);
 /* Thaws every group and wakes streams and timers up. On an error the machine stays frozen. */

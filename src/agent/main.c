@@ -37,6 +37,7 @@ int main(int argc, char **argv)
 	struct agent_config cfg = {
 		.user = &boot.user,
 		.cgroup_path = BOOT_CGROUP,
+		.cgroup_top = BOOT_CGROUP_TOP,
 		.repl_script = BOOT_REPL,
 		.etc_dir = "/etc",
 		.node = "/usr/bin/node",

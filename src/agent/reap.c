@@ -21,6 +21,11 @@ static void reaper_report(struct reaper *r, pid_t pid, int wstatus)
 	list_for_each (c, &r->children, struct reap_child, link) {
 		if (c->pid != pid)
 			continue;
+		if (WIFSTOPPED(wstatus)) {
+			if (c->stopped)
+				c->stopped(c);
+			return;
+		}
 		list_del(&c->link);
 		c->fn(c, wstatus);
 		return;
@@ -37,7 +42,7 @@ static void reaper_on_signal(struct loop_src *src, uint32_t events)
 		return;
 	for (int i = 0; i < REAP_BATCH; i++) {
 		int wstatus;
-		pid_t pid = waitpid(-1, &wstatus, WNOHANG);
+		pid_t pid = waitpid(-1, &wstatus, WNOHANG | WUNTRACED);
 
 		if (pid <= 0)
 			return;

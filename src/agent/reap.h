@@ -16,11 +16,13 @@
 
 struct reap_child;
 typedef void reap_fn(struct reap_child *c, int wstatus);
+typedef void reap_stop_fn(struct reap_child *c);
 
 struct reap_child {
 	struct list link;
 	pid_t pid;
 	reap_fn *fn;
+	reap_stop_fn *stopped; /* also told when a signal has stopped it; may be NULL */
 	void *arg;
 };
 

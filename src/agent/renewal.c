@@ -14,21 +14,19 @@
 #define _GNU_SOURCE
 #include "agent/renewal.h"
 #include "agent/agent.h"
+#include "agent/hold.h"
 #include "agent/renew.h"
 #include "agent/stream.h"
 #include "lib/log.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/syscall.h>
 
 #define RENEWAL_REPL_LIMIT_NS 10000000000ull
 /* A handler that could not run (the session was out of stack, say) gets another chance. */
 #define RENEWAL_AGAIN_NS 1000000000ull
-#define RENEWAL_SIGNAL   (SIGRTMIN + 1) /* guest/repl/renew.py */
 
 static void renewal_on_limit(struct loop_timer *t);
 static void renewal_on_again(struct loop_timer *t);
@@ -152,12 +150,6 @@ static void renewal_hooks(struct renewal *n)
 	hooks_run(&n->hooks, n->env, RENEWAL_ENV, renewal_on_hooks_done, n);
 }
 
-/* To the main thread: in Python only that one runs handlers. */
-static int renewal_signal(const struct repl *r)
-{
-	return syscall(SYS_tgkill, r->pid, r->pid, RENEWAL_SIGNAL) < 0 ? -errno : 0;
-}
-
 static void renewal_on_again(struct loop_timer *t)
 {
 	struct renewal *n = t->arg;
@@ -167,10 +159,33 @@ static void renewal_on_again(struct loop_timer *t)
 		return;
 	/* The end of one is reported on its own. */
 	list_for_each (r, &n->agent->contexts, struct repl, link)
-		if (r->renewing && renewal_signal(r) == 0)
+		if (r->renewing && hold_signal(r) == 0)
 			any = true;
 	if (any)
 		loop_timer_set(&n->agent->loop, t, RENEWAL_AGAIN_NS);
+}
+
+/*
+ * Sessions in native code, which are to keep their generators: what is left to be done is to call
+ * their hooks, and their handlers do that before any other line, when they come to it.
+ */
+static void renewal_leave_late(struct renewal *n)
+{
+	struct err err;
+	int rc = 0;
+
+	list_for_each (r, &n->agent->contexts, struct repl, link) {
+		if (rc == 0 && r->renewing && n->hold)
+			rc = cgroup_freeze(r->cgroup, true);
+		r->renewing = false;
+	}
+	loop_timer_cancel(&n->again);
+	if (rc == 0) {
+		renewal_hooks(n);
+		return;
+	}
+	err_set(&err, -rc, "cannot freeze the Python session");
+	renewal_fail(n, &err);
 }
 
 static void renewal_on_limit(struct loop_timer *t)
@@ -178,6 +193,10 @@ static void renewal_on_limit(struct loop_timer *t)
 	struct renewal *n = t->arg;
 	struct err err;
 
+	if (!n->req.reseed) {
+		renewal_leave_late(n);
+		return;
+	}
 	err_text(&err, ETIMEDOUT,
 		 "the Python session did not renew itself within %llu s: does it run a long call "
 		 "of native code?",
@@ -188,9 +207,15 @@ static void renewal_on_limit(struct loop_timer *t)
 /* Sets a session's children apart, so that it alone can be thawed. */
 static int renewal_hold_children(struct agent *a, struct repl *r)
 {
-	int rc = cgroup_has_others(r->cgroup, r->pid);
+	int rc = sweep_inside(&a->freezer.sweep, r->cgroup);
 
+	if (rc == 0)
+		rc = cgroup_has_others(r->cgroup, r->pid);
 	if (rc <= 0)
+		return rc;
+	/* Root may have moved the session itself. */
+	rc = cgroup_enter(r->cgroup, r->pid);
+	if (rc < 0)
 		return rc;
 	r->apart = cgroup_new(&a->cgroups, "held");
 	rc = r->apart ? cgroup_freeze(r->apart, true) : -errno;
@@ -216,8 +241,9 @@ static int renewal_repls(struct renewal *n, struct err *err)
 		if (rc < 0)
 			return err_set(err, -rc,
 				       "cannot set the processes of the Python session apart");
-		/* Sent while it stands still: no code of the user's runs before the handler. */
-		rc = renewal_signal(r);
+		/* While it is frozen: its main thread runs no code of the user's before the
+		 * handler. */
+		rc = hold_renew(r, n->req.reseed);
 		if (rc < 0)
 			break;
 		r->renewing = true;
@@ -357,7 +383,7 @@ static int renewal_start(struct renewal *n, struct err *err)
 
 	if (n->req.kind != RENEW_BOOT)
 		list_for_each (r, &a->contexts, struct repl, link)
-			r->owes = repl_can_defer(r);
+			r->owes = repl_can_defer(r) && !r->stands && !r->to_stand;
 	rc = renewal_machine(n, err);
 	if (rc < 0)
 		return rc;
@@ -381,7 +407,7 @@ static int renewal_check(const struct renewal *n, enum request_kind kind, struct
 {
 	enum freeze_state state = n->agent->freezer.state;
 
-	if (n->step != RENEWAL_NONE || state == FREEZE_WAITING || state == FREEZE_PAYING)
+	if (n->step != RENEWAL_NONE || (state != FREEZE_NONE && state != FREEZE_FROZEN))
 		return err_text(err, EBUSY, "freezing or renewing is not finished yet");
 	if ((kind == RENEW_BOOT) == (state == FREEZE_FROZEN))
 		return err_text(err, EINVAL,

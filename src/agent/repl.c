@@ -10,6 +10,7 @@
 #include "agent/repl.h"
 #include "agent/agent.h"
 #include "agent/cell.h"
+#include "agent/hold.h"
 #include "agent/output.h"
 #include "agent/spawn.h"
 #include "agent/stream.h"
@@ -33,7 +34,11 @@ void repl_init(struct repl *r, struct agent *a, const char *script, const char *
 	list_init(&r->link);
 	snprintf(r->id, sizeof(r->id), "%s", id);
 	alarm_init(&r->busy_timer, a, cell_on_busy_timer, r);
-	r->child = (struct reap_child){.fn = repl_on_reaped, .arg = r};
+	r->child = (struct reap_child){
+		.fn = repl_on_reaped,
+		.stopped = hold_on_stopped,
+		.arg = r,
+	};
 	list_init(&r->waiting);
 	repl_ctl_init(r);
 }
@@ -129,7 +134,7 @@ static void repl_clear(struct repl *r)
 	r->fault = NULL;
 	r->held = HELD_NOTHING;
 	r->exited = r->buried = r->ctl_eof = r->replace = false;
-	r->quiet = r->owes = r->paying = false;
+	r->quiet = r->owes = r->asked = r->paying = false;
 	r->late_reads = 0;
 	r->event_bytes = 0;
 	r->egress = EGRESS_OFF;
@@ -207,7 +212,9 @@ bool repl_can_defer(const struct repl *r)
 
 void repl_pay(struct repl *r)
 {
-	r->owes = false;
+	if (!r->owes || r->asked)
+		return;
+	r->asked = true;
 	if (frame_put(&r->ctl_out, FRAME_RENEW, NULL, 0) < 0)
 		repl_kill(r, "its control channel has no room");
 	repl_update_ctl(r);
@@ -248,6 +255,7 @@ static void repl_on_reaped(struct reap_child *c, int wstatus)
 	r->wstatus = wstatus;
 	r->exited = true;
 	loop_del(&r->ctl);
+	hold_forget(r);
 	renewal_repl_ended(&r->agent->renewal, r);
 	/* Its children lose their session with it; what they hold is free for the next one. */
 	cgroup_kill(r->cgroup);

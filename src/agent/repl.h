@@ -114,7 +114,10 @@ struct repl {
 	bool renewing; /* its answer to a renewal is awaited */
 	bool quiet;    /* no code of the user's runs before the next cell: its own word */
 	bool owes;     /* a renewal, which it does when it is asked to, before that cell */
+	bool asked;    /* to do it: the answer is awaited, and it is owed until that has come */
 	bool paying;   /* a FREEZE waits until it has done that */
+	bool to_stand; /* it was told to stand still, and has not yet (hold.h) */
+	bool stands;   /* it does */
 	bool lost;     /* one died: the next cell is told */
 	enum egress_mode egress; /* whose environment it has */
 	char id[REQUEST_ID_MAX + 1];
@@ -143,7 +146,7 @@ bool repl_can_renew(const struct repl *r);
 /* Whether it can be left until the next cell: it is between cells, and nothing of the user's runs.
  */
 bool repl_can_defer(const struct repl *r);
-/* The renewal that was left now; the answer comes to renewal_take_frame(). */
+/* Asks for the renewal that is owed, once; the answer comes to renewal_take_frame(). */
 void repl_pay(struct repl *r);
 /* What its frames OK and READY say about `quiet`. */
 void repl_note_quiet(struct repl *r, const struct frame *f);

@@ -45,8 +45,7 @@ bool warm_begin(struct repl *r)
 	if (!r->warm || !repl_lives(r))
 		return false;
 	r->state = REPL_WARMING;
-	if (r->owes)
-		repl_pay(r);
+	repl_pay(r);
 	if (frame_put(&r->ctl_out, FRAME_WARM, "{}", 2) < 0)
 		repl_kill(r, "its control channel has no room");
 	return true;

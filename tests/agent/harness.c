@@ -114,6 +114,7 @@ int main(int argc, char **argv)
 		rc = cfg.listen_fd = harness_listen(argv[1], &err);
 	cfg.user = &user;
 	cfg.cgroup_path = strcmp(argv[2], "-") ? argv[2] : NULL;
+	cfg.cgroup_top = getenv("HARNESS_CGROUP_TOP");
 	cfg.repl_script = argv[3];
 	if (argc == 10) {
 		cfg.layers.image = open(argv[7], O_PATH | O_DIRECTORY | O_CLOEXEC);

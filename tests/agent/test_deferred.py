@@ -161,6 +161,11 @@ def test_session_that_ends_meanwhile(own: Agent) -> None:
         assert s.python("print(1)").stdout == b"1\n"
 
 
+DONE = """
+def done():
+    serial = json.load(open(os.path.dirname(sys.argv[0]) + '/../fork.json'))['serial']
+    send(OK, {'serial': serial, 'renewed': 1})
+"""
 STUB = """
 send(READY, {"quiet": True})
 while True:
@@ -188,7 +193,7 @@ def test_stub_without_an_answer(stub_agent: Callable[[str], Agent]) -> None:
             assert answer["code"] == "io_error" and "does not answer" in str(answer["message"])
             assert time.monotonic() - begun > 4
         assert s.bash("echo on").stdout == b"on\n"
-        assert "groups" in s.ask(FREEZE) and s.ask(THAW) == {}
+        assert s.ask(FREEZE)["code"] == "io_error"  # it is still owed
 
 
 def test_stub_that_refuses(stub_agent: Callable[[str], Agent]) -> None:
@@ -208,7 +213,7 @@ def test_stub_that_refuses(stub_agent: Callable[[str], Agent]) -> None:
 
 
 def test_host_that_goes_while_it_is_paid(stub_agent: Callable[[str], Agent]) -> None:
-    agent = stub_agent("def owed(): time.sleep(1)\n" + STUB)
+    agent = stub_agent("def owed(): time.sleep(1); done()\n" + DONE + STUB)
     with agent.stream() as s:
         s.python("x")
     freeze(agent)

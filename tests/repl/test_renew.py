@@ -305,11 +305,11 @@ def test_user_code_does_not_disturb_it_by_accident(repl: Copied, code: str) -> N
 def test_signals_of_the_user_are_untouched(repl: Copied) -> None:
     repl.run("import signal, os\ngot = []\n"
              "signal.signal(signal.SIGUSR1, lambda s, f: got.append(s))\n"
-             "signal.signal(signal.SIGRTMIN + 2, lambda s, f: got.append(s))")
+             "signal.signal(signal.SIGRTMIN + 3, lambda s, f: got.append(s))")
     repl.tell()
     repl.renewed()
-    code = ("os.kill(os.getpid(), signal.SIGUSR1); os.kill(os.getpid(), signal.SIGRTMIN + 2)\n"
-            "got == [signal.SIGUSR1, signal.SIGRTMIN + 2]")
+    code = ("os.kill(os.getpid(), signal.SIGUSR1); os.kill(os.getpid(), signal.SIGRTMIN + 3)\n"
+            "got == [signal.SIGUSR1, signal.SIGRTMIN + 3]")
     assert repl.run(code).value == "True"
     assert repl.run("signal.pthread_sigmask(signal.SIG_BLOCK, [])").value == "set()"
 
