@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from agent_client import ERROR, FREEZE, OK, THAW, WARM
 from conftest import Agent, wait_for
+from copies import freeze, renew
+from processes import state
 from test_deferred import STUB, session
-from test_freeze import freeze, own, renew, state  # noqa: F401  (own is a fixture)
 
 WRITE = "open('state', 'w').write(str(hash(random.getstate())));"
 
 
 @pytest.mark.parametrize("begun", ["cell", "warm"])
-def test_a_fork_before_the_session_has_read_of_it(own: Agent, begun: str) -> None:  # noqa: F811
+def test_a_fork_before_the_session_has_read_of_it(own: Agent, begun: str) -> None:
     """The first call of a fresh sandbox, and a fork with reseed=False right behind it."""
     pid, before = session(own)
     freeze(own)

@@ -14,7 +14,7 @@ from typing import Iterator
 import pytest
 from agent_client import ERROR, FREEZE, THAW
 from conftest import ROOT, Agent, cgroup_base, wait_for
-from test_freeze import freeze, renew, stands_still, ticks
+from copies import freeze, renew, stands_still, ticks
 
 pytestmark = pytest.mark.skipif(not (ROOT and cgroup_base()), reason="needs root and cgroups")
 

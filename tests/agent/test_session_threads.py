@@ -13,9 +13,10 @@ import signal
 import time
 
 import pytest
-from agent_client import FREEZE, THAW
+from agent_client import FREEZE, THAW, begun
 from conftest import Agent, wait_for
-from test_freeze import begun, freeze, own, renew, state  # noqa: F401  (own is a fixture)
+from copies import freeze, renew
+from processes import state
 
 DRAW = """
 import mmap, threading
@@ -68,7 +69,7 @@ def session_of(agent: Agent) -> int:
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_none_draws_an_old_number(own: Agent, busy: bool) -> None:  # noqa: F811
+def test_none_draws_an_old_number(own: Agent, busy: bool) -> None:
     start(own)
     cell = own.stream()
     if busy:
@@ -82,7 +83,7 @@ def test_none_draws_an_old_number(own: Agent, busy: bool) -> None:  # noqa: F811
     assert drawn and not old().intersection(drawn)
 
 
-def test_of_numpy(own: Agent) -> None:  # noqa: F811
+def test_of_numpy(own: Agent) -> None:
     """Its global generator as well."""
     with own.stream() as s:
         if s.python("import numpy").code:
@@ -103,7 +104,7 @@ def test_of_numpy(own: Agent) -> None:  # noqa: F811
         assert s.python(f"print(len(old.intersection({drawn})))").stdout == b"0\n"
 
 
-def test_the_original_goes_on(own: Agent) -> None:  # noqa: F811
+def test_the_original_goes_on(own: Agent) -> None:
     """It repeats nothing and is not seeded anew: its numbers are those of its own state."""
     start(own)
     for _ in range(3):
@@ -116,7 +117,7 @@ def test_the_original_goes_on(own: Agent) -> None:  # noqa: F811
     assert not (own.dir / "hold").exists()
 
 
-def test_without_reseed_it_goes_on_as_well(own: Agent) -> None:  # noqa: F811
+def test_without_reseed_it_goes_on_as_well(own: Agent) -> None:
     start(own)
     freeze(own)
     assert renew(own, generation=2, reseed=False) == {}
@@ -125,7 +126,7 @@ def test_without_reseed_it_goes_on_as_well(own: Agent) -> None:  # noqa: F811
     assert drawn and set(drawn) <= old()
 
 
-def test_hooks_run_in_a_session_with_threads(own: Agent) -> None:  # noqa: F811
+def test_hooks_run_in_a_session_with_threads(own: Agent) -> None:
     with own.stream() as s:
         s.python("calls = []\npodflare.on_fork(calls.append);")
     start(own)
@@ -136,7 +137,7 @@ def test_hooks_run_in_a_session_with_threads(own: Agent) -> None:  # noqa: F811
         assert s.python("print(calls)").stdout == b"[1, 2, 3]\n"
 
 
-def test_a_freeze_that_is_given_up(own: Agent) -> None:  # noqa: F811
+def test_a_freeze_that_is_given_up(own: Agent) -> None:
     """The session, which stood still already, goes on."""
     start(own)
     pid = session_of(own)
@@ -168,7 +169,7 @@ def computes(pid: int) -> None:
 NATIVE = "print('on', flush=True)\nsum(range({0}))\nprint('over')"
 
 
-def test_main_in_native_code(own: Agent) -> None:  # noqa: F811
+def test_main_in_native_code(own: Agent) -> None:
     """It cannot be made to stand still then: the freezing does not wait for ever, nor does the
     session stay stopped when it comes to it later."""
     start(own)
@@ -186,7 +187,7 @@ def test_main_in_native_code(own: Agent) -> None:  # noqa: F811
     assert set(drawn) <= old()
 
 
-def test_native_code_is_not_waited_for_without_reseed(own: Agent) -> None:  # noqa: F811
+def test_native_code_is_not_waited_for_without_reseed(own: Agent) -> None:
     """Nothing has to be done there but to call its hooks, which is done when it comes back."""
     with own.stream() as s:
         s.python("podflare.on_fork(lambda g: open('hook', 'w').write(str(g)));")
@@ -204,7 +205,7 @@ def test_native_code_is_not_waited_for_without_reseed(own: Agent) -> None:  # no
     cell.close()
 
 
-def test_a_session_that_its_user_has_stopped(own: Agent) -> None:  # noqa: F811
+def test_a_session_that_its_user_has_stopped(own: Agent) -> None:
     """SIGSTOP of somebody else's is not ours to end."""
     pid = session_of(own)
     os.kill(pid, signal.SIGSTOP)
@@ -218,7 +219,7 @@ def test_a_session_that_its_user_has_stopped(own: Agent) -> None:  # noqa: F811
     assert session_of(own) == pid
 
 
-def test_a_session_that_dies_while_it_stands_still(own: Agent) -> None:  # noqa: F811
+def test_a_session_that_dies_while_it_stands_still(own: Agent) -> None:
     start(own)
     pid = session_of(own)
     freeze(own)

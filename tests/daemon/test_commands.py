@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from conftest import Daemon, wait_for
+from execs import SLACK
 from kept import base, begin, ended, events, info, output, raw_of, refused, watched, write
 
 
@@ -134,7 +135,6 @@ def test_timeout(daemon: Daemon) -> None:
     assert (ev[-1]["termination_reason"], ev[-1]["data"]) == ("timeout", 124)
 
 
-SLACK = {"PODFLARE_EXEC_SLACK": "1"}
 DEAF = {"timeout": 0.3, "env": {"DEAF": "1"}}
 
 

@@ -8,10 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from conftest import Daemon, stdout_of, wait_for
-from execs import last, running
+from execs import SLACK, last, running
 from test_exec import alive, events_without_time, rich_exit
-
-SLACK = {"PODFLARE_EXEC_SLACK": "1"}
 
 
 # --- ends in time ---------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from conftest import Daemon, wait_for
-from test_exec_control import SLACK, last, running
+from execs import SLACK, last, running
 
 STDOUT, STDERR, PONG, EVENT_PART, STDIN_ACK = 0x81, 0x82, 0x85, 0x8B, 0x8C
 
