@@ -4,6 +4,7 @@ fills the proxy's memory."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 import threading
@@ -237,10 +238,15 @@ def test_continue(proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("status", [413, 302])
 def test_answer_before_the_upload_ends(proxy: Proxy, status: int) -> None:
-    """The server has heard enough, and closes."""
+    """The server has heard enough, and closes: its side first, or what it has said could be lost on the
+    way with what it has not read (RFC 9112, 9.6)."""
 
     def answer(r: Request) -> None:
         r.socket.sendall(f"HTTP/1.1 {status} No\r\nContent-Length: 2\r\n\r\nno".encode())
+        r.socket.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            while r.socket.recv(1 << 16):
+                pass
         raise EOFError
 
     with Upstream(answer) as up, proxy.stream() as s:
