@@ -324,6 +324,11 @@ class Collector:
             )
         if extra.get("truncated") and not extra.get("bytes_dropped"):
             notices.append("output may be missing at the end of what is here: nobody could tell")
+        elif extra.get("truncated") and extra.get("termination_reason") == "output_limit":
+            notices.append(
+                f"output was cut: what was written is {extra.get('bytes_dropped', 0)} bytes longer than "
+                "what is here, its beginning"
+            )
         elif extra.get("truncated"):
             notices.append(
                 f"output was cut: {extra.get('bytes_dropped', 0)} bytes are missing between the beginning "

@@ -329,12 +329,13 @@ class ExecResult:
         if self.termination_reason != "exited" or self.exit_code != 0:
             parts.append(f"exit code {self.exit_code}")
         if self.termination_reason != "exited":
-            took = "" if self.duration_ms is None else f" after {self.duration_ms / 1000:g} s"
+            took = f" after {self.duration_ms / 1000:g} s" if self.duration_ms else ""
             parts.append(f"{self.termination_reason}{took}")
         if self.state == "lost":
             parts.append("variables lost")
         if self.truncated:
-            where = f", all of it in {', '.join(self.log.values())}" if self.log else ""
+            whole = "the first of it" if self.log_truncated else "all of it"
+            where = f", {whole} in {', '.join(self.log.values())}" if self.log else ""
             parts.append(f"{self.bytes_dropped} bytes of output left out{where}")
         return f"[{'; '.join(parts)}]" if parts else None
 

@@ -48,7 +48,18 @@ def test_everything_that_an_exit_event_says(daemon: FakeDaemon):
     text = str(r)
     for word in ("[memory]", "exit code 137", "oom after 1.234 s", "variables lost", "99 bytes"):
         assert word in text, text
-    assert "/tmp/.podflare/7.stdout" in text
+    assert "the first of it in /tmp/.podflare/7.stdout" in text and "all of it in /" not in text
+
+
+def test_ended_at_its_output_limit(daemon: FakeDaemon):
+    """The beginning is there, the log is whole, and nothing says otherwise."""
+    said = {"termination_reason": "output_limit", "truncated": True, "bytes_dropped": 99}
+    log = {"stdout": "/tmp/.podflare/7.stdout"}
+    daemon.on_exec(lambda r: r.events({"type": "exit", "data": 153, **said, "log": log}))
+    r = Sandbox().run_code("")
+    (notice,) = r.notices
+    assert "99 bytes longer" in notice and "between" not in notice
+    assert "all of it in /tmp/.podflare/7.stdout" in str(r)
 
 
 def test_forms_of_a_result(daemon: FakeDaemon):
