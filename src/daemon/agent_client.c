@@ -6,8 +6,8 @@
 #define _GNU_SOURCE
 #include "daemon/agent_client.h"
 #include "daemon/limits.h"
-#include "lib/io.h"
 #include "daemon/vmm_client.h"
+#include "lib/io.h"
 #include "lib/log.h"
 #include "proto/guest.h"
 
@@ -223,8 +223,8 @@ void agent_release(struct agent_stream *s)
 	struct agent *a = s->agent;
 	struct frame f;
 
-	/* Bytes behind the final frame, or ours still unsent: the two sides disagree. */
 	agent_begin_turn(s);
+	/* Bytes behind the final frame, or ours still unsent: the two sides disagree. */
 	if (s->error || s->mute || s->eof || s->held || a->nidle >= LIMIT_IDLE_STREAMS ||
 	    frame_writer_pending(&s->out) || agent_next(s, &f) != 0 || buf_len(&s->in.in)) {
 		agent_close(s);

@@ -62,18 +62,12 @@ static void exec_begin_reply(struct exec *e)
 /* The reply to what is over before any of it was sent: one piece, where chunks would be three. */
 static void exec_reply_whole(struct exec *e)
 {
-	const char *const headers[] = {"Cache-Control",
-				       "no-store",
-				       "X-Content-Type-Options",
-				       "nosniff",
-				       "Podflare-Exec-Id",
-				       e->p.id,
-				       NULL};
+	const char *const headers[] = {"Podflare-Exec-Id", e->p.id, NULL};
 
 	loop_timer_cancel(&e->grace);
 	e->begun = true;
-	http_reply(e->req, 200, "application/x-ndjson", buf_data(&e->out.out), buf_len(&e->out.out),
-		   headers);
+	http_reply_whole(e->req, 200, "application/x-ndjson", buf_data(&e->out.out),
+			 buf_len(&e->out.out), headers);
 }
 
 /* There may be something for pull(). */

@@ -286,8 +286,19 @@ static void http_set_reply(struct request *r, unsigned int status, struct MHD_Re
 	http_wake(r);
 }
 
-void http_reply(struct request *r, unsigned int status, const char *type, const void *data,
-		size_t len, const char *const *headers)
+static void http_add_headers(struct MHD_Response *resp, const char *const *headers)
+{
+	for (; headers && headers[0]; headers += 2)
+		MHD_add_response_header(resp, headers[0], headers[1]);
+}
+
+/* What comes from a guest is for the client that asked, and is what we say that it is. */
+static const char *const of_a_guest[] = {"Cache-Control", "no-store", "X-Content-Type-Options",
+					 "nosniff", NULL};
+
+static void http_reply_bytes(struct request *r, unsigned int status, const char *type,
+			     const void *data, size_t len, const char *const *more,
+			     const char *const *headers)
 {
 	struct MHD_Response *resp = MHD_create_response_from_buffer(len, (void *)(uintptr_t)data,
 								    MHD_RESPMEM_MUST_COPY);
@@ -299,9 +310,21 @@ void http_reply(struct request *r, unsigned int status, const char *type, const 
 	}
 	if (type)
 		MHD_add_response_header(resp, "Content-Type", type);
-	for (; headers && headers[0]; headers += 2)
-		MHD_add_response_header(resp, headers[0], headers[1]);
+	http_add_headers(resp, more);
+	http_add_headers(resp, headers);
 	http_set_reply(r, status, resp);
+}
+
+void http_reply(struct request *r, unsigned int status, const char *type, const void *data,
+		size_t len, const char *const *headers)
+{
+	http_reply_bytes(r, status, type, data, len, NULL, headers);
+}
+
+void http_reply_whole(struct request *r, unsigned int status, const char *type, const void *data,
+		      size_t len, const char *const *headers)
+{
+	http_reply_bytes(r, status, type, data, len, of_a_guest, headers);
 }
 
 void http_reply_stream(struct request *r, unsigned int status, const char *type, int64_t size,
@@ -322,10 +345,8 @@ void http_reply_stream(struct request *r, unsigned int status, const char *type,
 	if (size < 0 && strcmp(r->method, "HEAD") == 0)
 		MHD_set_response_options(resp, MHD_RF_HTTP_VERSION_1_0_ONLY, MHD_RO_END);
 	MHD_add_response_header(resp, "Content-Type", type);
-	MHD_add_response_header(resp, "Cache-Control", "no-store");
-	MHD_add_response_header(resp, "X-Content-Type-Options", "nosniff");
-	for (; headers && headers[0]; headers += 2)
-		MHD_add_response_header(resp, headers[0], headers[1]);
+	http_add_headers(resp, of_a_guest);
+	http_add_headers(resp, headers);
 	MHD_set_connection_option(r->conn, MHD_CONNECTION_OPTION_TIMEOUT, LIMIT_HTTP_STALL_S);
 	http_set_reply(r, status, resp);
 }

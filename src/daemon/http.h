@@ -112,6 +112,9 @@ const char *http_header(struct request *r, const char *name);
  * NULL. */
 void http_reply(struct request *r, unsigned int status, const char *type, const void *data,
 		size_t len, const char *const *headers);
+/* The same with the headers of a streamed answer, for one that is complete before it begins. */
+void http_reply_whole(struct request *r, unsigned int status, const char *type, const void *data,
+		      size_t len, const char *const *headers);
 /* Begins a streamed answer by ops->pull. size: bytes, or -1 when unknown; headers: as above. */
 void http_reply_stream(struct request *r, unsigned int status, const char *type, int64_t size,
 		       const char *const *headers);

@@ -67,6 +67,12 @@ void http_reply(struct request *r, unsigned int status, const char *type, const 
 		MUST(status < 400);
 }
 
+void http_reply_whole(struct request *r, unsigned int status, const char *type, const void *data,
+		      size_t len, const char *const *headers)
+{
+	http_reply(r, status, type, data, len, headers);
+}
+
 void http_reply_stream(struct request *r, unsigned int status, const char *type, int64_t size,
 		       const char *const *headers)
 {
