@@ -6,6 +6,8 @@ from __future__ import annotations
 import importlib.util
 import io
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -148,3 +150,37 @@ def test_pytest_skipped_the_second_time(run, tmp_path):
         "    assert False\n",
     )
     assert (counts.passed, counts.failed) == (1, 1) and not counts.unsteady
+
+
+FUZZER = """\
+#!/bin/sh
+case "$*" in
+*-runs=0*) echo "a replay"; exit 0;;
+esac
+echo "#2 INITED cov: 5 ft: 5"
+: >{here}/begun
+until [ -e {here}/replayed ]; do sleep 0.01; done
+echo "#9 NEW cov: 6 ft: 6"
+echo "stat::number_of_executed_units: 9"
+"""
+
+
+def test_a_replay_runs_beside_a_fuzz_target(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("fuzz_run", RUN.parent / "fuzz" / "run.py")
+    fuzz_run = importlib.util.module_from_spec(spec)
+    sys.modules["fuzz_run"] = fuzz_run
+    spec.loader.exec_module(fuzz_run)
+    program = tmp_path / "tests" / "fuzz" / "fuzz_ctl"
+    program.parent.mkdir(parents=True)
+    program.write_text(FUZZER.format(here=tmp_path), encoding="utf-8")
+    program.chmod(0o755)
+    (fuzzed,) = fuzz_run.targets(tmp_path, ["ctl"], "fuzz")
+    (replayed,) = fuzz_run.targets(tmp_path, ["ctl"], "replay")
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(fuzzed.fuzz, 1, False)
+        while not (tmp_path / "begun").exists() and not result.done():
+            time.sleep(0.01)
+        assert replayed.replay().ok
+        (tmp_path / "replayed").touch()
+        assert result.result().ok, result.result()
+    assert result.result().text.startswith("9 executions, 1 new edges of 6")

@@ -24,6 +24,13 @@
 
 struct fake_kvm fake_kvm;
 
+/* What a child would not have inherited. */
+static struct {
+	void *at;
+	size_t len;
+} not_inherited[2 * MACHINE_MAX_VCPUS];
+static unsigned n_not_inherited;
+
 int __real_ioctl(int fd, unsigned long req, ...);
 int __wrap_ioctl(int fd, unsigned long req, ...);
 int __real_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *), void *arg);
@@ -138,7 +145,21 @@ int __wrap_prctl(int op, ...)
 /* Of the 2 MiB of a huge page a run uses a few bytes. */
 int __wrap_madvise(void *at, size_t len, int advice)
 {
+	if (fake_kvm.on && advice == MADV_DONTFORK) {
+		MUST(n_not_inherited < sizeof(not_inherited) / sizeof(not_inherited[0]));
+		not_inherited[n_not_inherited].at = at;
+		not_inherited[n_not_inherited++].len = len;
+	}
 	return fake_kvm.on && advice == MADV_HUGEPAGE ? 0 : __real_madvise(at, len, advice);
+}
+
+/* In the process that goes on as the child. */
+static void drop_not_inherited(void)
+{
+	while (n_not_inherited) {
+		n_not_inherited--;
+		munmap(not_inherited[n_not_inherited].at, not_inherited[n_not_inherited].len);
+	}
 }
 
 /* As libc's, it takes six arguments however many there are. */
@@ -156,7 +177,10 @@ __attribute__((no_sanitize("address"))) long __wrap_syscall(long n, ...)
 		list_entry(a[0], struct vcpu_park, wanted)->parked = 0;
 	if (!fake_kvm.on || n != SYS_clone)
 		return __real_syscall(n, a[0], a[1], a[2], a[3], a[4], a[5]);
-	return fake_kvm.be_child ? 0 : 100000 + (long)++fake_kvm.forks;
+	if (!fake_kvm.be_child)
+		return 100000 + (long)++fake_kvm.forks;
+	drop_not_inherited();
+	return 0;
 }
 
 void fake_kvm_begin(void)
@@ -172,6 +196,7 @@ void fake_kvm_begin(void)
 	} while (fd < last);
 	close(fd);
 	fake_kvm = (struct fake_kvm){.on = true, .first_fd = fd};
+	n_not_inherited = 0;
 }
 
 void fake_kvm_end(void)

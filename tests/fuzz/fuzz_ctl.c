@@ -332,6 +332,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (lives)
 		check_fds(&w);
 	if (lives) {
+		/* Not by closing: somebody who looks at /proc/PID/fd may have hold of it just now.
+		 */
+		MUST(shutdown(w.daemon, SHUT_RDWR) == 0);
 		close_fd(&w.daemon);
 		for (int i = 0; i < 4 && !w.loop.quit; i++)
 			MUST(loop_run_once(&w.loop, 0) == 0);

@@ -58,13 +58,14 @@ class Result:
 class Target:
     """One target: its program and its directories."""
 
-    def __init__(self, build: Path, program: Path) -> None:
+    def __init__(self, build: Path, program: Path, what: str = "fuzz") -> None:
         self.program = program
         self.name = program.name.removeprefix("fuzz_")
         self.work = build / "fuzz" / self.name
         self.corpus = self.work / "corpus"
         self.finds = self.work / "finds"
-        self.log = self.work / "log"
+        # A replay may run beside it.
+        self.log = self.work / f"{what}.log"
         self.seeds = HERE / "corpus" / self.name
         self.found = HERE / "found" / self.name
         self.cpu_s = 0.0
@@ -179,10 +180,11 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
-def targets(build: Path, names: list[str]) -> list[Target]:
-    """The targets that the build directory has, or some of them."""
+def targets(build: Path, names: list[str], what: str = "fuzz") -> list[Target]:
+    """The targets that the build directory has, or some of them, for one of the jobs that main()
+    knows: each has logs of its own."""
     programs = sorted(p for p in (build / "tests/fuzz").glob("fuzz_*") if p.is_file())
-    found = [Target(build, p) for p in programs]
+    found = [Target(build, p, what) for p in programs]
     unknown = set(names) - {t.name for t in found}
     if unknown or not found:
         what = ", ".join(sorted(unknown)) or "targets"
@@ -219,7 +221,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, metavar="N", help="add to the committed corpus")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="only these")
     args = parser.parse_args()
-    chosen = targets(Path(args.build).resolve(), args.targets)
+    what = "replay" if args.replay else "seeds" if args.seeds else "fuzz"
+    chosen = targets(Path(args.build).resolve(), args.targets, what)
     with ThreadPoolExecutor(args.jobs) as pool:
         runs = [pool.submit(run, t, args) for t in chosen]
         try:
