@@ -282,7 +282,10 @@ def run_fuzz(stage: Stage, log) -> Counts:
     text = Path(log.name).read_text(encoding="utf-8", errors="replace")
     total = re.search(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", text, re.M)
     counts = Counts(*(int(n) for n in total.groups())) if total else Counts()
-    counts.names = [f"{stage.name}::{name}" for name in re.findall(r"^(\w+) +FAILED", text, re.M)]
+    for name, how, told in re.findall(r"^(\w+) +(FAILED|UNSTEADY).*\n((?:    .*\n)*)", text, re.M):
+        full = f"{stage.name}::{name}"
+        (counts.names if how == "FAILED" else counts.unsteady).append(full)
+        counts.said[full] = told
     if status != 0 and counts.failed == 0 or counts.passed + counts.failed == 0:
         counts.failed += 1
     return counts

@@ -165,15 +165,55 @@ echo "stat::number_of_executed_units: 9"
 """
 
 
-def test_a_replay_runs_beside_a_fuzz_target(tmp_path: Path) -> None:
+# Its find fails as often by itself as the file says.
+FINDER = """\
+#!/bin/sh
+say() {{ echo "../x.c:7: a == b"; echo "==1== ERROR: libFuzzer: deadly signal"; exit 77; }}
+case "$*" in
+*-max_total_time*) echo "Test unit written to {here}/find"; say;;
+esac
+echo >>{here}/tries
+[ "$(wc -l <{here}/tries)" != "$(cat {here}/fails_at)" ] || say
+"""
+
+
+def fuzz_program(build: Path, text: str):
+    """tests/fuzz/run.py, and a stand-in for the target "ctl" in a build directory."""
     spec = importlib.util.spec_from_file_location("fuzz_run", RUN.parent / "fuzz" / "run.py")
     fuzz_run = importlib.util.module_from_spec(spec)
     sys.modules["fuzz_run"] = fuzz_run
     spec.loader.exec_module(fuzz_run)
-    program = tmp_path / "tests" / "fuzz" / "fuzz_ctl"
+    program = build / "tests" / "fuzz" / "fuzz_ctl"
     program.parent.mkdir(parents=True)
-    program.write_text(FUZZER.format(here=tmp_path), encoding="utf-8")
+    program.write_text(text.format(here=build), encoding="utf-8")
     program.chmod(0o755)
+    return fuzz_run
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 3])
+def test_a_find_is_tried_again(tmp_path, fails_at):
+    (target,) = fuzz_program(tmp_path, FINDER).targets(tmp_path, ["ctl"])
+    (tmp_path / "fails_at").write_text(str(fails_at), encoding="utf-8")
+    result = target.fuzz(60, False)
+    assert result.ok == (fails_at == 0)
+    assert result.text.startswith("UNSTEADY: FAILED (status 77)" if result.ok else "FAILED (status 77)")
+    assert result.told[0] == "../x.c:7: a == b" and f"{tmp_path}/find" in result.told[2]
+    assert "Test unit written to" in target.log.read_text(encoding="utf-8")
+
+
+def test_fuzz_targets_say_why(run, tmp_path):
+    lines = "a1  9 executions, ok\nb  UNSTEADY: FAILED (status 1), and not again\n    x.c:7: b\n"
+    lines += "c  FAILED (status 77)\n    x.c:7: a\n    log: l\n2 passed, 1 failed, 0 skipped\n"
+    stage = run.Stage("fuzz", "fuzz", ["sh", "-c", f"printf '{lines}'; exit 1"])
+    with (tmp_path / "log").open("w", encoding="utf-8") as log:
+        counts = run.run_fuzz(stage, log)
+    assert (counts.passed, counts.failed, counts.skipped) == (2, 1, 0)
+    assert counts.names == ["fuzz::c"] and counts.unsteady == ["fuzz::b"]
+    assert run.said(counts, "fuzz::c") == ": x.c:7: a log: l"
+
+
+def test_a_replay_runs_beside_a_fuzz_target(tmp_path):
+    fuzz_run = fuzz_program(tmp_path, FUZZER)
     (fuzzed,) = fuzz_run.targets(tmp_path, ["ctl"], "fuzz")
     (replayed,) = fuzz_run.targets(tmp_path, ["ctl"], "replay")
     with ThreadPoolExecutor(1) as pool:

@@ -15,6 +15,10 @@ it has N of the target.
 On a busy machine a target gets a part of the processors only: with --cpu the seconds are those that it
 ran, however long that takes. What it got is in its line.
 
+A find is tried again by itself. One that does not come again (a machine that was too busy for the
+target's patience, another process that meddled) is told of as UNSTEADY, with what was said and where the
+input is; the target has passed then.
+
 One line for each target, then one of counts. The exit status is 0 when no target has failed.
 """
 
@@ -37,6 +41,7 @@ ROOT = HERE.parent.parent
 # A target that hangs is a find. Of a machine that is busy it gets a small part: the bound is wide.
 HANG_S = 120
 MAX_LEN = 4096
+TRIES = 3  # of a find by itself
 RUNNING: set[subprocess.Popen] = set()
 # Of the leaks that libFuzzer finds by itself, the sanitizer tells the place.
 OPTIONS = {
@@ -120,6 +125,17 @@ class Target:
         result.told.append(f"log: {shown(self.log)}")
         return result
 
+    def judged(self, result: Result, output: str) -> Result:
+        """A failed run, or one with a find that does not come again."""
+        finds = re.findall(r"Test unit written to (\S+)", output)
+        log = self.log.read_bytes()
+        again = any(self.call([find], 10 * HANG_S)[0] != 0 for find in finds for _ in range(TRIES))
+        self.log.write_bytes(log)
+        if finds and not again:
+            result.ok = True
+            result.text = f"UNSTEADY: {result.text}, and not again in {TRIES} tries"
+        return result
+
     def replay(self) -> Result:
         """Every committed input once."""
         kept = self.kept()
@@ -141,7 +157,7 @@ class Target:
             options = [f"-max_total_time={int(left)}", f"-max_len={MAX_LEN}", "-print_final_stats=1"]
             status, output = self.call([*options, *dirs], int(left) + 10 * HANG_S)
             if status != 0:
-                return self.failed(status, output)
+                return self.judged(self.failed(status, output), output)
             runs = re.search(r"stat::number_of_executed_units: (\d+)", output)
             edges = [int(n) for n in re.findall(r" cov: (\d+) ", output)]
             first = re.search(r"INITED\s+cov: (\d+)", output)
