@@ -8,6 +8,7 @@
 #include "agent/agent.h"
 #include "agent/boot.h"
 #include "agent/relay.h"
+#include "agent/rootfs.h"
 #include "agent/status_port.h"
 #include "lib/log.h"
 #include "proto/guest.h"
@@ -17,6 +18,9 @@
 #include <sys/socket.h>
 #include <linux/vm_sockets.h>
 #include <unistd.h>
+
+/* What this program is called when it runs for the second time, from a huge page. */
+#define MAIN_AGAIN "podflare-agent"
 
 /* This program again, as egress.c starts it. */
 static int main_relay(void)
@@ -45,17 +49,21 @@ int main(int argc, char **argv)
 		.run_dir = BOOT_RUN,
 		.egress = {GUEST_PROXY_HTTP_PORT, GUEST_PROXY_SOCKS_PORT, NULL},
 	};
-	struct err err;
-	int rc;
+	struct err err, huge = {0};
+	const char *name = argc > 0 ? argv[0] : "";
+	int rc, moved;
 
-	if (argc > 0 && strcmp(argv[0], RELAY_NAME) == 0)
+	if (strcmp(name, RELAY_NAME) == 0)
 		return main_relay();
 	if (getpid() != 1) {
 		fprintf(stderr, "podflare-agent is the init program of a Podflare guest and does "
 				"nothing outside of one\n");
 		return 2;
 	}
+	moved = strcmp(name, MAIN_AGAIN) == 0 ? 0 : rootfs_run_huge(MAIN_AGAIN, &huge);
 	boot_run(&boot);
+	if (moved < 0)
+		boot_say("copies will be slower than they might be: %s", huge.msg);
 	cfg.listen_fd = boot.listen_fd;
 	cfg.layers = boot.layers;
 	if (agent_init(&agent, &cfg, &err) < 0)

@@ -25,6 +25,7 @@
 #define IMAGE    "/image"
 #define LAYER    "/layer"
 #define NEW_ROOT "/newroot"
+#define HUGE     "/huge"
 /* nd_pmem may attach its device in the background. */
 #define PMEM_WAIT_MS 5000
 #define PMEM_STEP_MS 5
@@ -175,10 +176,10 @@ int rootfs_mount_others(struct err *err)
 	return rootfs_mount_all(mounts, ARRAY_SIZE(mounts), err);
 }
 
-static int copy_file(const char *from, const char *to)
+static int copy_file(const char *from, const char *to, mode_t mode)
 {
 	_cleanup_fd int in = open(from, O_RDONLY | O_CLOEXEC);
-	_cleanup_fd int out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	_cleanup_fd int out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
 	char buf[16384];
 
 	if (in < 0 || out < 0)
@@ -216,13 +217,29 @@ static int copy_tree(const char *from, const char *to, int depth, struct err *er
 		if (e->d_type == DT_DIR && depth > 1) {
 			rc = copy_tree(src, dst, depth - 1, err);
 		} else if (e->d_type == DT_REG) {
-			rc = copy_file(src, dst);
+			rc = copy_file(src, dst, 0644);
 			if (rc < 0)
 				err_set(err, -rc, "cannot copy %s", src);
 		}
 	}
 	closedir(d);
 	return rc;
+}
+
+int rootfs_run_huge(const char *name, struct err *err)
+{
+	static const struct mount_entry huge = {"tmpfs", HUGE, MS_NOSUID | MS_NODEV,
+						"mode=0755,size=8m,huge=always"};
+	char *argv[] = {(char *)(size_t)name, NULL};
+	int rc = rootfs_mount(&huge, err);
+
+	if (rc < 0)
+		return rc;
+	rc = copy_file("/init", HUGE "/podflare-agent", 0755);
+	if (rc < 0)
+		return err_set(err, -rc, "cannot copy the agent");
+	execv(HUGE "/podflare-agent", argv);
+	return err_set(err, errno, "cannot run the agent's copy");
 }
 
 int rootfs_copy_repl(struct err *err)
@@ -274,7 +291,7 @@ static int bind_identity(const char *name, struct err *err)
 		if (fd < 0)
 			return err_set(err, errno, "cannot open %s", etc);
 	}
-	rc = copy_file(etc, own);
+	rc = copy_file(etc, own, 0644);
 	if (rc < 0)
 		return err_set(err, -rc, "cannot copy %s", etc);
 	if (mount(own, etc, NULL, MS_BIND, NULL) < 0)

@@ -9,6 +9,14 @@
 #include "agent/agent.h"
 #include "lib/err.h"
 
+/*
+ * Runs this program again, under that name, from a file whose pages are one huge page of the guest.
+ * A copy of the machine has a fault for each page that it touches first, and touches some ninety of
+ * the agent's code until it has renewed itself; one huge page that is never written to costs one,
+ * as the host's memory is in huge pages, too, until a copy writes to a part of one. Returns on
+ * failure only: -errno, and the agent can go on from where it is.
+ */
+int rootfs_run_huge(const char *name, struct err *err);
 /* /proc, /sys and /dev in the initramfs. */
 int rootfs_mount_kernel(struct err *err);
 /* The root image on /dev/pmem0, with DAX if the kernel can. */

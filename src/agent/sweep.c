@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Groups are named by their path below the directory of the agent's groups or of the top, and are
- * remembered only when it was this file that froze them. A kernel thread is known by sharing its
+ * remembered only when it was this file that froze them. A kernel thread is told by sharing its
  * struct fs with kthreadd, which takes one call; what does not is looked up in /proc.
  */
 #define _GNU_SOURCE
@@ -149,6 +149,28 @@ static bool sweep_flags(pid_t pid, unsigned long *flags)
 	return p && sscanf(p, ") %*c %*d %*d %*d %*d %*d %lu", flags) == 1;
 }
 
+static int sweep_compare(const void *a, const void *b)
+{
+	const pid_t *x = a, *y = b;
+
+	return (*x > *y) - (*x < *y);
+}
+
+static bool sweep_knows(const struct sweep *s, pid_t pid)
+{
+	return bsearch(&pid, s->known, s->nknown, sizeof(pid), sweep_compare);
+}
+
+/* What a look has found. Pages are written when there is something new only. */
+static void sweep_remember(struct sweep *s, pid_t *pid, unsigned n)
+{
+	qsort(pid, n, sizeof(*pid), sweep_compare);
+	if (n == s->nknown && memcmp(s->known, pid, n * sizeof(*pid)) == 0)
+		return;
+	memcpy(s->known, pid, n * sizeof(*pid));
+	s->nknown = n;
+}
+
 static bool sweep_is_kernels(pid_t pid)
 {
 	unsigned long flags = 0;
@@ -175,14 +197,17 @@ static int sweep_take(struct sweep *s, pid_t pid)
 	return rc == -ESRCH ? 0 : rc;
 }
 
-/* One process of the top group: 1 when it may stay there, 0 when it was moved or is let on. */
+/* One process of the top group that is not known as the kernel's: 0 when it was moved or is let on,
+ * 1 when it may stay there, 2 when it is the kernel's. */
 static int sweep_process(struct sweep *s, pid_t pid, bool patient)
 {
 	/* 0 stands for one that this PID namespace does not see. */
 	if (pid == 0)
 		return -ESRCH;
-	if (pid == getpid() || sweep_is_kernels(pid))
+	if (pid == getpid())
 		return 1;
+	if (sweep_is_kernels(pid))
+		return 2;
 	/* What the kernel starts is in no session until it makes one. */
 	if (patient && getpgid(pid) == 0)
 		return 0;
@@ -195,13 +220,21 @@ static int sweep_processes(struct sweep *s, bool patient)
 	int fd = openat(s->top, "cgroup.procs", O_RDONLY | O_CLOEXEC);
 	FILE *f = fd < 0 ? NULL : fdopen(fd, "re");
 	int rc = f ? 0 : -errno, none = 1;
+	pid_t kernels[SWEEP_KNOWN];
+	unsigned n = 0;
 	char line[32];
 
 	while (rc >= 0 && f && fgets(line, sizeof(line), f)) {
-		rc = sweep_process(s, (pid_t)strtol(line, NULL, 10), patient);
+		pid_t pid = (pid_t)strtol(line, NULL, 10);
+
+		rc = sweep_knows(s, pid) ? 2 : sweep_process(s, pid, patient);
 		if (rc == 0)
 			none = 0;
+		if (rc == 2 && n < SWEEP_KNOWN)
+			kernels[n++] = pid;
 	}
+	if (rc >= 0 && f)
+		sweep_remember(s, kernels, n);
 	if (f)
 		fclose(f);
 	else

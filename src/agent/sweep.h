@@ -10,8 +10,9 @@
  *                               threads and the agent; back again when everything goes on
  *   groups inside a session's   are frozen each by itself before the session is renewed
  *
- * In the usual case there are none, and looking costs one fstat, one read, and one call for each of
- * the kernel's threads. Without a directory of the top (tests) there is nothing to be looked at.
+ * In the usual case there are none, and looking costs one fstat and one read. Whose process it is
+ * that is found in the top group costs a call for each that was not known as the kernel's by the
+ * look before. Without a directory of the top (tests) there is nothing to be looked at.
  *
  * This is for whoever does such things in good faith. Root that races with it, or loads a module
  * into the kernel, can run whatever it likes (docs/threat-model.md).
@@ -23,6 +24,10 @@
 #include "agent/cgroup.h"
 
 #include <stdbool.h>
+#include <sys/types.h>
+
+/* As many threads of the kernel are remembered: there are some 60, and a few for each processor. */
+#define SWEEP_KNOWN 256u
 
 struct sweep {
 	struct cgroups *cs;
@@ -30,6 +35,14 @@ struct sweep {
 	struct cgroup *strays; /* what was in the top group; NULL = nothing */
 	struct list frozen;    /* groups that were frozen here */
 	bool others;           /* there are other groups at the top */
+	/*
+	 * Threads of the kernel that the last look has found, in order. Each look touches some
+	 * five pages of each thread to tell; in a copy every one of these is a fault. The number
+	 * of one that has ended is forgotten by the look that misses it, so that another process
+	 * would have to get it, and to enter the top group, between two looks.
+	 */
+	pid_t known[SWEEP_KNOWN];
+	unsigned nknown;
 };
 
 /* Nothing is at the top yet. */

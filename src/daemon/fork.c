@@ -274,6 +274,7 @@ static void fork_check(struct fork_op *op)
 	if (op->state == FORK_FORKING && told && op->sb) {
 		op->state = FORK_THAWING;
 		loop_timer_cancel(&op->limit);
+		sandbox_was_forked(op->sb);
 		freeze_end(&op->freeze);
 		return;
 	}

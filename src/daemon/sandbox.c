@@ -339,6 +339,12 @@ void sandbox_begin_call(struct sandbox *sb)
 	sb->called = true;
 }
 
+void sandbox_was_forked(struct sandbox *sb)
+{
+	vmm_warm(&sb->vmm, CTL_HOTSET_READY);
+	sb->called = false;
+}
+
 void sandbox_count(struct sandbox *sb, const char *owner)
 {
 	sb->counted = true;

@@ -78,7 +78,7 @@ struct sandbox {
 	uint64_t start_ns, exec_count, disk_errors;
 	uint64_t ready_us; /* from the request to ready */
 	bool from_pool, reseed, hold, rehearsal, forkable;
-	bool called; /* something was run in it */
+	bool called; /* something was run in it since it was made or forked */
 
 	enum sandbox_state state;
 	char reason[1400]; /* of the end */
@@ -124,6 +124,11 @@ void sandbox_go(struct sandbox *sb);
 
 /* A call begins: what the first one writes to is made ready. */
 void sandbox_begin_call(struct sandbox *sb);
+/*
+ * It has copies now, and goes on: what it writes to is shared with them from here on, and made
+ * ready as in a copy, what the agent needs at once and the rest with the next call.
+ */
+void sandbox_was_forked(struct sandbox *sb);
 
 /* One of the pool takes a place in the registry that was reserved for it, and has an owner. */
 void sandbox_count(struct sandbox *sb, const char *owner);

@@ -73,7 +73,7 @@ def fresh_state() -> dict:
         "hashes_short": False,
         "hashed": 0,
         "recorded": 0,
-        "warmed": 0,
+        "warmed": [],
     }
 
 
@@ -371,7 +371,7 @@ class Vmm:
             elif kind == LEARN:
                 self.on_learn(ident)
             elif kind == WARM:
-                self.state["warmed"] += 1
+                self.state["warmed"].append(code)
             elif kind in (EGRESS, ACCEPT, REJECT):
                 self.guest.control(kind, ident, code, list(fds))
             elif kind == PAUSE:

@@ -1,5 +1,6 @@
 """The rehearsal of a template: seen by nobody, and without harm when it fails."""
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -25,18 +26,21 @@ def test_once_a_template(start: Callable[..., Daemon]) -> None:
 
 
 def test_first_call_is_announced(start: Callable[..., Daemon]) -> None:
-    """To the VMM, once a machine: also in a copy of one that was called."""
+    """To the VMM: also in a copy of one that was called, and in what was copied, which shares its
+    pages again. That one is told of what the agent needs at once, too, once for all copies."""
     d = start()
     sid = d.create()
 
-    def warmed(sid: str) -> int:
-        return int(stdout_of(d.exec(sid, "#fake:get warmed")))
+    def warmed(sid: str) -> list[int]:
+        return json.loads(stdout_of(d.exec(sid, "#fake:get warmed")))
 
-    wait_for(lambda: warmed(sid) == 1)  # it comes beside the command, not before it
-    child = d.http.post(f"/v1/sandboxes/{sid}/fork").json()["children"][0]
-    wait_for(lambda: warmed(child) == 2)  # one of these is its parent's
+    ready, call = 0, 1
+    wait_for(lambda: warmed(sid) == [call])  # it comes beside the command, not before it
+    child = d.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 3}).json()["children"][0]
+    wait_for(lambda: warmed(child) == [call, call])  # one of these is its parent's
+    wait_for(lambda: warmed(sid) == [call, ready, call])
     for _ in range(3):
-        assert warmed(sid) == 1 and warmed(child) == 2
+        assert warmed(sid) == [call, ready, call] and warmed(child) == [call, call]
 
 
 @pytest.mark.parametrize(
