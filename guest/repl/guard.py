@@ -4,7 +4,7 @@
 BUILTINS is a private copy of the builtins, made before any user code ran. The modules that must work
 after every cell bind their functions to it (`from .guard import BUILTINS as __builtins__`), so that
 `del builtins.len` or `builtins.isinstance = None` break the user's own cell and nothing else.
-The standard library cannot be protected that way; `restore()` puts back what is missing before each
+The standard library cannot be protected that way; `restore()` puts back what is missing after each
 cell, and everything when reporting an error failed.
 """
 
@@ -19,6 +19,7 @@ BUILTINS: dict[str, Any] = dict(vars(builtins))
 __builtins__ = BUILTINS  # type: ignore[assignment]
 
 _names: frozenset[str] = frozenset()
+_count = -1  # of the builtins when all of _names were there
 _given = False  # see set_input()
 _real_input = builtins.input
 
@@ -89,11 +90,16 @@ def install(extra: dict[str, Any]) -> None:
     _names = frozenset(BUILTINS)
 
 
-def restore(everything: bool = False) -> None:
-    """Puts deleted builtins back; with `everything`, replaced ones as well."""
+def restore(everything: bool = False, doubt: bool = True) -> None:
+    """Puts deleted builtins back; with `everything`, replaced ones as well. Without a doubt their
+    number will do: to look at every name is to write to all of their reference counts, in thirty
+    pages that a copy of the machine would have to make its own. Who deletes one and adds another
+    gets an error from the former, and that is a doubt."""
+    global _count
     current = vars(builtins)
     if everything:
         current.update(BUILTINS)
-    elif not _names <= current.keys():
+    elif doubt or len(current) != _count:
         for name in _names - current.keys():
             current[name] = BUILTINS[name]
+    _count = len(current)

@@ -47,6 +47,7 @@ IDLE, STARTING, RUNNING, ENDING = range(4)
 _set_handler = _signal.signal  # the built-in one: see renew.py
 _sigmask, _SIGINT, _UNBLOCK = _signal.pthread_sigmask, (_signal.SIGINT,), _signal.SIG_UNBLOCK
 _collects, _collect, _keep = gc.isenabled, gc.enable, gc.disable
+PLAIN = b"{}"  # a cell without wishes
 _parse = json.JSONDecoder().decode  # ours, as what follows, whatever user code does to the modules
 _access, _R_OK, _gettrace, _settrace = os.access, os.R_OK, sys.gettrace, sys.settrace
 _getprofile, _setprofile = sys.getprofile, sys.setprofile
@@ -122,11 +123,11 @@ class Runner:
     def _serve_one(self) -> None:
         kind, payload = self.channel.receive()
         if kind == frames.EXEC:
-            request = _parse(payload.decode())
+            request = {} if payload == PLAIN else _parse(payload.decode())
             source = self._receive_source()
             fds = self.channel.take_fds()
             call = None
-            if fds or len(request) > 1:
+            if fds or request:
                 call = PerCall(request, fds, self.streams, self.environment.given)
             code = self.run_cell(source, call)
             self._state = IDLE  # from here on an interrupt can only be meant for the next cell
@@ -225,7 +226,7 @@ class Runner:
             self._execute(source)
         except BaseException as error:
             failure = error
-        guard.restore()
+        guard.restore(doubt=failure is not None)
         failure = self._show_rest(failure)
         if _getlimit() < MIN_RECURSION:
             _setlimit(MIN_RECURSION)

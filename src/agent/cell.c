@@ -237,10 +237,10 @@ bool cell_has_more(const struct repl *r)
 	return r->cell && !r->cell->end_sent;
 }
 
-/* Payload of the REPL's EXEC; NULL when out of memory. */
-static char *cell_request(struct repl *r, const struct request_exec *q)
+/* Payload of the REPL's EXEC, "{}" when there are no wishes; NULL when out of memory. */
+static char *cell_request(const struct request_exec *q)
 {
-	json_t *obj = json_pack("{s:I, s:s*}", "id", (json_int_t)r->next_id++, "cwd", q->cwd);
+	json_t *obj = json_pack("{s:s*}", "cwd", q->cwd);
 	char *text = NULL;
 	json_t *env;
 
@@ -338,7 +338,7 @@ void cell_begin_next(struct repl *r)
 {
 	while (!list_empty(&r->waiting) && r->state == REPL_READY && repl_lives(r)) {
 		struct repl_cell *c = list_entry(r->waiting.next, struct repl_cell, link);
-		_cleanup_free char *request = cell_request(r, &c->req);
+		_cleanup_free char *request = cell_request(&c->req);
 		struct err err;
 
 		list_del(&c->link);

@@ -30,29 +30,30 @@ static int renew_clock(int64_t ns, struct err *err)
 						      : 0;
 }
 
-static int renew_random(const uint8_t *entropy, struct err *err)
+static int renew_random(struct renew_kept *k, const uint8_t *entropy, struct err *err)
 {
 	union {
 		struct rand_pool_info info;
 		uint8_t room[sizeof(struct rand_pool_info) + REQUEST_ENTROPY];
 	} pool = {.info = {.entropy_count = REQUEST_ENTROPY * 8, .buf_size = REQUEST_ENTROPY}};
-	_cleanup_fd int fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
 	int rc = 0;
 
-	if (fd < 0)
+	if (k->random_fd < 0)
+		k->random_fd = open("/dev/urandom", O_RDWR | O_CLOEXEC);
+	if (k->random_fd < 0)
 		return err_set(err, errno, "cannot open /dev/urandom");
 	memcpy(pool.room + offsetof(struct rand_pool_info, buf), entropy, REQUEST_ENTROPY);
-	if (ioctl(fd, RNDADDENTROPY, &pool.info) < 0)
+	if (ioctl(k->random_fd, RNDADDENTROPY, &pool.info) < 0)
 		rc = err_set(err, errno, "cannot add entropy");
-	else if (ioctl(fd, RNDRESEEDCRNG, 0) < 0)
+	else if (ioctl(k->random_fd, RNDRESEEDCRNG, 0) < 0)
 		rc = err_set(err, errno, "cannot reseed the random number generator");
 	explicit_bzero(&pool, sizeof(pool));
 	return rc;
 }
 
-int renew_kernel(const struct request_renew *r, struct err *err)
+int renew_kernel(struct renew_kept *k, const struct request_renew *r, struct err *err)
 {
-	int rc = renew_random(r->entropy, err);
+	int rc = renew_random(k, r->entropy, err);
 
 	if (rc == 0)
 		rc = renew_clock(r->realtime_ns, err);
@@ -61,7 +62,8 @@ int renew_kernel(const struct request_renew *r, struct err *err)
 	return rc;
 }
 
-int renew_boot_id(const char *run_dir, const struct request_renew *r, struct err *err)
+int renew_boot_id(struct renew_kept *k, const char *run_dir, const struct request_renew *r,
+		  struct err *err)
 {
 	char file[256], text[sizeof(r->boot_id) + 1];
 	struct statfs sf;
@@ -73,9 +75,12 @@ int renew_boot_id(const char *run_dir, const struct request_renew *r, struct err
 	rc = renew_write(run_dir, "boot-id", text);
 	if (rc < 0)
 		return err_set(err, -rc, "cannot write %s", file);
+	if (k->has_boot_id)
+		return 0;
 	if (statfs(BOOT_ID, &sf) < 0)
 		return err_set(err, errno, "cannot look at " BOOT_ID);
 	if (sf.f_type == PROC_SUPER_MAGIC && mount(file, BOOT_ID, NULL, MS_BIND, NULL) < 0)
 		return err_set(err, errno, "cannot mount a file on " BOOT_ID);
+	k->has_boot_id = true;
 	return 0;
 }

@@ -12,16 +12,29 @@
 
 #include "agent/request.h"
 
+#include <stdbool.h>
+
+/*
+ * What the first renewal of a machine leaves for those of its copies: to look a file up by its name
+ * touches some twenty pages, and each is a fault in a copy.
+ */
+struct renew_kept {
+	int random_fd;    /* /dev/urandom; -1 = not opened yet */
+	bool has_boot_id; /* the file is mounted */
+};
+
 /* Random numbers, clock, host name of the kernel. */
-__must_check int renew_kernel(const struct request_renew *r, struct err *err);
+__must_check int renew_kernel(struct renew_kept *k, const struct request_renew *r, struct err *err);
 /* What /proc shows as boot id: a file in run_dir, mounted over it. */
-__must_check int renew_boot_id(const char *run_dir, const struct request_renew *r, struct err *err);
+__must_check int renew_boot_id(struct renew_kept *k, const char *run_dir,
+			       const struct request_renew *r, struct err *err);
 
 /* hostname, hosts, machine-id. */
 __must_check int renew_etc(const char *etc_dir, const struct request_renew *r, struct err *err);
 /* sandbox-id, fork-generation. */
 __must_check int renew_run(const char *run_dir, const struct request_renew *r, struct err *err);
-/* fork.json; serial, hold and done are for the REPL (guest/repl/renew.py). 0 or -errno. */
+/* fork.json, always of the same size; serial, hold and done are for the REPL (guest/repl/renew.py).
+ * 0 or -errno. */
 __must_check int renew_state(const char *run_dir, const struct request_renew *r, unsigned serial,
 			     bool hold, bool done);
 /* One file of a directory, with mode 0644. 0 or -errno. */

@@ -14,7 +14,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define RENEW_HOSTS_MAX 65536
+#define RENEW_HOSTS_MAX  65536
+#define RENEW_STATE_SIZE 256
 
 /* 1 when the file was there with that size, and has been written; 0 when it is not so. */
 static int renew_in_place(int dirfd, const char *name, const char *text, size_t len)
@@ -134,13 +135,15 @@ int renew_run(const char *run_dir, const struct request_renew *r, struct err *er
 int renew_state(const char *run_dir, const struct request_renew *r, unsigned serial, bool hold,
 		bool done)
 {
-	char text[512];
+	char text[RENEW_STATE_SIZE], line[RENEW_STATE_SIZE + 1];
 
 	/* No value needs to be escaped (request.c). */
 	snprintf(text, sizeof(text),
 		 "{\"id\":\"%s\",\"kind\":\"%s\",\"generation\":%" PRId64
-		 ",\"reseed\":%s,\"serial\":%u,\"hold\":%s,\"done\":%s}\n",
+		 ",\"reseed\":%s,\"serial\":%u,\"hold\":%s,\"done\":%s}",
 		 r->id, request_kind_name(r->kind), r->generation, r->reseed ? "true" : "false",
 		 serial, hold ? "true" : "false", done ? "true" : "false");
-	return renew_write(run_dir, "fork.json", text);
+	/* Of one size, so that it is written in place. */
+	snprintf(line, sizeof(line), "%-*s\n", RENEW_STATE_SIZE - 1, text);
+	return renew_write(run_dir, "fork.json", line);
 }

@@ -35,7 +35,8 @@ void renewal_init(struct renewal *n, struct agent *a, const char *etc_dir, const
 {
 	char dir[256];
 
-	*n = (struct renewal){.agent = a, .etc_dir = etc_dir, .run_dir = run_dir};
+	*n = (struct renewal){
+		.agent = a, .etc_dir = etc_dir, .run_dir = run_dir, .kept = {.random_fd = -1}};
 	n->limit = (struct loop_timer){.fn = renewal_on_limit, .arg = n};
 	n->again = (struct loop_timer){.fn = renewal_on_again, .arg = n};
 	snprintf(dir, sizeof(dir), "%s/podflare/on-fork.d", etc_dir);
@@ -342,12 +343,12 @@ static void renewal_egress(struct renewal *n)
 static int renewal_machine(struct renewal *n, struct err *err)
 {
 	const struct request_renew *r = &n->req;
-	int rc = renew_kernel(r, err);
+	int rc = renew_kernel(&n->kept, r, err);
 
 	if (rc == 0)
 		rc = renew_etc(n->etc_dir, r, err);
 	if (rc == 0)
-		rc = renew_boot_id(n->run_dir, r, err);
+		rc = renew_boot_id(&n->kept, n->run_dir, r, err);
 	if (rc == 0)
 		rc = renew_run(n->run_dir, r, err);
 	if (rc == 0)

@@ -21,6 +21,7 @@
 #pragma once
 
 #include "agent/hooks.h"
+#include "agent/renew.h"
 #include "agent/request.h"
 #include "lib/loop.h"
 
@@ -37,6 +38,7 @@ enum renewal_step { RENEWAL_NONE, RENEWAL_REPL, RENEWAL_HOOKS };
 struct renewal {
 	struct agent *agent;
 	const char *etc_dir, *run_dir;
+	struct renew_kept kept;
 	struct stream *stream; /* NULL: the host has gone */
 	struct request_renew req;
 	enum renewal_step step;

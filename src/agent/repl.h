@@ -101,8 +101,7 @@ struct repl {
 	struct alarm timer;      /* grace time of a PING, or a closed socket */
 	struct alarm busy_timer; /* time to refuse those that wait for others */
 	const char *fault;       /* why the agent ended it */
-	unsigned next_id;
-	unsigned late_reads; /* of the control socket after its end */
+	unsigned late_reads;     /* of the control socket after its end */
 	int wstatus;
 	bool root; /* it runs as root, not as the user */
 	bool ctl_eof;

@@ -23,8 +23,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-int renew_kernel(const struct request_renew *r, struct err *err)
+int renew_kernel(struct renew_kept *k, const struct request_renew *r, struct err *err)
 {
+	(void)k;
 	if (strcmp(r->hostname, "refuse") == 0)
 		return err_text(err, EPERM, "refused for the test");
 	fprintf(stderr, "renew realtime_ns=%lld hostname=%s entropy=", (long long)r->realtime_ns,
@@ -35,8 +36,10 @@ int renew_kernel(const struct request_renew *r, struct err *err)
 	return 0;
 }
 
-int renew_boot_id(const char *run_dir, const struct request_renew *r, struct err *err)
+int renew_boot_id(struct renew_kept *k, const char *run_dir, const struct request_renew *r,
+		  struct err *err)
 {
+	(void)k;
 	int rc = renew_write(run_dir, "boot-id", r->boot_id);
 
 	return rc < 0 ? err_set(err, -rc, "boot id") : 0;

@@ -102,14 +102,17 @@ int kill(pid_t pid, int sig)
 	return 0;
 }
 
-int renew_kernel(const struct request_renew *r, struct err *err)
+int renew_kernel(struct renew_kept *k, const struct request_renew *r, struct err *err)
 {
+	(void)k;
 	(void)r;
 	return err_text(err, EPERM, "not here");
 }
 
-int renew_boot_id(const char *run_dir, const struct request_renew *r, struct err *err)
+int renew_boot_id(struct renew_kept *k, const char *run_dir, const struct request_renew *r,
+		  struct err *err)
 {
+	(void)k;
 	(void)run_dir;
 	(void)r;
 	return err_text(err, EPERM, "not here");

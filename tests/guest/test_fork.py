@@ -15,6 +15,9 @@ import pytest
 
 from guestrun import BUILD, ROOT, hardware
 
+# The emulated host may share its processors with others; it ends itself after 900 s.
+pytestmark = pytest.mark.limit(1100)
+
 CASES = {
     "live": 6,
     "live-2cpu": 4,

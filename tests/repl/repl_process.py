@@ -217,11 +217,11 @@ class Repl:
         """The next frame, which is not one of a cell."""
         return self._frame(time.monotonic() + timeout)
 
-    def drain(self, seconds: float) -> Result:
-        """Reads the pipes for some time without a cell running."""
+    def drain(self, seconds: float, until: bytes = b"") -> Result:
+        """Reads the pipes for some time without a cell running, or until standard output ends so."""
         result = Result()
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not (until and result.out.endswith(until)):
             for fd in (self.out, self.err):
                 self._read_pipe(fd, result, deadline - seconds)
             time.sleep(0.005)

@@ -116,7 +116,7 @@ def test_child_outliving_the_cell_does_not_hold_it_up(repl: Repl) -> None:
     began = time.monotonic()
     result = repl.run("import subprocess\nsubprocess.Popen('sleep 0.4; echo late', shell=True)")
     assert time.monotonic() - began < 0.35 and result.exit_code == 0
-    assert repl.drain(0.8).text == "late\n"
+    assert repl.drain(20, until=b"late\n").text == "late\n"
 
 
 def test_thread_goes_on_between_cells(repl: Repl) -> None:

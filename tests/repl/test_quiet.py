@@ -96,15 +96,23 @@ def test_hooks_are_called(repl: Copied) -> None:  # noqa: F811
     assert repl.run("calls").value == "[2]"
 
 
-@pytest.mark.parametrize("how", ["hook", "broken", "missing"])
+BROKEN = {
+    "broken": "[]",
+    "word": '{"serial":one,"generation":1,"reseed":true,"hold":false,"done":false}',
+    "less": '{"serial":2,"generation":1,"reseed":true,"hold":false}',
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("how", ["hook", "missing", *BROKEN])
 def test_fails(repl: Copied, how: str) -> None:  # noqa: F811
     """The process ends: whatever was to run after it does not."""
     repl.serial = 1
     repl.state()
     if how == "hook":
         repl.run("import podflare; podflare.on_fork(lambda g: 1 / 0);")
-    elif how == "broken":
-        (repl.run_dir / "fork.json").write_text("[]")
+    elif how in BROKEN:
+        (repl.run_dir / "fork.json").write_text(BROKEN[how])
     else:
         (repl.run_dir / "fork.json").unlink()
     repl.send(RENEW)

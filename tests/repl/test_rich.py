@@ -212,7 +212,7 @@ def test_display_by_other_threads_and_processes(repl: Repl) -> None:
     assert result.events == [] and result.text == "9\n"
     repl.run("import time\ndef late():\n    time.sleep(0.3); display(6)")
     repl.run("threading.Thread(target=late).start()")
-    assert repl.drain(1).text == "6\n"
+    assert repl.drain(20, until=b"6\n").text == "6\n"
     assert repl.run("1").value == "1"
 
 

@@ -88,7 +88,7 @@ def test_output_after_the_cell_is_not_lost(repl: Repl) -> None:
     code = "import threading, time\ndef late():\n    time.sleep(0.15)\n"
     code += "    for i in range(200): print('late', i)\n    print('partial', end='')\n"
     assert repl.run(code + "threading.Thread(target=late).start()").out == b""
-    lines = repl.drain(0.6).text.splitlines()
+    lines = repl.drain(20, until=b"partial").text.splitlines()
     assert lines == [*(f"late {i}" for i in range(200)), "partial"]
 
 
