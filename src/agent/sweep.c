@@ -16,8 +16,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/inotify.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #define SWEEP_KTHREADD   2
@@ -33,8 +35,53 @@ struct sweep_group {
 
 void sweep_init(struct sweep *s, struct cgroups *cs)
 {
-	*s = (struct sweep){.cs = cs, .top = -1};
+	*s = (struct sweep){.cs = cs, .top = -1, .entries = -1, .inside = -1, .outside = -1};
 	list_init(&s->frozen);
+}
+
+/* Without one of the two each look is a whole one. */
+static void sweep_watch(struct sweep *s, const char *path)
+{
+	static const char *const names[] = {"cgroup.procs", "cgroup.threads"};
+	char file[PATH_MAX];
+
+	s->inside = openat(s->cs->dirfd, "pids.current", O_RDONLY | O_CLOEXEC);
+	s->entries = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+	for (size_t i = 0; s->entries >= 0 && i < ARRAY_SIZE(names); i++) {
+		snprintf(file, sizeof(file), "%s/%s", path, names[i]);
+		if (inotify_add_watch(s->entries, file, IN_MODIFY) < 0)
+			close_fd(&s->entries);
+	}
+}
+
+/* Nobody has entered the top group since the last call: true when that is known. */
+static bool sweep_nobody_entered(struct sweep *s)
+{
+	char events[512];
+	bool none = s->entries >= 0;
+	int n;
+
+	while (s->entries >= 0 &&
+	       (n = (int)io_read_some(s->entries, events, sizeof(events))) != -EAGAIN) {
+		none = false;
+		if (n <= 0)
+			close_fd(&s->entries);
+	}
+	return none;
+}
+
+/* Threads that are in no group of the agent's: the kernel's, its own, and others; -1 = unknown. */
+static long sweep_outside(const struct sweep *s)
+{
+	char text[32];
+	struct sysinfo si;
+	ssize_t n = s->inside < 0 ? -1 : pread(s->inside, text, sizeof(text) - 1, 0);
+
+	if (n <= 0 || sysinfo(&si) < 0)
+		return -1;
+	text[n] = '\0';
+	/* The kernel tells the lower 16 bits of its number. */
+	return (long)(uint16_t)(si.procs - strtoul(text, NULL, 10));
 }
 
 int sweep_set_top(struct sweep *s, const char *path, struct err *err)
@@ -42,7 +89,10 @@ int sweep_set_top(struct sweep *s, const char *path, struct err *err)
 	if (!path || s->cs->dirfd < 0)
 		return 0;
 	s->top = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	return s->top < 0 ? err_set(err, errno, "cannot open the cgroup %s", path) : 0;
+	if (s->top < 0)
+		return err_set(err, errno, "cannot open the cgroup %s", path);
+	sweep_watch(s, path);
+	return 0;
 }
 
 /* Removed meanwhile: nothing is in it. */
@@ -251,20 +301,32 @@ static nlink_t sweep_links(int dirfd)
 
 int sweep_look(struct sweep *s, bool patient)
 {
+	bool same;
 	nlink_t links;
+	long outside;
 	int rc, all = 1;
 
 	if (s->top < 0)
 		return 1;
 	links = sweep_links(s->top);
 	s->others = links != SWEEP_LINKS;
+	/* In this order: who enters from here on is seen by the next look. */
+	same = sweep_nobody_entered(s) && !s->others && !s->strays;
+	outside = sweep_outside(s);
+	if (same && outside >= 0 && outside == s->outside)
+		return 1;
+	s->outside = -1;
 	if (s->others)
 		all = sweep_groups(s);
 	rc = all < 0 ? all : sweep_processes(s, patient);
 	if (rc < 0)
 		return rc;
 	/* A process that was at the top may have gone to a group that is new. */
-	return all && rc && sweep_links(s->top) == links;
+	if (!all || !rc || sweep_links(s->top) != links)
+		return 0;
+	if (!s->others && !s->strays)
+		s->outside = outside;
+	return 1;
 }
 
 int sweep_inside(struct sweep *s, const struct cgroup *c)

@@ -10,9 +10,12 @@
  *                               threads and the agent; back again when everything goes on
  *   groups inside a session's   are frozen each by itself before the session is renewed
  *
- * In the usual case there are none, and looking costs one fstat and one read. Whose process it is
- * that is found in the top group costs a call for each that was not known as the kernel's by the
- * look before. Without a directory of the top (tests) there is nothing to be looked at.
+ * In the usual case there are none. To read who is in the top group writes to the task of each of
+ * the kernel's threads, and to tell whose process it is touches five pages more, each of them a
+ * fault in a machine that has copies. So a look is left out when nobody has written to the files by
+ * which processes enter, no group is new, and there are as many threads as at the last one but for
+ * those in the agent's groups; and what is known as the kernel's is not asked again. Without a
+ * directory of the top (tests) there is nothing to be looked at.
  *
  * This is for whoever does such things in good faith. Root that races with it, or loads a module
  * into the kernel, can run whatever it likes (docs/threat-model.md).
@@ -36,13 +39,16 @@ struct sweep {
 	struct list frozen;    /* groups that were frozen here */
 	bool others;           /* there are other groups at the top */
 	/*
-	 * Threads of the kernel that the last look has found, in order. Each look touches some
-	 * five pages of each thread to tell; in a copy every one of these is a fault. The number
-	 * of one that has ended is forgotten by the look that misses it, so that another process
-	 * would have to get it, and to enter the top group, between two looks.
+	 * Threads of the kernel that the last look has found, in order. The number of one that has
+	 * ended is forgotten by the look that misses it, so that another process would have to get
+	 * it, and to enter the top group, between two looks.
 	 */
 	pid_t known[SWEEP_KNOWN];
 	unsigned nknown;
+	int entries;  /* inotify on the files by which processes enter the top group, or -1 */
+	int inside;   /* pids.current of the agent's groups, or -1 */
+	long outside; /* threads in no group of the agent's when none ran at the top; -1 = unknown
+		       */
 };
 
 /* Nothing is at the top yet. */
