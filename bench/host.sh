@@ -1,24 +1,55 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# The part of the bench that must run where the VMMs are: what an idle sandbox costs, alone and in a
-# crowd, and how long it takes to start a program there. Prints "NAME VALUE" lines.
+# The part of the bench that must run where the VMMs are: how long it takes to start a program there,
+# how long calls take for a client that is there, too, and what an idle sandbox costs, alone and in a
+# crowd. Prints "NAME VALUE" lines.
 #
-#   host.sh SANDBOXES CROWD STARTS
+#   host.sh SANDBOXES CROWD STARTS CREATES EXECS FORKS
 #
-# SANDBOXES created ones, CROWD forks of one of them alive at once, STARTS of a program. Runs in the
-# emulated host (podflare box run --add=forkexec), or on hardware with these set:
-#   DAEMON  command that starts podflared    URL  its address    FORKEXEC  the program
+# SANDBOXES created ones, CROWD forks of one of them alive at once, STARTS (2 at least) of a
+# program; CREATES, EXECS and FORKS as bench/beside.c has them. Runs in the emulated host (podflare box run --add=forkexec
+# --add=beside), or on hardware with these set:
+#   DAEMON  command that starts podflared    URL  its address    FORKEXEC, BESIDE  the programs
 set -eu
 DAEMON=${DAEMON:-box-podflared}
 URL=${URL:-http://127.0.0.1:7070}
 sandboxes=$1
 crowd=$2
 starts=$3
+creates=$4
+execs=$5
+forks=$6
 LOG=$(mktemp)
-
 FORKEXEC=${FORKEXEC:-./forkexec}
-"$FORKEXEC" 1 >/dev/null
-"$FORKEXEC" "$starts" | sed 's/^/forkexec_us /'
+BESIDE=${BESIDE:-./beside}
+
+# $1 starts of a program.
+program_starts() {
+	"$FORKEXEC" "$1" | sed 's/^/forkexec_us /'
+}
+
+# Its pool is empty. Returns once it is ready.
+start_daemon() {
+	: >"$LOG" # here: what an earlier one has said must be gone before the first look
+	$DAEMON --pool=0 >"$LOG" 2>&1 &
+	daemon=$!
+	trap 'kill $daemon 2>/dev/null' EXIT
+	tries=600
+	until grep -q "ready on http://" "$LOG"; do
+		tries=$((tries - 1))
+		if [ $tries = 0 ] || ! kill -0 $daemon; then
+			tail -n 20 "$LOG" >&2
+			exit 1
+		fi
+		sleep 0.1
+	done
+}
+
+stop_daemon() {
+	kill -TERM $daemon
+	wait $daemon || true
+	trap - EXIT
+}
 
 # Process ids of the daemon's VMMs, the oldest first: that is the template.
 vmms() {
@@ -43,18 +74,16 @@ available() {
 	awk '$1 == "MemAvailable:" {print $2}' /proc/meminfo
 }
 
-$DAEMON --pool=0 >"$LOG" 2>&1 &
-daemon=$!
-trap 'kill $daemon 2>/dev/null' EXIT
-tries=600
-until grep -q "ready on http://" "$LOG"; do
-	tries=$((tries - 1))
-	if [ $tries = 0 ] || ! kill -0 $daemon; then
-		tail -n 20 "$LOG" >&2
-		exit 1
-	fi
-	sleep 0.1
-done
+# Calls are set in relation to starts of a program, and a machine may change its speed: half of these
+# before, half after. The daemon of the calls is no other's: what idles is as it is without them.
+"$FORKEXEC" 1 >/dev/null
+program_starts $((starts - starts / 2))
+start_daemon
+"$BESIDE" "${URL##*:}" "$creates" "$execs" "$forks"
+stop_daemon
+program_starts $((starts / 2))
+
+start_daemon
 i=0
 while [ $i -lt "$sandboxes" ]; do
 	id=$(wget -q -O - --post-data '{}' "$URL/v1/sandboxes" |
@@ -98,7 +127,5 @@ if [ "$crowd" -gt 0 ]; then
 	wget -q -O - --post-data '{"code": "print(x)"}' "$URL/v1/sandboxes/$id/exec" | grep -q 42
 fi
 awk '$1 == "VmRSS:" {print "daemon_rss_mib", $2 / 1024}' /proc/$daemon/status
-kill -TERM $daemon
-wait $daemon || true
-trap - EXIT
+stop_daemon
 rm -f "$LOG"
