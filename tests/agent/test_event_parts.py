@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import socket
+import sys
+import termios
 import time
 from typing import Callable
 
 import pytest
-from agent_client import CANCEL, EVENT, EVENT_PART, EXIT, STDOUT
+from agent_client import CANCEL, EVENT, EVENT_PART, EXIT, STDOUT, Stream
 from conftest import Agent
 
 MakeAgent = Callable[[str], Agent]
@@ -93,6 +97,16 @@ def test_death_in_the_middle(stub_agent: MakeAgent) -> None:
         assert kinds == [(EVENT_PART, True)] * 3 + [(EVENT_PART, False), (EVENT, True), (EXIT, True)]
 
 
+def wait_until_full(s: Stream) -> None:
+    """The agent has sent as much as goes in, and waits."""
+    assert s.sock.recv(1, socket.MSG_PEEK)
+    before, now = -1, 0
+    while now != before:
+        time.sleep(0.3)
+        n = fcntl.ioctl(s.sock, termios.FIONREAD, bytes(4))
+        before, now = now, int.from_bytes(n, sys.byteorder)
+
+
 def test_cancel_though_nobody_reads(stub_agent: MakeAgent) -> None:
     agent = stub_agent(
         PIECES
@@ -104,7 +118,7 @@ recv(); send(0x85); cell(); event(7); send(EXIT, {"exit_code": 0}); cell()
     )
     with agent.stream() as s:
         s.start("x", "python")
-        time.sleep(0.3)
+        wait_until_full(s)
         s.send(CANCEL)
         r = s.finish()
         assert r.exit is not None and (r.exit["reason"], r.exit["state"]) == ("cancelled", "preserved")
