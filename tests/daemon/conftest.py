@@ -158,6 +158,17 @@ class Daemon:
         fields = Path(f"/proc/{self.proc.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return int(fields[11]) + int(fields[12])
 
+    def comes_to_rest(self, ticks: int = 5) -> None:
+        """It sleeps, and does not spin: there is a second soon in which it uses no more than that."""
+        end = time.monotonic() + 30
+        while True:
+            before = self.cpu_ticks()
+            time.sleep(1)
+            used = self.cpu_ticks() - before
+            if used <= ticks:
+                return
+            assert time.monotonic() < end, f"it used {used} ticks of the processor in a second"
+
     def threads(self) -> int:
         """Its threads: one, and one more while the image of a template is being read."""
         return len(os.listdir(f"/proc/{self.proc.pid}/task"))

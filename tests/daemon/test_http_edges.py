@@ -201,9 +201,7 @@ def test_a_head_that_never_ends(daemon: Daemon) -> None:
     socks = [socket.create_connection(("127.0.0.1", daemon.port)) for _ in range(50)]
     for s in socks:
         s.sendall(b"GET /v1/healthz HTTP/1.1\r\nHost: local")
-    ticks = daemon.cpu_ticks()
-    time.sleep(0.5)
-    assert daemon.cpu_ticks() - ticks <= 3
+    daemon.comes_to_rest()
     assert status(talk(daemon, get(b"/v1/healthz"))) == 200
     for s in socks:
         s.close()
@@ -269,9 +267,7 @@ def test_out_of_descriptors(start: Callable[..., Daemon]) -> None:
         s = socket.create_connection(("127.0.0.1", d.port))
         s.settimeout(5)
         socks.append(s)
-    ticks = d.cpu_ticks()
-    time.sleep(0.5)
-    assert d.cpu_ticks() - ticks <= 5, "it must not spin"
+    d.comes_to_rest()
     served = refused = 0
     for s in socks:
         try:
