@@ -13,11 +13,11 @@
 #include "daemon/limits.h"
 #include "daemon/sandbox.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 #include "lib/landlock.h"
 #include "lib/layerfile.h"
 #include "lib/log.h"
 #include "lib/spaces.h"
-#include "lib/wipe.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -284,7 +284,7 @@ int main(int argc, char **argv)
 
 	umask(077);
 	/* Requests and grants of egress have secrets in them. */
-	json_set_alloc_funcs(malloc, wipe_free);
+	json_safe_begin();
 	rc = config_load(&d.config, argc, argv, &err);
 	log_init(d.config.log_format, LOG_INFO);
 	if (rc < 0) {

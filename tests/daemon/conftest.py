@@ -73,7 +73,7 @@ class Daemon:
         self.env = {"PATH": os.environ["PATH"], **(env or {})}
         for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS"):
             if name in os.environ:
-                self.env[name] = os.environ[name]
+                self.env.setdefault(name, os.environ[name])
         self.argv = [DAEMON, "--addr", "127.0.0.1:0", "--state", str(self.state)]
         self.argv += ["--guest", str(self.guest), "--vmm", str(vmm), "--kvm", "/dev/null"]
         self.proxies = tmp / "proxies"

@@ -11,6 +11,7 @@
 #include "daemon/egress/proxy_impl.h"
 #include "daemon/limits.h"
 #include "lib/fdpass.h"
+#include "lib/json_safe.h"
 #include "lib/log.h"
 #include "proto/egress.h"
 
@@ -177,7 +178,7 @@ void proxy_poll(struct proxy *p)
 
 static int send_message(struct proxy *p, json_t *o, const int *fd)
 {
-	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	char *text = json_text(o);
 	int rc = -ENOMEM;
 
 	json_decref(o);
