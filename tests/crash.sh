@@ -5,10 +5,13 @@
 # is clean, and no client waits for ever. tests/soak.py starts it as it does soak.sh; egress.json of
 # tests/e2e/box is the operator's configuration.
 #
-#   crash.sh KILLS
+#   crash.sh KILLS [cgroups]
+#
+# cgroups: a group with controllers is delegated to the daemon, each VM has one of its own below it, and
+# no group is left either. Needs root.
 set -u
 . ./common
-kills=$1
+kills=$1 cgroups=${2:-}
 
 HTTP=18081
 mkdir "$WORK/www"
@@ -64,6 +67,7 @@ client() {
 			sleep 0.3
 			continue
 		fi
+		echo create >>"$WORK/done"
 		asks run python
 		run "$id" python 'print(6 * 7)' 2>/dev/null | grep -q 42 && echo python >>"$WORK/done"
 		asks run curl
@@ -92,11 +96,27 @@ clients_gone() {
 	[ -z "$(ls "$WORK"/client*/asks 2>/dev/null)" ]
 }
 
+# How many sandboxes clients have made; and whether there are more than $1.
+made() {
+	cat "$WORK"/client*/done 2>/dev/null | grep -c create
+}
+
+made_more_than() {
+	[ "$(made)" -gt "$1" ]
+}
+
+# Each VM has a group, and nobody else, however the ones before it ended.
+no_stray_groups() {
+	[ -z "$cgroups" ] || within 30 settled || fail "$1: $(groups) groups for $(count) VMMs"
+}
+
+[ -z "$cgroups" ] || delegate
 start
 id=$(create)
 alive "$id" || fail "a sandbox does not run code"
+[ -z "$cgroups" ] || within 10 groups_are 2 || fail "there are $(groups) groups for a template and a sandbox"
 delete "/v1/sandboxes/$id" || fail "a sandbox cannot be deleted"
-fds0=$(ls /proc/"$daemon"/fd | wc -l)
+fds0=$(descriptors)
 client 1 &
 client 2 &
 
@@ -104,9 +124,10 @@ i=0 daemons=0 oldest=0 sandboxes=0 egresses=0
 while [ $i -lt "$kills" ]; do
 	i=$((i + 1))
 	sleep "$(random 3 $((i + 31))).$(printf %03d "$(random 1000 "$i")")"
-	pid=
+	pid='' pause=0
 	case $(random 8 $((i + 104729))) in
 	0)
+		pause=1
 		daemons=$((daemons + 1))
 		kill -9 "$daemon"
 		wait "$daemon" 2>/dev/null
@@ -114,11 +135,12 @@ while [ $i -lt "$kills" ]; do
 		within 10 no_vmms || fail "kill $i: VMMs survive their daemon: $(all_vmms)"
 		within 10 no_proxies || fail "kill $i: proxies survive their daemon: $(proxies)"
 		[ -z "$(litter)" ] || fail "kill $i: files are left: $(litter)"
+		[ -z "$cgroups" ] || take_back
 		start
 		;;
 	1)
 		pid=$(vmms | head -n 1)
-		oldest=$((oldest + ${pid:+1}+0))
+		oldest=$((oldest + ${pid:+1}+0)) pause=1
 		;;
 	2 | 3 | 4)
 		pid=$(vmms | tail -n +2 | one_of "$i")
@@ -132,15 +154,22 @@ while [ $i -lt "$kills" ]; do
 	[ -z "$pid" ] || kill -9 "$pid" 2>/dev/null
 	[ -e "/proc/$daemon" ] || fail "the daemon is gone after kill $i"
 	nobody_hangs
+	no_stray_groups "kill $i"
+	# Without template nothing works, and it takes its time to boot: mostly it is given that, so that
+	# later kills meet work, sometimes it is killed meanwhile.
+	if [ $pause = 1 ] && [ "$(random 4 $((i + 15485863)))" != 0 ]; then
+		within $((PATIENCE * 2)) made_more_than "$(made)" || fail "kill $i: no sandbox can be made again"
+		nobody_hangs
+	fi
 	[ $((i % 20)) != 0 ] || progress "$i of $kills kills"
 done
 touch "$WORK/halt"
 within $((PATIENCE * 5)) clients_gone || fail "clients still wait: $(cat "$WORK"/client*/asks)"
 cat "$WORK"/client*/done | sort | uniq -c | tr -s ' \n' ' ' >"$WORK/figures"
-for what in python egress fork delete; do
+for what in create python egress fork delete; do
 	grep -q $what "$WORK/figures" || fail "between $kills kills not one $what succeeded: $(cat "$WORK/figures")"
 done
-ok "$kills kills ($daemons of the daemon, $oldest of the oldest VMM, $sandboxes of another, $egresses of a proxy): nobody hangs; what succeeded between them:$(cat "$WORK/figures")"
+ok "$kills kills${cgroups:+ with control groups} ($daemons of the daemon, $oldest of the oldest VMM, $sandboxes of another, $egresses of a proxy): nobody hangs; what succeeded between them:$(cat "$WORK/figures")"
 
 for one in $(wget -q -O - "$URL/v1/sandboxes" | grep -o '"id": *"[^"]*"' | ids_of); do
 	delete "/v1/sandboxes/$one"
@@ -151,11 +180,17 @@ delete "/v1/sandboxes/$id" || fail "the new sandbox cannot be deleted"
 within 10 no_proxies || fail "proxies are left: $(proxies)"
 within 10 count_is 1 || fail "VMMs are left beside the template: $(vmms)"
 sleep 3
-fds=$(ls /proc/"$daemon"/fd | wc -l)
+fds=$(descriptors)
 [ "$fds" -le $((fds0 + 4)) ] || fail "descriptors of the daemon: $fds0 -> $fds"
+no_stray_groups "at rest"
 ok "nothing is left: one template, no proxy, descriptors $fds0 -> $fds"
 stop
 within 10 no_vmms || fail "VMMs survive a clean stop"
 [ -z "$(litter)" ] || fail "files are left: $(litter)"
+if [ -n "$cgroups" ]; then
+	groups_are 0 || fail "$(groups) groups survive a clean stop"
+	undelegate
+	[ ! -e "$GROUP" ] || fail "groups are left: $(find "$GROUP" -type d)"
+fi
 ok "a clean stop leaves nothing"
 rm -rf "$LOG" "$WORK"

@@ -212,7 +212,8 @@ def e2e_stages() -> list[Stage]:
     """The end-to-end tests in two halves, each with a daemon of its own: the second one is run when
     the daemon's lane is done with its own tests."""
     directory = ROOT / "tests/e2e"
-    second = [directory / "test_host.py", *sorted(directory.glob("test_egress_*.py"))]
+    alone = [directory / name for name in ("test_host.py", "test_emulator_end.py")]
+    second = [*alone, *sorted(directory.glob("test_egress_*.py"))]
     files = [str(p.relative_to(ROOT)) for p in second]
     first = ["tests/e2e", *(f"--ignore={file}" for file in files)]
     return [

@@ -3,7 +3,8 @@
 """The long test: many creates, forks and copies, and whether all that was taken is given back.
 
     tests/soak.py [--build DIR] [--quick] [--only PART ...] [--cycles N] [--forks N] [--children N]
-                  [--depth N] [--idle N] [--kills N] [--crashes N]
+                  [--depth N] [--idle N] [--kills N] [--crashes N] [--group-crashes N]
+                  [--emulators N]
 
 Parts, in order:
   unique   CHILDREN copies at once, and every source of random numbers in each of them
@@ -13,6 +14,9 @@ Parts, in order:
            processes, descriptors, memory and disk come back to where they were
   crash    beside the daemon (tests/crash.sh): CRASHES times kill -9 of the daemon, a template, a
            sandbox or an egress proxy while clients work
+  groups   the same GROUP-CRASHES times, with a delegated control group for each VM (as root)
+  emulator EMULATORS times kill -9 of the emulated host's QEMU, while it starts or clients work; each
+           start is on what the one before has left (tests/e2e/emulator.py)
 
 Progress appears as it is made; a line for each check; at the end `N passed, N failed`. In the
 emulated host all of it takes long; --quick does a tenth of everything.
@@ -35,6 +39,7 @@ from typing import Callable
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "sdk" / "python"), str(ROOT / "tests" / "e2e")]
 
+import emulator  # noqa: E402
 from guest import py, sh, together, values  # noqa: E402
 from served import Process, Served, free_port  # noqa: E402
 from test_uniqueness import PREPARE, assert_distinct  # noqa: E402
@@ -175,12 +180,32 @@ def from_outside(args: argparse.Namespace, checks: Checks, state: Path) -> None:
         checks.run("the daemon ends, and all it started", lambda: ended(served))
 
 
+def emulators(args: argparse.Namespace, checks: Checks, state: Path) -> None:
+    """The machine around the daemon, killed again and again."""
+    ids: list[str] = []
+    seed = int(time.time())
+    for n in range(1, args.emulators + 1):
+
+        def once() -> str:
+            nonlocal ids
+            when, ids = emulator.life(args.build, state, seed + n, ids)
+            return f": {when}"
+
+        checks.run(f"kill {n} of {args.emulators} of QEMU (seed {seed + n})", once)
+
+    def last() -> str:
+        emulator.last_life(args.build, state, ids)
+        return ""
+
+    checks.run("the start behind them works, and stops in good order", last)
+
+
 def beside_the_daemon(
-    args: argparse.Namespace, checks: Checks, scratch: Path, name: str, numbers: list[int]
+    args: argparse.Namespace, checks: Checks, scratch: Path, name: str, values: list[object]
 ) -> None:
     """A script of tests/ with its arguments, where the VMMs are."""
     script, box = ROOT / "tests" / name, ROOT / "tests" / "e2e" / "box"
-    arguments = [str(n) for n in numbers]
+    arguments = [str(one) for one in values]
     if args.emulated:
         added = [f"--add={box / file}" for file in ("common", "egress.json")]
         argv = [str(args.build / "podflare"), "box", "run", *added]
@@ -243,7 +268,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parts = ("unique", "depth", "host", "crash")
+    parts = ("unique", "depth", "host", "crash", "groups", "emulator")
     defaults = {
         "cycles": 1000,
         "forks": 200,
@@ -252,12 +277,14 @@ def main() -> int:
         "idle": 200,
         "kills": 200,
         "crashes": 200,
+        "group_crashes": 100,
+        "emulators": 10,
     }
     parser.add_argument("--build", type=Path, default=ROOT / "build", help="build directory")
     parser.add_argument("--quick", action="store_true", help="a tenth of everything")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="only these parts")
     for name, number in defaults.items():
-        parser.add_argument(f"--{name}", type=int, help=f"{number} if not given")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{number} if not given")
     args = parser.parse_args()
     args.build = args.build.resolve()
     for name, number in defaults.items():
@@ -275,6 +302,16 @@ def main() -> int:
             beside_the_daemon(args, checks, Path(scratch), "soak.sh", numbers)
         if "crash" in args.only:
             beside_the_daemon(args, checks, Path(scratch), "crash.sh", [args.crashes])
+        if "groups" in args.only and not args.emulated and os.geteuid() != 0:
+            say("# groups: left out, as only root can delegate a control group")
+        elif "groups" in args.only:
+            beside_the_daemon(
+                args, checks, Path(scratch), "crash.sh", [args.group_crashes, "cgroups"]
+            )
+        if "emulator" in args.only and not args.emulated:
+            say("# emulator: left out, as guests run in hardware")
+        elif "emulator" in args.only:
+            emulators(args, checks, Path(scratch, "emulator"))
     say(f"{checks.passed} passed, {checks.failed} failed")
     return 1 if checks.failed or not checks.passed else 0
 

@@ -23,7 +23,7 @@ measure() {
 	sync
 	echo 3 2>/dev/null >/proc/sys/vm/drop_caches
 	vms=$(count)
-	fds=$(ls /proc/"$daemon"/fd | wc -l)
+	fds=$(descriptors)
 	rss=$(awk '$1 == "VmRSS:" {print $2}' /proc/"$daemon"/status)
 	memory=$(awk '$1 == "MemAvailable:" {print $2}' /proc/meminfo)
 	disk=$(df -k "$STATE" | awk 'END {print $3}')

@@ -14,6 +14,7 @@
 #include "agent/stream.h"
 #include "lib/fdpass.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -257,7 +258,7 @@ static char *cell_request(const struct request_exec *q)
 	if (obj && q->input)
 		json_object_set_new(obj, "stdin", json_true());
 	if (obj)
-		text = json_dumps(obj, JSON_COMPACT);
+		text = json_text(obj);
 	json_decref(obj);
 	return text;
 }
@@ -300,7 +301,7 @@ static int cell_tell_egress(struct repl *r)
 	json_t *obj = egress_session_env(e);
 
 	if (obj)
-		text = json_dumps(obj, JSON_COMPACT);
+		text = json_text(obj);
 	json_decref(obj);
 	r->egress = e->mode;
 	return text ? frame_put(&r->ctl_out, FRAME_EGRESS, text, strlen(text)) : -ENOMEM;

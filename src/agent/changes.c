@@ -9,6 +9,7 @@
 #include "agent/entry.h"
 #include "agent/stream.h"
 #include "agent/tree.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -68,7 +69,7 @@ static json_t *changes_object(const struct tree_entry *e)
 static int changes_add(struct changes *c, const struct tree_entry *e)
 {
 	json_t *obj = changes_object(e);
-	char *text = obj ? json_dumps(obj, JSON_COMPACT) : NULL;
+	char *text = json_text(obj);
 	int rc = text ? buf_append(&c->lines, text, strlen(text)) : -ENOMEM;
 
 	if (rc == 0)

@@ -13,6 +13,7 @@
 #include "agent/entry.h"
 #include "agent/files.h"
 #include "agent/stream.h"
+#include "lib/json_safe.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -145,7 +146,7 @@ static int listing_tell(struct listing *l)
 			rc = rc == -ENOMEM ? rc : 0; /* it has vanished */
 			continue;
 		}
-		text = json_dumps(obj, JSON_COMPACT);
+		text = json_text(obj);
 		json_decref(obj);
 		rc = text ? buf_append(&l->lines, text, strlen(text)) : -ENOMEM;
 		if (rc == 0)

@@ -10,6 +10,7 @@
 #include "agent/agent.h"
 #include "agent/request.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -185,7 +186,7 @@ void stream_put(struct stream *s, uint8_t type, const void *payload, size_t len)
 
 void stream_put_json(struct stream *s, uint8_t type, json_t *obj)
 {
-	char *text = obj ? json_dumps(obj, JSON_COMPACT) : NULL;
+	char *text = json_text(obj);
 
 	json_decref(obj);
 	if (text) {

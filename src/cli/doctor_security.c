@@ -75,8 +75,9 @@ static const struct one_file one_files[] = {
 	 "echo 2 > /sys/kernel/mm/ksm/run, and stop what switches it on (ksmtuned)"},
 	{"ptrace", "/proc/sys/kernel/yama/ptrace_scope", "0",
 	 "processes of one user cannot attach to each other as they like",
-	 "any process of the same user can read the memory of the daemon (VMMs and proxies refuse "
-	 "it)",
+	 "any process of the same user can read the memory of clients, and of an emulated host "
+	 "(the "
+	 "daemon, VMMs and proxies refuse it)",
 	 "sysctl kernel.yama.ptrace_scope=1, and run podflare as a user of its own",
 	 .must_be = true},
 	{"bpf", "/proc/sys/kernel/unprivileged_bpf_disabled", "0",

@@ -7,6 +7,7 @@
 
 #include "cli/cli.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -55,7 +56,7 @@ int http_append_head(struct buf *out, const struct http_call *c, bool chunked)
 
 static int build(struct buf *out, const struct http_call *c)
 {
-	_cleanup_free char *text = c->body ? json_dumps(c->body, JSON_COMPACT) : NULL;
+	_cleanup_free char *text = json_text(c->body);
 	char length[80] = "\r\n";
 	int rc = http_append_head(out, c, false);
 

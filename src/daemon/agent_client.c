@@ -286,7 +286,10 @@ void agent_send(struct agent_stream *s, uint8_t type, const void *payload, size_
 		return;
 	rc = frame_put(&s->out, type, payload, len);
 	if (rc < 0) {
-		s->error = rc; /* no memory, or more than agent_room() */
+		/* No memory, or more than agent_room(). Its owner hears of it: no answer will come.
+		 */
+		s->error = rc;
+		loop_timer_set(s->agent->loop, &s->turn, 0);
 		return;
 	}
 	s->pings += type == FRAME_PING;

@@ -4,6 +4,7 @@
  */
 #include "daemon/agent_failure.h"
 #include "lib/cleanup.h"
+#include "lib/json_safe.h"
 
 #include <jansson.h>
 #include <stdio.h>
@@ -41,7 +42,7 @@ void agent_failure_text(char *out, size_t len, const char *text)
 
 void agent_failure_parse(const struct frame *f, struct agent_failure *out)
 {
-	json_t *o = json_loadb((const char *)f->payload, f->len, 0, NULL);
+	json_t *o = json_safe_loadb((const char *)f->payload, f->len, 0, NULL);
 	const char *word = json_string_value(json_object_get(o, "code"));
 	const char *text = json_string_value(json_object_get(o, "message"));
 

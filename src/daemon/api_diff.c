@@ -43,6 +43,7 @@ static json_t *diff_paths(struct request *r)
 		else if (path_ok(r, path))
 			ok = json_array_append_new(paths, json_string(path)) == 0;
 		if (!ok) {
+			reply_json(r, 500, NULL); /* unless it was answered */
 			json_decref(paths);
 			return NULL;
 		}

@@ -11,6 +11,7 @@
 #include "daemon/query.h"
 #include "daemon/reply.h"
 #include "lib/cleanup.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -148,9 +149,11 @@ void api_egress_put(struct request *r)
 
 	if (!sb)
 		return;
-	body = json_loadb(text ? text : "", buf_len(&r->body),
-			  JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
-	if (!body || json_is_null(body)) {
+	body = json_safe_loadb(text ? text : "", buf_len(&r->body),
+			       JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
+	if (!body && json_safe_lacked()) {
+		reply_json(r, 500, NULL);
+	} else if (!body || json_is_null(body)) {
 		/* Without the parser's words: they could be a piece of a secret. */
 		reply_invalid(r, "body",
 			      body ? "the body must be an object, true or false"
@@ -174,6 +177,10 @@ static bool log_limit(struct request *r, size_t *out)
 	*out = EGRESS_LOG_MAX;
 	if (rc == -ENOENT)
 		return true;
+	if (rc == -ENOMEM) {
+		reply_json(r, 500, NULL);
+		return false;
+	}
 	if (rc == 0 && strlen(text) <= 4 && strspn(text, "0123456789") == strlen(text)) {
 		*out = strtoul(text, NULL, 10);
 		if (*out >= 1 && *out <= EGRESS_LOG_MAX)

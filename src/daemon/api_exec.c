@@ -10,6 +10,7 @@
 #include "daemon/limits.h"
 #include "daemon/reply.h"
 #include "lib/base64.h"
+#include "lib/json_safe.h"
 #include "proto/frame.h"
 
 #include <stdio.h>
@@ -126,7 +127,7 @@ static char *exec_head(const struct exec_body *b, const struct exec_params *p, u
 			      b->user, "timeout_ms", (json_int_t)p->timeout_ms, "grace_ms",
 			      (json_int_t)slack_s * 1000, "output_limit", b->output_limit,
 			      "output_limit_action", b->action, "stdin", p->has_stdin);
-	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	char *text = json_text(o);
 
 	json_decref(o);
 	return text;

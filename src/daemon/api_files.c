@@ -9,6 +9,7 @@
 #include "daemon/range.h"
 #include "daemon/reply.h"
 #include "daemon/transfer.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -20,7 +21,7 @@
 
 static void put_done(struct transfer *t, const struct frame *f)
 {
-	json_t *o = json_loadb((const char *)f->payload, f->len, 0, NULL);
+	json_t *o = json_safe_loadb((const char *)f->payload, f->len, 0, NULL);
 	json_t *path = json_object_get(o, "path"), *size = json_object_get(o, "size");
 	json_t *complete = json_object_get(o, "complete");
 
@@ -87,6 +88,10 @@ static int put_number(struct request *r, const char *name, int64_t least, int64_
 	*out = 0;
 	if (rc == -ENOENT)
 		return 0;
+	if (rc == -ENOMEM) {
+		reply_json(r, 500, NULL);
+		return -1;
+	}
 	/* 18 digits are more than any file has. */
 	if (rc == 0 && n >= 1 && n <= 18 && strspn(text, "0123456789") == n)
 		*out = strtoll(text, NULL, 10);
@@ -108,8 +113,12 @@ static json_t *put_object(struct request *r, const char *path)
 	size_t n = id ? strlen(id) : 0;
 	json_t *o;
 
-	if (rc == -ENOENT)
-		return json_pack("{s:s}", "path", path);
+	if (rc == -ENOENT || rc == -ENOMEM) {
+		o = rc == -ENOENT ? json_pack("{s:s}", "path", path) : NULL;
+		if (!o)
+			reply_json(r, 500, NULL);
+		return o;
+	}
 	if (rc < 0 || n < 1 || n > LIMIT_UPLOAD_ID || strspn(id, letters) != n) {
 		reply_invalid(r, "upload_id",
 			      "upload_id must be 1 to %d of a-z and 0-9, given once",
@@ -123,8 +132,12 @@ static json_t *put_object(struct request *r, const char *path)
 	if (given < 0)
 		return NULL;
 	o = json_pack("{s:s, s:s, s:I}", "path", path, "upload", id, "size", (json_int_t)size);
-	if (o && given)
-		json_object_set_new(o, "offset", json_integer(offset));
+	if (o && given && json_object_set_new(o, "offset", json_integer(offset)) < 0) {
+		json_decref(o);
+		o = NULL;
+	}
+	if (!o)
+		reply_json(r, 500, NULL);
 	return o;
 }
 
@@ -190,7 +203,7 @@ static void get_begin(struct transfer *t, const struct frame *f)
 {
 	static const char *const headers[] = {"Accept-Ranges", "bytes", NULL};
 	struct download *d = (struct download *)t;
-	json_t *o = json_loadb((const char *)f->payload, f->len, 0, NULL);
+	json_t *o = json_safe_loadb((const char *)f->payload, f->len, 0, NULL);
 	const json_t *size = json_object_get(o, "size");
 	json_int_t n = json_integer_value(size);
 

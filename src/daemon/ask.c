@@ -8,6 +8,7 @@
 #include "daemon/limits.h"
 #include "daemon/probe.h"
 #include "daemon/reply.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -92,7 +93,7 @@ static void ask_on_limit(struct loop_timer *t)
 
 static void ask_answered(struct ask *a, const struct frame *f)
 {
-	json_t *o = json_loadb((const char *)f->payload, f->len, JSON_REJECT_DUPLICATES, NULL);
+	json_t *o = json_safe_loadb((const char *)f->payload, f->len, JSON_REJECT_DUPLICATES, NULL);
 
 	if (!json_is_object(o) || !a->ops->ok(a->r, o)) {
 		ask_lost(a, agent_error_text(-EPROTO));
@@ -158,7 +159,7 @@ static const struct request_ops ask_request_ops = {.end = ask_end};
 void ask_agent_with(struct request *r, struct sandbox *sb, uint8_t type, json_t *object, char *data,
 		    size_t len, const struct ask_ops *ops, uint64_t note)
 {
-	_cleanup_free char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+	_cleanup_free char *text = json_text(object);
 	const struct config *c = &sb->d->config;
 	struct ask *a = text ? calloc(1, sizeof(*a)) : NULL;
 	struct err err = {0};

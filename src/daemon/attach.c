@@ -9,6 +9,7 @@
 #include "daemon/probe.h"
 #include "daemon/query.h"
 #include "daemon/reply.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -137,7 +138,7 @@ static bool position(const json_t *o, const char *name, int64_t *out)
 /* An EVENT: 1 when it is the owner's, 0 when it told where the conversation begins, -EPROTO. */
 static int attach_event(struct attach *a, const struct frame *f)
 {
-	json_t *o = json_loadb((const char *)f->payload, f->len, JSON_REJECT_DUPLICATES, NULL);
+	json_t *o = json_safe_loadb((const char *)f->payload, f->len, JSON_REJECT_DUPLICATES, NULL);
 	const char *type = json_string_value(json_object_get(o, "type"));
 	int rc = -EPROTO;
 
@@ -239,7 +240,7 @@ int attach_open(struct attach *a, struct sandbox *sb, const char *id, const int6
 	json_t *o = json_pack("{s:s, s:s, s:I, s:I, s:b}", "op", "attach", "id", id, "stdout",
 			      (json_int_t)offset[0], "stderr", (json_int_t)offset[1], "stdin",
 			      stdin_too);
-	_cleanup_free char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	_cleanup_free char *text = json_text(o);
 
 	json_decref(o);
 	if (!text)

@@ -6,6 +6,7 @@
 #include "daemon/changes.h"
 #include "daemon/limits.h"
 #include "lib/base64.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -179,7 +180,7 @@ static int changes_line(struct changes *c, const uint8_t *p, size_t len)
 
 	if (rc < 0)
 		return rc;
-	o = json_loadb((const char *)p, len, JSON_REJECT_DUPLICATES, NULL);
+	o = json_safe_loadb((const char *)p, len, JSON_REJECT_DUPLICATES, NULL);
 	rc = json_is_object(o) ? read_change(&e, o) : -EPROTO;
 	json_decref(o);
 	if (rc < 0) {

@@ -27,9 +27,13 @@ static_assert(CTL_FD == CHILD_CTL_FD && EGRESS_FD == CHILD_CTL_FD, "one place fo
 /*
  * What is started ends before us when the host is short of memory: it inherits what we are for the
  * moment. That may be taken back without any right, but not lowered below what a process with the
- * right has set. fd: of our /proc/self/oom_score_adj; -1, or one that cannot be used: nothing is
- * done.
+ * right has set. fd: of child_oom_open(); -1, or one that cannot be used: nothing is done.
  */
+int child_oom_open(void)
+{
+	return open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+}
+
 static int oom_read(int fd)
 {
 	char text[16];
@@ -49,12 +53,11 @@ static bool oom_write(int fd, int value)
 	return pwrite(fd, text, (size_t)n, 0) == n;
 }
 
-static int child_spawn_first_to_go(pid_t *pid, const char *program,
+static int child_spawn_first_to_go(int fd, pid_t *pid, const char *program,
 				   const posix_spawn_file_actions_t *fa,
 				   const posix_spawnattr_t *attr, char *const *argv,
 				   char *const *envp)
 {
-	_cleanup_fd int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
 	int old = oom_read(fd), rc;
 	bool raised = old != INT_MIN && old < CHILD_OOM_MAX &&
 		      oom_write(fd, old + CHILD_OOM_ADJ < CHILD_OOM_MAX ? old + CHILD_OOM_ADJ
@@ -67,7 +70,7 @@ static int child_spawn_first_to_go(pid_t *pid, const char *program,
 }
 
 int child_spawn(pid_t *pid, const char *program, const char *name, const char *arg,
-		const char *option, int peer)
+		const char *option, int peer, int oom_fd)
 {
 	char *const argv[] = {(char *)(uintptr_t)name, (char *)(uintptr_t)arg,
 			      (char *)(uintptr_t)option, NULL};
@@ -94,7 +97,7 @@ int child_spawn(pid_t *pid, const char *program, const char *name, const char *a
 	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
 						POSIX_SPAWN_SETPGROUP);
 	if (rc == 0)
-		rc = child_spawn_first_to_go(pid, program, &fa, &attr, argv, envp);
+		rc = child_spawn_first_to_go(oom_fd, pid, program, &fa, &attr, argv, envp);
 	posix_spawnattr_destroy(&attr);
 	posix_spawn_file_actions_destroy(&fa);
 	return -rc;

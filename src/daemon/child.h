@@ -20,10 +20,16 @@
 
 /*
  * name: its argv[0]; arg, option: what follows, as far as the first that is NULL. peer stays the
- * caller's. 0 and *pid, or -errno.
+ * caller's. oom_fd: of child_oom_open(). 0 and *pid, or -errno.
  */
 __must_check int child_spawn(pid_t *pid, const char *program, const char *name, const char *arg,
-			     const char *option, int peer);
+			     const char *option, int peer, int oom_fd);
+
+/*
+ * Our own oom_score_adj, to be opened while it is ours: /proc/self is root's once we are not
+ * dumpable. The caller's to close. -1: there is none, and children go when we do.
+ */
+int child_oom_open(void);
 
 /* Of one that was just started and that nobody watches yet: killed and waited for. */
 void child_abandon(pid_t pid);

@@ -177,7 +177,10 @@ static bool input_close(struct request *r, bool *out)
 	*out = rc == 0 && strcmp(text, "1") == 0;
 	if (rc == -ENOENT || *out || (rc == 0 && strcmp(text, "0") == 0))
 		return true;
-	reply_invalid(r, "close", "close must be 0 or 1");
+	if (rc == -ENOMEM)
+		reply_json(r, 500, NULL);
+	else
+		reply_invalid(r, "close", "close must be 0 or 1");
 	return false;
 }
 

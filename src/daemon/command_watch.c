@@ -12,6 +12,7 @@
 #include "daemon/probe.h"
 #include "daemon/sandbox.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -119,9 +120,9 @@ static void watch_on_stream(struct agent_stream *s)
 	if (rc < 0 && sandbox_is_ending(sb))
 		return;
 	w->s = NULL;
-	answer = rc == 1 && f.type == FRAME_OK
-			 ? json_loadb((const char *)f.payload, f.len, JSON_REJECT_DUPLICATES, NULL)
-			 : NULL;
+	answer = rc == 1 && f.type == FRAME_OK ? json_safe_loadb((const char *)f.payload, f.len,
+								 JSON_REJECT_DUPLICATES, NULL)
+					       : NULL;
 	commands = json_object_get(answer, "commands");
 	if (!json_is_array(commands)) {
 		/* Asked again after the slack, if the guest lives then. */

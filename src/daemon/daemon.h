@@ -35,5 +35,6 @@ struct daemon {
 	struct turns renewals;
 	struct http http;
 	unsigned int ndiffs; /* under way */
+	int oom_fd;          /* child.h */
 	bool stopping;       /* SIGTERM came: no new sandboxes */
 };

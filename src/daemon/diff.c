@@ -9,6 +9,7 @@
 #include "daemon/daemon.h"
 #include "daemon/limits.h"
 #include "daemon/reply.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -366,7 +367,7 @@ static void diff_start(struct diff *d, struct sandbox *a, struct sandbox *b)
 		return;
 	}
 	o = json_pack("{s:O}", "paths", d->paths);
-	text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	text = json_text(o);
 	json_decref(o);
 	if (!text) {
 		diff_error(d, -ENOMEM);

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "daemon/diff.h"
 #include "daemon/limits.h"
+#include "lib/json_safe.h"
 #include "lib/utf8.h"
 #include "lib/base64.h"
 
@@ -60,7 +61,7 @@ static void put_list(FILE *f, const char *name, const struct comparison *c, enum
 
 char *diff_reply_text(const struct comparison *c, const json_t *paths, size_t *len)
 {
-	_cleanup_free char *list = json_dumps(paths, JSON_COMPACT);
+	_cleanup_free char *list = json_text(paths);
 	char *text = NULL;
 	FILE *f = list ? open_memstream(&text, len) : NULL;
 

@@ -513,7 +513,7 @@ static struct exec *exec_new(struct sandbox *sb, struct request *r, const struct
 
 void exec_submit(struct sandbox *sb, struct request *r, struct exec_params *p)
 {
-	struct exec *e = NULL;
+	struct exec *e;
 
 	if (exec_find(sb, p->id)) {
 		reply_error(r, 409, "exec_exists", "a command with this exec_id is queued or runs",
@@ -521,9 +521,15 @@ void exec_submit(struct sandbox *sb, struct request *r, struct exec_params *p)
 		exec_params_free(p);
 		return;
 	}
-	if (sb->nexecs >= LIMIT_EXEC_QUEUE || !(e = exec_new(sb, r, p))) {
+	if (sb->nexecs >= LIMIT_EXEC_QUEUE) {
 		reply_error(r, 429, "too_many_requests", "too many commands wait in this sandbox",
 			    "wait for earlier ones to end", NULL);
+		exec_params_free(p);
+		return;
+	}
+	e = exec_new(sb, r, p);
+	if (!e) {
+		reply_json(r, 500, NULL);
 		exec_params_free(p);
 		return;
 	}

@@ -6,6 +6,7 @@
  */
 #include "daemon/exec_events.h"
 #include "daemon/limits.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -211,7 +212,7 @@ static bool exit_members(const json_t *o, struct exec_exit *x)
 
 int exec_exit_parse(const struct frame *f, struct exec_exit *out, bool *cancelled)
 {
-	json_t *o = json_loadb((const char *)f->payload, f->len, JSON_REJECT_DUPLICATES, NULL);
+	json_t *o = json_safe_loadb((const char *)f->payload, f->len, JSON_REJECT_DUPLICATES, NULL);
 	bool ok;
 
 	*out = (struct exec_exit){0};

@@ -6,6 +6,7 @@
 #include "daemon/fields.h"
 #include "daemon/limits.h"
 #include "daemon/reply.h"
+#include "lib/json_safe.h"
 #include "proto/frame.h"
 
 #include <stdio.h>
@@ -25,7 +26,11 @@ json_t *fields_parse(struct request *r, bool empty_ok)
 		return obj;
 	}
 	/* NUL is let through here so that the answer can name the field that has it. */
-	obj = json_loadb(text ? text : "", len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+	obj = json_safe_loadb(text ? text : "", len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+	if (!obj && json_safe_lacked()) {
+		reply_json(r, 500, NULL);
+		return NULL;
+	}
 	if (!obj) {
 		char *near = strstr(e.text, " near ");
 

@@ -5,6 +5,7 @@
 #include "daemon/file_entry.h"
 #include "daemon/limits.h"
 #include "lib/base64.h"
+#include "lib/json_safe.h"
 #include "proto/frame.h"
 
 #include <errno.h>
@@ -97,9 +98,9 @@ static int list_begin(struct file_list *l)
 
 static int list_line(struct file_list *l, const uint8_t *p, size_t len)
 {
-	json_t *o = json_loadb((const char *)p, len, JSON_REJECT_DUPLICATES, NULL);
+	json_t *o = json_safe_loadb((const char *)p, len, JSON_REJECT_DUPLICATES, NULL);
 	json_t *entry = file_entry_json(o);
-	_cleanup_free char *text = entry ? json_dumps(entry, JSON_COMPACT) : NULL;
+	_cleanup_free char *text = json_text(entry);
 
 	json_decref(entry);
 	json_decref(o);

@@ -117,12 +117,12 @@ static void fork_answer(struct fork_op *op)
 	} else if (ok == 0) {
 		reply_error(r, 503, "fork_failed", op->child[0].error, NULL, NULL);
 	} else {
-		/* Without memory nobody would learn of them. */
-		for (unsigned int i = 0; i < op->n && !body; i++)
+		reply_json(r, 200, body);
+		body = NULL;
+		/* Without memory for the answer nobody would learn of them. */
+		for (unsigned int i = 0; i < op->n && r->status != 200; i++)
 			if (op->child[i].ready)
 				sandbox_end(op->child[i].sb, true, "its fork could not be told of");
-		reply_json(r, body ? 200 : 500, body);
-		body = NULL;
 	}
 	json_decref(body);
 	json_decref(ids);

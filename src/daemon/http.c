@@ -103,6 +103,14 @@ void http_wake(struct request *r)
 	r->http->resumed = true;
 }
 
+/* No memory for an answer: what the client sees of it is the end of its connection. */
+static void http_give_up(struct request *r)
+{
+	r->gone = true;
+	http_conn_cut(r->c);
+	http_wake(r);
+}
+
 /* --- the library's callbacks ------------------------------------------------------------- */
 
 /* First sight of a request: the target as it came. What is returned becomes the context. */
@@ -187,6 +195,7 @@ static enum MHD_Result http_on_request(void *cls, struct MHD_Connection *conn, c
 				       size_t *len, void **ctx)
 {
 	struct request *r = *ctx;
+	enum MHD_Result ok;
 
 	(void)cls;
 	(void)conn;
@@ -202,10 +211,12 @@ static enum MHD_Result http_on_request(void *cls, struct MHD_Connection *conn, c
 		http_plan_body(r);
 		if (r->reply && !r->discard)
 			return http_queue(r);
-		return MHD_YES;
+		return r->gone ? MHD_NO : MHD_YES;
 	}
-	if (*len)
-		return http_on_body(r, data, len);
+	if (*len) {
+		ok = http_on_body(r, data, len);
+		return r->gone ? MHD_NO : ok;
+	}
 	if (r->phase == REQUEST_BODY) {
 		r->phase = REQUEST_WAIT;
 		http_conn_limit(r->c, 0);
@@ -215,6 +226,8 @@ static enum MHD_Result http_on_request(void *cls, struct MHD_Connection *conn, c
 	}
 	if (r->reply)
 		return http_queue(r);
+	if (r->gone)
+		return MHD_NO;
 	http_suspend(r);
 	return MHD_YES;
 }
@@ -286,10 +299,29 @@ static void http_set_reply(struct request *r, unsigned int status, struct MHD_Re
 	http_wake(r);
 }
 
-static void http_add_headers(struct MHD_Response *resp, const char *const *headers)
+/* False: no memory, and an answer without one of its headers is another one. */
+static bool http_add_headers(struct MHD_Response *resp, const char *const *headers)
 {
 	for (; headers && headers[0]; headers += 2)
-		MHD_add_response_header(resp, headers[0], headers[1]);
+		if (MHD_add_response_header(resp, headers[0], headers[1]) != MHD_YES)
+			return false;
+	return true;
+}
+
+/* The reply with all its headers, or none. resp: ours from now on, or NULL. */
+static void http_finish_reply(struct request *r, unsigned int status, struct MHD_Response *resp,
+			      const char *type, const char *const *more, const char *const *headers)
+{
+	const char *const of_type[] = {"Content-Type", type, NULL};
+
+	if (resp && (!type || http_add_headers(resp, of_type)) && http_add_headers(resp, more) &&
+	    http_add_headers(resp, headers)) {
+		http_set_reply(r, status, resp);
+		return;
+	}
+	if (resp)
+		MHD_destroy_response(resp);
+	http_give_up(r);
 }
 
 /* What comes from a guest is for the client that asked, and is what we say that it is. */
@@ -303,16 +335,7 @@ static void http_reply_bytes(struct request *r, unsigned int status, const char 
 	struct MHD_Response *resp = MHD_create_response_from_buffer(len, (void *)(uintptr_t)data,
 								    MHD_RESPMEM_MUST_COPY);
 
-	if (!resp) {
-		r->gone = true; /* no memory for an answer: cut the connection */
-		http_wake(r);
-		return;
-	}
-	if (type)
-		MHD_add_response_header(resp, "Content-Type", type);
-	http_add_headers(resp, more);
-	http_add_headers(resp, headers);
-	http_set_reply(r, status, resp);
+	http_finish_reply(r, status, resp, type, more, headers);
 }
 
 void http_reply(struct request *r, unsigned int status, const char *type, const void *data,
@@ -336,19 +359,11 @@ void http_reply_stream(struct request *r, unsigned int status, const char *type,
 	struct MHD_Response *resp =
 		MHD_create_response_from_callback(total, block, http_pull, r, NULL);
 
-	if (!resp) {
-		r->gone = true;
-		http_wake(r);
-		return;
-	}
 	/* The library ends even the body that HEAD does not have with an empty chunk. */
-	if (size < 0 && strcmp(r->method, "HEAD") == 0)
+	if (resp && size < 0 && strcmp(r->method, "HEAD") == 0)
 		MHD_set_response_options(resp, MHD_RF_HTTP_VERSION_1_0_ONLY, MHD_RO_END);
-	MHD_add_response_header(resp, "Content-Type", type);
-	http_add_headers(resp, of_a_guest);
-	http_add_headers(resp, headers);
 	MHD_set_connection_option(r->conn, MHD_CONNECTION_OPTION_TIMEOUT, LIMIT_HTTP_STALL_S);
-	http_set_reply(r, status, resp);
+	http_finish_reply(r, status, resp, type, of_a_guest, headers);
 }
 
 static void http_on_upgrade(void *cls, struct MHD_Connection *conn, void *ctx, const char *extra,
@@ -372,14 +387,7 @@ void http_reply_upgrade(struct request *r, const char *const *headers)
 {
 	struct MHD_Response *resp = MHD_create_response_for_upgrade(http_on_upgrade, r);
 
-	if (!resp) {
-		r->gone = true;
-		http_wake(r);
-		return;
-	}
-	for (; headers && headers[0]; headers += 2)
-		MHD_add_response_header(resp, headers[0], headers[1]);
-	http_set_reply(r, 101, resp);
+	http_finish_reply(r, 101, resp, NULL, NULL, headers);
 }
 
 void http_upgrade_close(struct request *r)

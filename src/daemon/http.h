@@ -83,6 +83,7 @@ struct http {
 	struct MHD_Daemon *mhd;
 	struct loop_src listener, mhd_src;
 	struct loop_timer timer;
+	struct loop_timer rest; /* no connection is taken until then: there is no memory */
 	struct list requests;
 	struct list hups;  /* connections whose other side has closed */
 	bool resumed;      /* a connection was resumed since the library ran */

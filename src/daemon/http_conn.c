@@ -18,7 +18,8 @@
 #include <sys/socket.h>
 
 /* A closed connection that gets this many turns without getting on is cut. */
-#define KICKS_MAX 64
+#define KICKS_MAX    64
+#define CONN_REST_NS (SECOND_NS / 50)
 
 static int conn_fd(struct MHD_Connection *mhd)
 {
@@ -175,16 +176,43 @@ void http_conn_kick(struct http *h)
 }
 
 /* No descriptor is left: take one connection on the spare one and close it, so that it does not
- * wait. */
-static void conn_refuse_one(struct http *h)
+ * wait. 0 or -errno. */
+static int conn_refuse_one(struct http *h)
 {
-	int fd;
+	int fd, rc;
 
 	close_fd(&h->spare_fd);
 	fd = accept4(h->listener.fd, NULL, NULL, SOCK_CLOEXEC);
+	rc = fd < 0 ? -errno : 0;
 	if (fd >= 0)
 		close(fd);
 	h->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	return rc;
+}
+
+static void conn_on_rest(struct loop_timer *t)
+{
+	struct http *h = t->arg;
+
+	if (loop_mod(&h->listener, EPOLLIN) < 0)
+		log_warn("the listening socket cannot be watched");
+}
+
+/* Whoever waits cannot be taken, and makes the loop turn all the time: not now. */
+static void conn_rest(struct http *h)
+{
+	if (loop_mod(&h->listener, 0) == 0)
+		loop_timer_set(h->loop, &h->rest, CONN_REST_NS);
+}
+
+/* accept4() has failed. */
+static void conn_not_taken(struct http *h, int rc)
+{
+	if (rc == -EMFILE || rc == -ENFILE)
+		rc = conn_refuse_one(h);
+	/* The others are a connection's own, or that there is none. */
+	if (rc == -EMFILE || rc == -ENFILE || rc == -ENOMEM || rc == -ENOBUFS)
+		conn_rest(h);
 }
 
 static void conn_on_listener(struct loop_src *src, uint32_t events)
@@ -206,8 +234,7 @@ static void conn_on_listener(struct loop_src *src, uint32_t events)
 
 		fd = accept4(src->fd, (struct sockaddr *)&addr, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (fd < 0) {
-			if (errno == EMFILE || errno == ENFILE)
-				conn_refuse_one(h);
+			conn_not_taken(h, -errno);
 			break;
 		}
 		if (!conn_make_room(h)) {
@@ -243,6 +270,7 @@ int http_conn_listen(struct http *h, struct err *err)
 		config_format_addr(&c->addr, c->addr_text, sizeof(c->addr_text));
 	h->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	h->listener = (struct loop_src){.fd = -1, .fn = conn_on_listener, .arg = h};
+	h->rest = (struct loop_timer){.fn = conn_on_rest, .arg = h};
 	rc = loop_add(h->loop, &h->listener, fd, 0);
 	if (rc < 0)
 		return err_set(err, -rc, "cannot watch the listening socket");
@@ -261,6 +289,7 @@ void http_conn_stop(struct http *h)
 {
 	int fd = h->listener.fd;
 
+	loop_timer_cancel(&h->rest);
 	if (!h->listener.loop)
 		return;
 	loop_del(&h->listener);

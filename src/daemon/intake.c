@@ -14,6 +14,7 @@
 #include "lib/io.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
@@ -174,10 +175,15 @@ void intake_head(struct request *r, const char *method)
 
 void intake_body(struct request *r, const void *data, size_t len)
 {
-	if (buf_append(&r->body, data, len) == 0)
+	int rc = buf_append(&r->body, data, len);
+
+	if (rc == 0)
 		return;
 	buf_free(&r->body);
-	reply_too_large(r);
+	if (rc == -ENOMEM)
+		reply_json(r, 500, NULL);
+	else
+		reply_too_large(r);
 }
 
 void intake_log(struct request *r, bool whole)

@@ -8,21 +8,23 @@
  */
 #define _GNU_SOURCE
 #include "daemon/api.h"
+#include "daemon/child.h"
 #include "daemon/daemon.h"
 #include "daemon/limits.h"
 #include "daemon/sandbox.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 #include "lib/landlock.h"
 #include "lib/layerfile.h"
 #include "lib/log.h"
 #include "lib/spaces.h"
-#include "lib/wipe.h"
 
 #include <errno.h>
 #include <jansson.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -117,6 +119,18 @@ static int watch_signals(struct daemon *d, struct loop_src *src, struct err *err
 }
 
 /*
+ * Keys of the API, injected secrets and the keys of CAs are in our memory: another process of our
+ * user cannot look into it, and no core has it.
+ */
+static int hide(struct daemon *d, struct err *err)
+{
+	d->oom_fd = child_oom_open();
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+		return err_set(err, errno, "PR_SET_DUMPABLE");
+	return 0;
+}
+
+/*
  * What this host does not give to a VMM is said at the start. Namespaces are refused without,
  * unless the operator wants it so; Landlock is a second wall behind the filter.
  */
@@ -143,8 +157,11 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 {
 	struct config *c = &d->config;
 	unsigned int connections;
-	int rc = loop_init(&d->loop);
+	int rc = hide(d, err);
 
+	if (rc < 0)
+		return rc;
+	rc = loop_init(&d->loop);
 	if (rc < 0)
 		return err_set(err, -rc, "cannot make an event loop");
 	rc = watch_signals(d, signals, err);
@@ -152,6 +169,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 		return rc;
 	share_descriptors(c, &connections);
 	vmm_host_init(&d->vmms, &d->loop, c->vmm_path, c->kvm_path, c->disk_dir);
+	d->vmms.oom_fd = d->egress.oom_fd = d->oom_fd;
 	rc = check_jail(d, err);
 	if (rc < 0)
 		return rc;
@@ -252,6 +270,7 @@ static int run(struct daemon *d, uint64_t start_ns)
 	fd = signals.fd;
 	loop_del(&signals);
 	close_fd(&fd);
+	close_fd(&d->oom_fd);
 	loop_free(&d->loop);
 	return rc < 0 ? 1 : 0;
 }
@@ -265,7 +284,7 @@ int main(int argc, char **argv)
 
 	umask(077);
 	/* Requests and grants of egress have secrets in them. */
-	json_set_alloc_funcs(malloc, wipe_free);
+	json_safe_begin();
 	rc = config_load(&d.config, argc, argv, &err);
 	log_init(d.config.log_format, LOG_INFO);
 	if (rc < 0) {
@@ -275,7 +294,7 @@ int main(int argc, char **argv)
 	d.image = (struct image){.kernel_fd = -1, .initramfs_fd = -1};
 	d.store.lock_fd = d.store.reserve.fd = d.http.spare_fd = d.loop.epfd = d.loop.wakefd = -1;
 	list_init(&d.loop.garbage);
-	d.egress.audit.fd = d.cgroups.dir_fd = -1;
+	d.egress.audit.fd = d.cgroups.dir_fd = d.oom_fd = -1;
 	rc = 0;
 	if (d.config.show_help)
 		fputs(config_usage(), stdout);

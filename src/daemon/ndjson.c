@@ -6,6 +6,7 @@
  */
 #include "daemon/ndjson.h"
 #include "daemon/limits.h"
+#include "lib/json_safe.h"
 #include "lib/utf8.h"
 #include "lib/base64.h"
 
@@ -214,7 +215,7 @@ static int put_members(struct buf *out, const json_t *obj)
 
 	if (!obj || json_object_size(obj) == 0)
 		return 0;
-	s = json_dumps(obj, JSON_COMPACT);
+	s = json_text(obj);
 	if (!s)
 		return -ENOMEM;
 	n = strlen(s);

@@ -4,6 +4,7 @@
  */
 #include "daemon/reply.h"
 #include "daemon/limits.h"
+#include "lib/json_safe.h"
 #include "lib/utf8.h"
 #include "lib/cleanup.h"
 
@@ -16,7 +17,7 @@ static const char type_json[] = "application/json";
 
 void reply_json(struct request *r, unsigned int status, json_t *value)
 {
-	_cleanup_free char *text = value ? json_dumps(value, JSON_COMPACT) : NULL;
+	_cleanup_free char *text = json_text(value);
 
 	json_decref(value);
 	if (!text) {

@@ -8,6 +8,7 @@
 #include "daemon/limits.h"
 #include "lib/cleanup.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 #include "lib/log.h"
 
 #include <errno.h>
@@ -273,10 +274,12 @@ static int store_run(struct store *s, sqlite3_stmt *st)
 
 int store_insert(struct store *s, const struct store_row *row)
 {
-	_cleanup_free char *meta = row->metadata ? json_dumps(row->metadata, JSON_COMPACT) : NULL;
-	_cleanup_free char *egress = row->egress ? json_dumps(row->egress, JSON_COMPACT) : NULL;
+	_cleanup_free char *meta = json_text(row->metadata);
+	_cleanup_free char *egress = json_text(row->egress);
 	sqlite3_stmt *st = s->insert;
 
+	if ((row->metadata && !meta) || (row->egress && !egress))
+		return -ENOMEM;
 	sqlite3_bind_text(st, 1, row->id, -1, SQLITE_STATIC);
 	sqlite3_bind_text(st, 2, row->template, -1, SQLITE_STATIC);
 	if (row->parent[0])
@@ -296,9 +299,11 @@ int store_insert(struct store *s, const struct store_row *row)
 static int store_merge_rows(struct store *s, const struct store_row *row, const char *winner,
 			    int64_t now_ms)
 {
-	_cleanup_free char *egress = row->egress ? json_dumps(row->egress, JSON_COMPACT) : NULL;
+	_cleanup_free char *egress = json_text(row->egress);
 	int rc;
 
+	if (row->egress && !egress)
+		return -ENOMEM;
 	sqlite3_bind_text(s->children, 1, row->id, -1, SQLITE_STATIC);
 	sqlite3_bind_text(s->children, 2, winner, -1, SQLITE_STATIC);
 	rc = store_run(s, s->children);
@@ -358,11 +363,11 @@ void store_end(struct store *s, const char *id, int64_t ended_ms, uint64_t exec_
 
 void store_egress(struct store *s, const char *id, const json_t *allow)
 {
-	_cleanup_free char *text = allow ? json_dumps(allow, JSON_COMPACT) : NULL;
+	_cleanup_free char *text = json_text(allow);
 
 	sqlite3_bind_text(s->egress, 1, id, -1, SQLITE_STATIC);
 	sqlite3_bind_text(s->egress, 2, text, -1, SQLITE_STATIC);
-	if (store_run(s, s->egress) < 0)
+	if ((allow && !text) || store_run(s, s->egress) < 0)
 		log_warn("what %s may reach is not in the state database", id);
 }
 
@@ -373,17 +378,50 @@ void store_delete(struct store *s, const char *id)
 		log_warn("the deletion of %s is not in the state database", id);
 }
 
-static void column_text(sqlite3_stmt *st, int col, char *out, size_t len)
+/* These two say whether memory was there. */
+static bool column_text(sqlite3_stmt *st, int col, char *out, size_t len)
 {
 	const unsigned char *t = sqlite3_column_text(st, col);
 
 	snprintf(out, len, "%s", t ? (const char *)t : "");
+	return t || sqlite3_column_type(st, col) == SQLITE_NULL;
+}
+
+static bool column_json(sqlite3_stmt *st, int col, json_t **out)
+{
+	const char *t = (const char *)sqlite3_column_text(st, col);
+
+	if (t) {
+		*out = json_safe_loadb(t, strlen(t), 0, NULL);
+		return *out || !json_safe_lacked();
+	}
+	return sqlite3_column_type(st, col) == SQLITE_NULL;
+}
+
+/* The columns of `find`. False: no memory. */
+static bool store_row(sqlite3_stmt *st, struct store_row *row)
+{
+	bool ok = column_text(st, 0, row->template, sizeof(row->template));
+
+	row->memory_mib = (uint32_t)sqlite3_column_int64(st, 1);
+	row->vcpus = (uint32_t)sqlite3_column_int64(st, 2);
+	ok &= column_json(st, 3, &row->metadata);
+	row->created_ms = sqlite3_column_int64(st, 4);
+	row->ended_ms = sqlite3_column_int64(st, 5);
+	row->exec_count = (uint64_t)sqlite3_column_int64(st, 6);
+	ok &= column_text(st, 7, row->reason, sizeof(row->reason));
+	row->deleted = sqlite3_column_int(st, 8) != 0;
+	ok &= column_text(st, 9, row->parent, sizeof(row->parent));
+	row->generation = (uint32_t)sqlite3_column_int64(st, 10);
+	row->disk_mib = (uint32_t)sqlite3_column_int64(st, 11);
+	ok &= column_json(st, 12, &row->egress);
+	return ok;
 }
 
 int store_find(struct store *s, const char *id, const char *owner, struct store_row *row)
 {
 	sqlite3_stmt *st = s->find;
-	const unsigned char *meta, *egress;
+	bool ok = true;
 	int rc;
 
 	sqlite3_bind_text(st, 1, id, -1, SQLITE_STATIC);
@@ -392,25 +430,13 @@ int store_find(struct store *s, const char *id, const char *owner, struct store_
 	if (rc == SQLITE_ROW) {
 		*row = (struct store_row){0};
 		snprintf(row->id, sizeof(row->id), "%s", id);
-		column_text(st, 0, row->template, sizeof(row->template));
-		row->memory_mib = (uint32_t)sqlite3_column_int64(st, 1);
-		row->vcpus = (uint32_t)sqlite3_column_int64(st, 2);
-		meta = sqlite3_column_text(st, 3);
-		row->metadata = meta ? json_loads((const char *)meta, 0, NULL) : NULL;
-		row->created_ms = sqlite3_column_int64(st, 4);
-		row->ended_ms = sqlite3_column_int64(st, 5);
-		row->exec_count = (uint64_t)sqlite3_column_int64(st, 6);
-		column_text(st, 7, row->reason, sizeof(row->reason));
-		row->deleted = sqlite3_column_int(st, 8) != 0;
-		column_text(st, 9, row->parent, sizeof(row->parent));
-		row->generation = (uint32_t)sqlite3_column_int64(st, 10);
-		row->disk_mib = (uint32_t)sqlite3_column_int64(st, 11);
-		egress = sqlite3_column_text(st, 12);
-		row->egress = egress ? json_loads((const char *)egress, 0, NULL) : NULL;
+		ok = store_row(st, row);
 	}
 	sqlite3_reset(st);
 	sqlite3_clear_bindings(st);
-	if (rc == SQLITE_ROW)
+	if (rc == SQLITE_ROW && !ok)
+		store_row_free(row);
+	else if (rc == SQLITE_ROW)
 		return 1;
 	if (rc == SQLITE_DONE)
 		return 0;

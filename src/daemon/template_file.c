@@ -8,6 +8,7 @@
 #include "daemon/limits.h"
 #include "lib/cleanup.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 #include "lib/log.h"
 
 #include <dirent.h>
@@ -106,7 +107,7 @@ static int read_json(struct template_spec *s, const char *path, struct err *err)
 
 	if (rc < 0)
 		return err_set(err, -rc, "cannot read %s", path);
-	o = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
+	o = json_safe_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
 	if (!json_is_object(o))
 		rc = err_text(err, EINVAL, "%s is not a JSON object: line %d: %s", path, e.line,
 			      o ? "something else" : e.text);

@@ -9,6 +9,7 @@
 #include "daemon/probe.h"
 #include "daemon/query.h"
 #include "daemon/reply.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -101,7 +102,7 @@ void transfer_end(struct transfer *t)
 struct transfer *transfer_begin(struct request *r, struct sandbox *sb, uint8_t type, json_t *object,
 				size_t size, agent_stream_fn *fn, const struct request_ops *ops)
 {
-	_cleanup_free char *text = object ? json_dumps(object, JSON_COMPACT) : NULL;
+	_cleanup_free char *text = json_text(object);
 	struct transfer *t = text ? calloc(1, size) : NULL;
 	struct err err = {0};
 

@@ -25,8 +25,11 @@
 void vmm_host_init(struct vmm_host *h, struct loop *loop, const char *vmm_path,
 		   const char *kvm_path, const char *disk_dir)
 {
-	*h = (struct vmm_host){
-		.loop = loop, .vmm_path = vmm_path, .kvm_path = kvm_path, .disk_dir = disk_dir};
+	*h = (struct vmm_host){.loop = loop,
+			       .vmm_path = vmm_path,
+			       .kvm_path = kvm_path,
+			       .disk_dir = disk_dir,
+			       .oom_fd = -1};
 	list_init(&h->vmms);
 	list_init(&h->claims);
 }
@@ -179,7 +182,8 @@ void vmm_kill(struct vmm *v, bool quiet)
 int vmm_spawn(struct vmm *v, const char *id, int ctl_peer)
 {
 	const char *option = v->host->without_namespaces ? "--without-namespaces" : NULL;
-	int rc = child_spawn(&v->pid, v->host->vmm_path, "podflare-vmm", id, option, ctl_peer);
+	int rc = child_spawn(&v->pid, v->host->vmm_path, "podflare-vmm", id, option, ctl_peer,
+			     v->host->oom_fd);
 
 	if (rc < 0)
 		v->pid = 0;

@@ -10,6 +10,7 @@
 
 #include "lib/fdpass.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 #include "lib/log.h"
 #include "proto/egress.h"
 
@@ -51,7 +52,7 @@ void audit_send(struct egress *e, json_t *message)
 	int rc = -ENOMEM;
 
 	if (message)
-		text = json_dumps(message, JSON_COMPACT | JSON_ENSURE_ASCII);
+		text = json_text_with(message, JSON_ENSURE_ASCII);
 	json_decref(message);
 	if (text) {
 		size_t len = strlen(text);

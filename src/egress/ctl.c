@@ -7,6 +7,7 @@
 
 #include "egress/egress_impl.h"
 #include "lib/fdpass.h"
+#include "lib/json_safe.h"
 #include "lib/log.h"
 #include "proto/egress.h"
 
@@ -108,7 +109,7 @@ static const struct {
 static int ctl_dispatch(struct ctl *c, const char *text, size_t len, int *fd)
 {
 	json_error_t where;
-	json_t *m = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &where);
+	json_t *m = json_safe_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &where);
 	const char *type = json_string_value(json_object_get(m, "type"));
 	int rc = -EPROTO;
 

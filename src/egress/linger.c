@@ -8,6 +8,7 @@
 
 #include "egress/socks.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -99,7 +100,7 @@ void linger_deny_http(struct lingers *l, int fd, const struct egress_question *q
 		      const struct egress_verdict *v, unsigned int status)
 {
 	json_t *denial = egress_denial_json(q, v);
-	_cleanup_free char *body = denial ? json_dumps(denial, JSON_ENSURE_ASCII) : NULL;
+	_cleanup_free char *body = json_text_with(denial, JSON_ENSURE_ASCII);
 	_cleanup_free char *reply = NULL;
 	const char *phrase = status == 403   ? "Forbidden"
 			     : status == 502 ? "Bad Gateway"

@@ -11,8 +11,8 @@
 #include "egress/ctl.h"
 #include "egress/jail.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 #include "lib/log.h"
-#include "lib/wipe.h"
 #include "proto/egress.h"
 
 #include <errno.h>
@@ -85,9 +85,9 @@ static int check_control_socket(void)
 /* What libraries would do with files when they are first used. */
 static void warm_up(void)
 {
-	json_set_alloc_funcs(malloc, wipe_free); /* policies hold secrets */
-	json_object_seed(0);                     /* reads the kernel's random numbers */
-	tzset(); /* reads the time zone, of which nothing here makes use */
+	json_safe_begin();   /* policies hold secrets */
+	json_object_seed(0); /* reads the kernel's random numbers */
+	tzset();             /* reads the time zone, of which nothing here makes use */
 }
 
 static int run(const struct options *o, struct loop *loop, struct err *err)

@@ -9,6 +9,7 @@
 
 #include "egress/policy_inject.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 #include "proto/egress.h"
 
 #include <arpa/inet.h>
@@ -90,7 +91,7 @@ static int set_ca(struct policy *p, const json_t *v, const json_t *all, struct e
 	if (json_object_size(v) != 2 || !json_is_string(json_object_get(v, "cert_pem")) ||
 	    !json_is_string(json_object_get(v, "key_pem")))
 		return bad(err, "ca", "is not an object of cert_pem and key_pem");
-	p->ca = json_deep_copy(v);
+	p->ca = json_clone(v);
 	return p->ca ? 0 : err_text(err, ENOMEM, "no memory");
 }
 
@@ -134,7 +135,7 @@ static int set_resolve(struct policy *p, const json_t *v, const json_t *all, str
 			err, "resolve", "has something else than a list of addresses");
 		if (json_object_get(p->resolve, host))
 			return bad(err, "resolve", "has a name twice");
-		if (json_object_set_new(p->resolve, host, json_deep_copy(list)) < 0)
+		if (json_object_set_new(p->resolve, host, json_clone(list)) < 0)
 			return err_text(err, ENOMEM, "no memory");
 	}
 	return 0;
@@ -280,7 +281,7 @@ static int set_members(struct policy *p, const json_t *doc, struct err *err)
 int policy_parse(struct policy **out, const char *text, size_t len, struct err *err)
 {
 	json_error_t where;
-	json_t *doc = json_loadb(text, len, JSON_REJECT_DUPLICATES, &where);
+	json_t *doc = json_safe_loadb(text, len, JSON_REJECT_DUPLICATES, &where);
 	struct policy *p = calloc(1, sizeof(*p));
 	int rc;
 

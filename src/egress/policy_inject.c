@@ -5,6 +5,7 @@
 #include "egress/policy_inject.h"
 
 #include "egress/rules.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <string.h>
@@ -99,7 +100,7 @@ int policy_inject_parse(json_t **out, bool *intercepts, const json_t *v, struct 
 			return rc;
 		if (json_object_get(*out, host))
 			return err_text(err, EINVAL, "inject: %s is there twice", host);
-		if (json_object_set_new(*out, host, json_deep_copy(one)) < 0)
+		if (json_object_set_new(*out, host, json_clone(one)) < 0)
 			return err_text(err, ENOMEM, "no memory");
 		*intercepts = *intercepts || json_is_true(intercept);
 	}

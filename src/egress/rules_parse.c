@@ -6,6 +6,7 @@
  * Any thread. fork: plain memory.
  */
 #include "egress/rules_impl.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -245,7 +246,7 @@ int egress_rules_parse(struct egress_rules **out, const json_t *list, const json
 
 json_t *egress_rules_json(const struct egress_rules *r)
 {
-	return json_deep_copy(r->normal);
+	return json_clone(r->normal);
 }
 
 int egress_groups_check(const json_t *groups, struct err *err)

@@ -73,7 +73,7 @@ class Daemon:
         self.env = {"PATH": os.environ["PATH"], **(env or {})}
         for name in ("ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS"):
             if name in os.environ:
-                self.env[name] = os.environ[name]
+                self.env.setdefault(name, os.environ[name])
         self.argv = [DAEMON, "--addr", "127.0.0.1:0", "--state", str(self.state)]
         self.argv += ["--guest", str(self.guest), "--vmm", str(vmm), "--kvm", "/dev/null"]
         self.proxies = tmp / "proxies"
@@ -174,8 +174,14 @@ class Daemon:
         return len(os.listdir(f"/proc/{self.proc.pid}/task"))
 
     def fds(self) -> int:
-        """Open descriptors."""
-        return len(os.listdir(f"/proc/{self.proc.pid}/fd"))
+        """Open descriptors. It is not dumpable: to others than root it has to tell them itself."""
+        try:
+            return len(os.listdir(f"/proc/{self.proc.pid}/fd"))
+        except PermissionError:
+            keys = self.env.get("PODFLARE_API_KEYS", "").split(",")
+            head = {"Authorization": f"Bearer {keys[0]}"} if keys[0] else {}
+            text = self.http.get("/v1/metrics", headers=head).text
+            return int(re.search(r"^process_open_fds (\d+)$", text, re.M)[1])
 
 
 def stdout_of(events: list[dict]) -> str:

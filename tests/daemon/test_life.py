@@ -1,11 +1,13 @@
 """Start and stop of the daemon, creates that fail, crashes, restarts."""
 
 import os
+import re
 import signal
 import socket
 import sqlite3
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -428,3 +430,48 @@ def test_virtual_machines_go_first(start: Callable[..., Daemon], own: int, their
     assert score(d.proc.pid) == own
     pids = d.children()
     assert len(pids) == 4 and {score(pid) for pid in pids} == {theirs}
+
+
+# What of /proc/PID a user may read of his own processes, unless they are not dumpable. (To open mem takes
+# Yama's leave as well.)
+PRIVATE = ["environ", "maps", "auxv", "mem", "root/", "cwd/", "ns/user"]
+READER = """
+import os, sys
+for name in sys.argv[2:]:
+    path = f"/proc/{sys.argv[1]}/{name}"
+    try:
+        os.listdir(path) if name[-1] == "/" else os.readlink(path) if "/" in name else open(path)
+        print(name)
+    except PermissionError:
+        pass
+"""
+
+
+def test_its_own_user_cannot_look_into_it(start: Callable[..., Daemon]) -> None:
+    """Not dumpable: keys and secrets are in its memory. Root is here without what makes it more than a
+    user; another process shows what that can read."""
+    as_user = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
+
+    def readable(pid: int) -> list[str]:
+        argv = [*as_user, sys.executable, "-c", READER, str(pid), *PRIVATE]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+        return done.stdout.split()
+
+    with subprocess.Popen([*as_user, "sleep", "1000"]) as other:
+        wait_for(lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n")
+        assert set(PRIVATE) - {"mem"} <= set(readable(other.pid))
+        other.kill()
+    d = start(prefix=as_user)
+    assert d.exec(d.create(), "echo x")[0]["data"] == "x"
+    assert readable(d.proc.pid) == []
+
+
+def test_its_descriptors_are_told(daemon: Daemon) -> None:
+    """What /proc tells root only."""
+    daemon.templates_ready()
+    wait_for(lambda: len(daemon.children()) == 1)  # its rehearsal has gone
+    text = daemon.http.get("/v1/metrics").text
+    told = {name: int(n) for name, n in re.findall(r"^process_(open|max)_fds (\d+)$", text, re.M)}
+    assert told["open"] == daemon.fds()
+    limits = Path(f"/proc/{daemon.proc.pid}/limits").read_text()
+    assert told["max"] == int(re.search(r"^Max open files +(\d+)", limits, re.M)[1])

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "daemon/egress/operator.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -19,7 +20,7 @@ static void entry_text(const json_t *entry, char *out, size_t len)
 		snprintf(out, len, "\"%s\"", json_string_value(entry));
 		return;
 	}
-	text = json_dumps(entry, JSON_COMPACT);
+	text = json_text(entry);
 	snprintf(out, len, "%s", text ? text : "an entry");
 	free(text);
 }

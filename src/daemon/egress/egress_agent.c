@@ -9,6 +9,7 @@
 #include "daemon/daemon.h"
 #include "daemon/egress/egress_impl.h"
 #include "daemon/probe.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -28,7 +29,7 @@ char *egress_agent_text(const struct egress_sandbox *e, bool *on, bool *ca)
 	*ca = wants_ca(e);
 	o = json_pack("{s:b, s:O?}", "on", *on, "ca",
 		      *ca ? json_object_get(e->ca, "cert_pem") : NULL);
-	text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	text = json_text(o);
 	json_decref(o);
 	return text;
 }
@@ -104,7 +105,7 @@ static void on_limit(struct loop_timer *t)
 void egress_renewed(struct sandbox *sb, const struct frame *ok)
 {
 	struct egress_sandbox *e = sb->egress;
-	json_t *o = json_loadb((const char *)ok->payload, ok->len, 0, NULL);
+	json_t *o = json_safe_loadb((const char *)ok->payload, ok->len, 0, NULL);
 	const char *why = json_string_value(json_object_get(o, "egress_error"));
 
 	if (e && why)

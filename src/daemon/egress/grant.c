@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "daemon/egress/grant.h"
 #include "daemon/egress/operator.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <string.h>
@@ -224,7 +225,7 @@ static int parse_host(struct grant *g, const char *host, const json_t *o, size_t
 	if (*bytes > GRANT_INJECT_MAX)
 		return err_text(err, EINVAL, "egress.inject is larger than %u KiB",
 				GRANT_INJECT_MAX >> 10);
-	own = json_pack("{s:o, s:b}", "headers", headers ? json_deep_copy(headers) : json_object(),
+	own = json_pack("{s:o, s:b}", "headers", headers ? json_clone(headers) : json_object(),
 			"intercept", json_is_true(intercept));
 	g->intercept |= json_is_true(intercept);
 	return json_object_set_new(g->inject, host, own) == 0 ? 0 : -ENOMEM;

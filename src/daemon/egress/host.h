@@ -19,6 +19,7 @@ struct config;
 struct egress_host {
 	struct loop *loop;
 	const char *program;
+	int oom_fd; /* child.h; the daemon's */
 	struct egress_operator op;
 	struct audit audit;
 	struct list proxies; /* that have a process */

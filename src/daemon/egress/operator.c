@@ -7,6 +7,7 @@
 #include "daemon/egress/operator.h"
 #include "egress/addr.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 #include "lib/log.h"
 
 #include <arpa/inet.h>
@@ -28,7 +29,7 @@ static json_t *load_json(const char *path, const char *what, struct err *err)
 		err_set(err, -rc, "%s %s cannot be read", what, path);
 		return NULL;
 	}
-	o = json_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
+	o = json_safe_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
 	if (!o)
 		err_text(err, EINVAL, "%s %s is not valid JSON: line %d, column %d: %s", what, path,
 			 e.line, e.column, e.text);

@@ -8,6 +8,7 @@
 #include "daemon/egress/grant.h"
 #include "daemon/egress/operator.h"
 #include "lib/io.h"
+#include "lib/json_safe.h"
 #include "proto/egress.h"
 
 #include <errno.h>
@@ -42,7 +43,7 @@ int policy_make(const struct egress_operator *o, const char *sandbox, const stru
 		json_t *ca, struct err *err)
 {
 	json_t *policy = compose(o, sandbox, g, ca);
-	char *text = policy ? json_dumps(policy, JSON_COMPACT) : NULL;
+	char *text = json_text(policy);
 	size_t len = text ? strlen(text) : 0;
 	int rc;
 

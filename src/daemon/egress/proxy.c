@@ -11,6 +11,7 @@
 #include "daemon/egress/proxy_impl.h"
 #include "daemon/limits.h"
 #include "lib/fdpass.h"
+#include "lib/json_safe.h"
 #include "lib/log.h"
 #include "proto/egress.h"
 
@@ -177,7 +178,7 @@ void proxy_poll(struct proxy *p)
 
 static int send_message(struct proxy *p, json_t *o, const int *fd)
 {
-	char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+	char *text = json_text(o);
 	int rc = -ENOMEM;
 
 	json_decref(o);
@@ -279,7 +280,7 @@ struct proxy *proxy_start(struct egress_host *h, const char *sandbox, const stru
 	p->ctl = (struct loop_src){.fd = -1, .fn = on_ctl, .arg = p};
 	p->proc = (struct loop_src){.fd = -1, .fn = on_proc, .arg = p};
 	p->limit = (struct loop_timer){.fn = on_limit, .arg = p};
-	rc = child_spawn(&p->pid, h->program, "podflare-egress", NULL, NULL, peer);
+	rc = child_spawn(&p->pid, h->program, "podflare-egress", NULL, NULL, peer, h->oom_fd);
 	if (rc == 0)
 		rc = watch(p, sv[0]);
 	if (rc < 0) {

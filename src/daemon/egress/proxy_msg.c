@@ -8,6 +8,7 @@
 #include "daemon/egress/proxy_impl.h"
 #include "daemon/limits.h"
 #include "lib/cleanup.h"
+#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -99,7 +100,7 @@ static const char *on_record(struct proxy *p, const json_t *o)
 		p->open--;
 	else
 		p->open += r.allow;
-	text = json_dumps(r.json, JSON_COMPACT);
+	text = json_text(r.json);
 	audit_record(&p->host->audit, &r, text ? text : "", text ? strlen(text) : 0);
 	if (text && p->owner && p->ops->record(p, &r, text))
 		text = NULL;
@@ -180,7 +181,7 @@ static const char *on_test(struct proxy *p, const json_t *o)
 const char *proxy_message(struct proxy *p, const char *text, size_t len)
 {
 	/* NUL may be in the name that a guest has asked for. */
-	json_t *o = json_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
+	json_t *o = json_safe_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
 	const char *type = json_string_value(json_object_get(o, "type"));
 	const char *what = "a message of no known kind";
 

@@ -4,6 +4,7 @@
  */
 #define _GNU_SOURCE
 #include "egress/http/reply.h"
+#include "lib/json_safe.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +17,7 @@
 static char *denial_text(const struct egress_question *q, const struct egress_verdict *v)
 {
 	json_t *object = egress_denial_json(q, v);
-	char *json = object ? json_dumps(object, JSON_COMPACT) : NULL;
+	char *json = json_text(object);
 	char *text = NULL;
 
 	if (json && asprintf(&text, "%s\n", json) < 0)

@@ -6,25 +6,8 @@
 set -u
 . ./common
 
-MOUNT=$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)
-GROUP=$MOUNT/podflare-test
 MIB=1048576
-export PODFLARE_CGROUP=require
-
-[ -n "$MOUNT" ] || fail "no cgroup v2 is mounted"
-for controller in cpu memory pids; do
-	echo "+$controller" >"$MOUNT/cgroup.subtree_control" || fail "$controller cannot be turned on"
-done
-mkdir "$GROUP" || fail "no group can be made"
-if [ "$DAEMON" = box-podflared ]; then # it becomes this user
-	chown podflare "$GROUP" "$GROUP/cgroup.procs" "$GROUP/cgroup.subtree_control"
-fi
-
-# The daemon is started in that group.
-cat >"$WORK/inside" <<END
-echo \$\$ >$GROUP/cgroup.procs && exec $DAEMON "\$@"
-END
-DAEMON="sh $WORK/inside"
+delegate
 
 # The directory of the group that process $1 is in.
 group_of() {
@@ -54,24 +37,10 @@ all_alone() {
 	done
 }
 
-# How many groups VMs have.
-groups() {
-	find "$GROUP" -type d -name 'vm-*' | wc -l
-}
-
-groups_are() {
-	[ "$(groups)" = "$1" ]
-}
-
 # What is in the file $2 of process $1's group must be $3.
 limit_is() {
 	found=$(cat "$(group_of "$1")/$2")
 	[ "$found" = "$3" ] || fail "$2 of VMM $1 is $found, not $3"
-}
-
-# What has ended has left its group as well.
-settled() {
-	groups_are "$(count)"
 }
 
 youngest() {
@@ -129,11 +98,7 @@ ok "what comes to its limit ends with the reason, alone"
 kill -9 "$daemon"
 wait "$daemon" 2>/dev/null
 daemon=
-# Who starts a daemon in a group again has to take its controllers back first: where they are given to
-# groups below, the kernel lets no process in.
-find "$GROUP" -depth -name cgroup.subtree_control | while read -r file; do
-	echo "-cpu -memory -pids" >"$file" || fail "controllers cannot be taken back"
-done
+take_back
 left=$(groups)
 [ "$left" -ge 2 ] || fail "no groups were left to be removed"
 start
@@ -146,5 +111,5 @@ ok "after kill -9 the next start removes $left groups"
 stop
 groups_are 0 || fail "$(groups) groups are left after a clean stop"
 ok "a clean stop leaves none"
-find "$GROUP" -depth -type d -exec rmdir {} \;
+undelegate
 rm -rf "$LOG" "$WORK"

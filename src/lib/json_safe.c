@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * jansson appends to its buffers without a look at whether that worked; so the allocator is asked
+ * afterwards. Its only state is that answer, one for each thread.
+ */
+#include "lib/json_safe.h"
+#include "lib/wipe.h"
+
+#define JSON_TEXT_FIRST 1024u /* enough for most */
+
+static _Thread_local bool lacked;
+
+static void *json_safe_malloc(size_t n)
+{
+	void *p = malloc(n);
+
+	lacked |= !p;
+	return p;
+}
+
+void json_safe_begin(void)
+{
+	json_set_alloc_funcs(json_safe_malloc, wipe_free);
+}
+
+json_t *json_safe_loadb(const char *text, size_t len, size_t flags, json_error_t *e)
+{
+	json_t *value;
+
+	lacked = false;
+	value = json_loadb(text, len, flags, e);
+	if (!lacked)
+		return value;
+	json_decref(value);
+	return NULL;
+}
+
+bool json_safe_lacked(void)
+{
+	return lacked;
+}
+
+char *json_text_with(const json_t *value, size_t flags)
+{
+	size_t size = JSON_TEXT_FIRST;
+	json_malloc_t get;
+	json_free_t put;
+
+	json_get_alloc_funcs(&get, &put);
+	while (value) {
+		char *text = get(size);
+		/* Into memory of ours: it needs none itself but to look for loops, and tells that.
+		 */
+		size_t n = text ? json_dumpb(value, text, size - 1, flags) : 0;
+
+		if (n && n < size) {
+			text[n] = '\0';
+			return text;
+		}
+		put(text); /* as it may hold a secret */
+		if (n == 0)
+			break;
+		size = n + 1;
+	}
+	return NULL;
+}
+
+char *json_text(const json_t *value)
+{
+	return json_text_with(value, JSON_COMPACT);
+}
+
+json_t *json_clone(const json_t *value)
+{
+	json_t *copy = json_deep_copy(value);
+
+	if (copy && json_equal(copy, value))
+		return copy;
+	json_decref(copy);
+	return NULL;
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What jansson does without memory and does not tell. json_loadb() leaves out bytes of strings and
+ * names, json_dumps() goes on when it gets none in the middle of a string and returns other JSON,
+ * or none, as if all was well, and json_deep_copy() leaves out members and elements.
+ *
+ * Thread: any. fork: no state.
+ */
+#pragma once
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdlib.h>
+
+/*
+ * At the start of a program: memory of JSON is overwritten when it is freed (wipe.h), and
+ * json_safe_loadb() notices when there is none.
+ */
+void json_safe_begin(void);
+
+/* As json_loadb(); NULL as well when not all of it could be kept, which json_safe_lacked() tells.
+ */
+json_t *json_safe_loadb(const char *text, size_t len, size_t flags, json_error_t *e);
+/* Whether memory was missing in this thread's last json_safe_loadb(). */
+bool json_safe_lacked(void);
+
+/* As json_dumps(). NULL: no memory, or there is no value. */
+char *json_text_with(const json_t *value, size_t flags);
+/* Compact. */
+char *json_text(const json_t *value);
+
+/* As json_deep_copy(); NULL as well when the copy has not become like the original. */
+json_t *json_clone(const json_t *value);
