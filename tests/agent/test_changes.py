@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import base64
+import ctypes
 import hashlib
 import json
 import os
 import random
 import shutil
 import stat
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -18,6 +20,9 @@ from typing import Any, Iterator
 import pytest
 from agent_client import CHANGES, DATA, ERROR, FREEZE, HASHES, OK, THAW, Stream
 from conftest import ROOT, Agent, wait_for
+
+
+IN_ACCESS, IN_OPEN = 0x1, 0x20
 
 
 class Overlay:
@@ -168,6 +173,45 @@ def test_nothing_changed(served: tuple[Overlay, Agent]) -> None:
     with agent.stream() as s:
         assert changes(s, "/") == []
         assert changes(s, "/home/user", "/nothing/there") == []
+
+
+def test_costs_what_has_changed(overlay: Overlay) -> None:
+    """Of an image with many directories only those above a change are looked into."""
+    for i in range(300):
+        (overlay.image / f"many/d{i}/below").mkdir(parents=True)
+        (overlay.image / f"many/d{i}/file").write_text("image")
+    overlay.mount()
+    (overlay.root / "many/d7/below/new").write_text("1")
+    (overlay.root / "home/user/a").write_text("changed")
+    # Mounted over: what is done through it opens the same directories.
+    subprocess.run(["umount", str(overlay.root)], check=True)
+    libc, directories = ctypes.CDLL(None, use_errno=True), {}
+    queue = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    for top, _, _ in list(os.walk(overlay.image)):
+        wd = libc.inotify_add_watch(queue, top.encode(), IN_OPEN | IN_ACCESS)
+        assert wd > 0
+        directories[wd] = os.path.relpath(top, overlay.image)
+    overlay.mount()
+    agent = Agent(layers=(overlay.image, overlay.upper, overlay.root))
+    try:
+        with agent.stream() as s:
+            found = {name_of(entry) for entry in changes(s, "/")}
+        assert {b"/many/d7/below/new", b"/home/user/a"} <= found
+        assert not any(b"/d8" in name for name in found)
+    finally:
+        agent.stop()
+    seen, at = set(), 0
+    try:
+        events = os.read(queue, 1 << 20)
+    except BlockingIOError:
+        events = b""
+    while at < len(events):
+        wd, _, _, size = struct.unpack_from("iIII", events, at)
+        seen.add(directories[wd])
+        at += 16 + size
+    os.close(queue)
+    assert {"many/d7", "home/user"} <= seen, "nothing was watched"
+    assert seen <= {".", "many", "many/d7", "many/d7/below", "home", "home/user"}
 
 
 def test_each_kind(served: tuple[Overlay, Agent]) -> None:
