@@ -35,17 +35,18 @@ struct sweep_group {
 
 void sweep_init(struct sweep *s, struct cgroups *cs)
 {
-	*s = (struct sweep){.cs = cs, .top = -1, .entries = -1, .inside = -1, .outside = -1};
+	*s = (struct sweep){.cs = cs, .top = -1, .entries = -1, .inside = -1, .births = -1};
 	list_init(&s->frozen);
 }
 
-/* Without one of the two each look is a whole one. */
+/* Without one of these each look is a whole one. */
 static void sweep_watch(struct sweep *s, const char *path)
 {
 	static const char *const names[] = {"cgroup.procs", "cgroup.threads"};
 	char file[PATH_MAX];
 
 	s->inside = openat(s->cs->dirfd, "pids.current", O_RDONLY | O_CLOEXEC);
+	s->births = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
 	s->entries = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
 	for (size_t i = 0; s->entries >= 0 && i < ARRAY_SIZE(names); i++) {
 		snprintf(file, sizeof(file), "%s/%s", path, names[i]);
@@ -54,34 +55,52 @@ static void sweep_watch(struct sweep *s, const char *path)
 	}
 }
 
-/* Nobody has entered the top group since the last call: true when that is known. */
-static bool sweep_nobody_entered(struct sweep *s)
+/* Somebody may have entered the top group by its files since the last call. */
+static bool sweep_entered(struct sweep *s)
 {
 	char events[512];
-	bool none = s->entries >= 0;
-	int n;
+	bool entered = s->entries < 0;
+	ssize_t n;
 
 	while (s->entries >= 0 &&
-	       (n = (int)io_read_some(s->entries, events, sizeof(events))) != -EAGAIN) {
-		none = false;
+	       (n = io_read_some(s->entries, events, sizeof(events))) != -EAGAIN) {
+		entered = true;
 		if (n <= 0)
 			close_fd(&s->entries);
 	}
-	return none;
+	return entered;
 }
 
-/* Threads that are in no group of the agent's: the kernel's, its own, and others; -1 = unknown. */
-static long sweep_outside(const struct sweep *s)
+static bool sweep_read(int fd, char *text, size_t size)
 {
-	char text[32];
-	struct sysinfo si;
-	ssize_t n = s->inside < 0 ? -1 : pread(s->inside, text, sizeof(text) - 1, 0);
+	ssize_t n = fd < 0 ? -1 : pread(fd, text, size - 1, 0);
 
-	if (n <= 0 || sysinfo(&si) < 0)
-		return -1;
+	if (n <= 0)
+		return false;
 	text[n] = '\0';
-	/* The kernel tells the lower 16 bits of its number. */
-	return (long)(uint16_t)(si.procs - strtoul(text, NULL, 10));
+	return true;
+}
+
+static struct sweep_mark sweep_mark_now(const struct sweep *s)
+{
+	char inside[32], births[128], *last;
+	struct sysinfo si;
+
+	if (!sweep_read(s->inside, inside, sizeof(inside)) ||
+	    !sweep_read(s->births, births, sizeof(births)) || sysinfo(&si) < 0)
+		return (struct sweep_mark){0};
+	last = strrchr(births, ' ');
+	return (struct sweep_mark){
+		.known = last,
+		/* The kernel tells the lower 16 bits of its number. */
+		.outside = (uint16_t)(si.procs - strtoul(inside, NULL, 10)),
+		.last = last ? strtol(last, NULL, 10) : 0,
+	};
+}
+
+static bool sweep_mark_same(const struct sweep_mark *a, const struct sweep_mark *b)
+{
+	return a->known && b->known && a->outside == b->outside && a->last == b->last;
 }
 
 int sweep_set_top(struct sweep *s, const char *path, struct err *err)
@@ -247,21 +266,26 @@ static int sweep_take(struct sweep *s, pid_t pid)
 	return rc == -ESRCH ? 0 : rc;
 }
 
-/* One process of the top group that is not known as the kernel's: 0 when it was moved or is let on,
- * 1 when it may stay there, 2 when it is the kernel's. */
+/* Was moved, or is let on for now; may stay; may stay as the kernel's. */
+enum sweep_verdict { SWEEP_GOES_ON, SWEEP_STAYS, SWEEP_KERNELS };
+
+/* One process of the top group: the verdict, or -errno. */
 static int sweep_process(struct sweep *s, pid_t pid, bool patient)
 {
+	int rc;
+
 	/* 0 stands for one that this PID namespace does not see. */
 	if (pid == 0)
 		return -ESRCH;
 	if (pid == getpid())
-		return 1;
-	if (sweep_is_kernels(pid))
-		return 2;
+		return SWEEP_STAYS;
+	if (sweep_knows(s, pid) || sweep_is_kernels(pid))
+		return SWEEP_KERNELS;
 	/* What the kernel starts is in no session until it makes one. */
 	if (patient && getpgid(pid) == 0)
-		return 0;
-	return sweep_take(s, pid);
+		return SWEEP_GOES_ON;
+	rc = sweep_take(s, pid);
+	return rc < 0 ? rc : SWEEP_GOES_ON;
 }
 
 /* The processes of the top group: 1 when none is there that runs. */
@@ -277,10 +301,10 @@ static int sweep_processes(struct sweep *s, bool patient)
 	while (rc >= 0 && f && fgets(line, sizeof(line), f)) {
 		pid_t pid = (pid_t)strtol(line, NULL, 10);
 
-		rc = sweep_knows(s, pid) ? 2 : sweep_process(s, pid, patient);
-		if (rc == 0)
+		rc = sweep_process(s, pid, patient);
+		if (rc == SWEEP_GOES_ON)
 			none = 0;
-		if (rc == 2 && n < SWEEP_KNOWN)
+		if (rc == SWEEP_KERNELS && n < SWEEP_KNOWN)
 			kernels[n++] = pid;
 	}
 	if (rc >= 0 && f)
@@ -301,21 +325,24 @@ static nlink_t sweep_links(int dirfd)
 
 int sweep_look(struct sweep *s, bool patient)
 {
-	bool same;
+	struct sweep_mark now;
 	nlink_t links;
-	long outside;
+	bool entered;
 	int rc, all = 1;
 
 	if (s->top < 0)
 		return 1;
+	/* These come first: what happens from here on is seen by the next look. */
 	links = sweep_links(s->top);
+	entered = sweep_entered(s);
+	now = sweep_mark_now(s);
 	s->others = links != SWEEP_LINKS;
-	/* In this order: who enters from here on is seen by the next look. */
-	same = sweep_nobody_entered(s) && !s->others && !s->strays;
-	outside = sweep_outside(s);
-	if (same && outside >= 0 && outside == s->outside)
+	if (!entered && !s->others && !s->strays && sweep_mark_same(&now, &s->quiet))
 		return 1;
-	s->outside = -1;
+	s->quiet.known = false;
+	/* The number of a thread of the kernel's that has ended may be the newcomer's. */
+	if (entered)
+		s->nknown = 0;
 	if (s->others)
 		all = sweep_groups(s);
 	rc = all < 0 ? all : sweep_processes(s, patient);
@@ -325,7 +352,7 @@ int sweep_look(struct sweep *s, bool patient)
 	if (!all || !rc || sweep_links(s->top) != links)
 		return 0;
 	if (!s->others && !s->strays)
-		s->outside = outside;
+		s->quiet = now;
 	return 1;
 }
 

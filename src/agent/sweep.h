@@ -12,10 +12,11 @@
  *
  * In the usual case there are none. To read who is in the top group writes to the task of each of
  * the kernel's threads, and to tell whose process it is touches five pages more, each of them a
- * fault in a machine that has copies. So a look is left out when nobody has written to the files by
- * which processes enter, no group is new, and there are as many threads as at the last one but for
- * those in the agent's groups; and what is known as the kernel's is not asked again. Without a
- * directory of the top (tests) there is nothing to be looked at.
+ * fault in a machine that has copies. So a look is left out when since the last one that found
+ * nothing no process or thread was made anywhere, as many are outside of the agent's groups,
+ * nobody has written to the files by which processes enter the top group, and there are no groups
+ * but the agent's. And what a look has found to be the kernel's is not asked again by the next.
+ * Without a directory of the top (tests) there is nothing to be looked at.
  *
  * This is for whoever does such things in good faith. Root that races with it, or loads a module
  * into the kernel, can run whatever it likes (docs/threat-model.md).
@@ -27,10 +28,18 @@
 #include "agent/cgroup.h"
 
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 /* As many threads of the kernel are remembered: there are some 60, and a few for each processor. */
 #define SWEEP_KNOWN 256u
+
+/* What nobody changes who does not make a process. */
+struct sweep_mark {
+	bool known;
+	uint16_t outside; /* threads in no group of the agent's: the kernel's and its own */
+	long last;        /* the youngest process or thread of all */
+};
 
 struct sweep {
 	struct cgroups *cs;
@@ -40,15 +49,14 @@ struct sweep {
 	bool others;           /* there are other groups at the top */
 	/*
 	 * Threads of the kernel that the last look has found, in order. The number of one that has
-	 * ended is forgotten by the look that misses it, so that another process would have to get
-	 * it, and to enter the top group, between two looks.
+	 * ended is forgotten by the look that misses it, and all are when somebody has entered.
 	 */
 	pid_t known[SWEEP_KNOWN];
 	unsigned nknown;
-	int entries;  /* inotify on the files by which processes enter the top group, or -1 */
-	int inside;   /* pids.current of the agent's groups, or -1 */
-	long outside; /* threads in no group of the agent's when none ran at the top; -1 = unknown
-		       */
+	int entries; /* inotify on the files by which processes enter the top group, or -1 */
+	int inside;  /* pids.current of the agent's groups, or -1 */
+	int births;  /* /proc/loadavg, or -1 */
+	struct sweep_mark quiet; /* when nothing ran at the top */
 };
 
 /* Nothing is at the top yet. */

@@ -179,10 +179,10 @@ def test_no_process_runs_before_the_copy_is_itself(parent: Sandbox):
         wait_until("it draws", lambda: int(sh(base, "cat /tmp/drawn | wc -l")) > 20, 60)
         generation = base.info().generation
         with base.fork(5) as children:
-            time.sleep(1)
 
             def lines(sandbox: Sandbox) -> list[list[str]]:
-                sh(sandbox, "pkill -f '[w]itness.py'; sleep 0.1")
+                new = f"grep -q '^{generation + 1} ' /tmp/drawn"
+                sh(sandbox, f"until {new}; do sleep 0.1; done; pkill -f '[w]itness.py'; sleep 0.1")
                 text = sandbox.download("/tmp/drawn").decode()
                 return [line.split() for line in text.splitlines() if len(line.split()) == 2]
 
