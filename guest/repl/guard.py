@@ -19,7 +19,7 @@ BUILTINS: dict[str, Any] = dict(vars(builtins))
 __builtins__ = BUILTINS  # type: ignore[assignment]
 
 _names: frozenset[str] = frozenset()
-_count = -1  # of the builtins when all of _names were there
+_count = -1  # see _number(), when all of _names were there
 _given = False  # see set_input()
 _real_input = builtins.input
 
@@ -90,16 +90,21 @@ def install(extra: dict[str, Any]) -> None:
     _names = frozenset(BUILTINS)
 
 
+def _number(current: dict[str, Any]) -> int:
+    """Of the builtins; but for the last value that was shown, which comes with the first such cell."""
+    return len(current) - ("_" in current)
+
+
 def restore(everything: bool = False, doubt: bool = True) -> None:
     """Puts deleted builtins back; with `everything`, replaced ones as well. Without a doubt their
     number will do: to look at every name is to write to all of their reference counts, in thirty
-    pages that a copy of the machine would have to make its own. Who deletes one and adds another
-    gets an error from the former, and that is a doubt."""
+    pages that a copy of the machine would have to make its own. Who deletes one and adds another has
+    it back after the first cell that fails."""
     global _count
     current = vars(builtins)
     if everything:
         current.update(BUILTINS)
-    elif doubt or len(current) != _count:
+    elif doubt or _number(current) != _count:
         for name in _names - current.keys():
             current[name] = BUILTINS[name]
-    _count = len(current)
+    _count = _number(current)

@@ -12,6 +12,7 @@
 #include <fcntl.h>
 #include <linux/magic.h>
 #include <linux/random.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -62,6 +63,17 @@ int renew_kernel(struct renew_kept *k, const struct request_renew *r, struct err
 	return rc;
 }
 
+/* Somebody has mounted or unmounted something since the last call, as far as one can tell. */
+static bool renew_mounts_changed(struct renew_kept *k)
+{
+	struct pollfd p = {.events = POLLPRI};
+
+	if (k->mounts_fd < 0)
+		k->mounts_fd = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
+	p.fd = k->mounts_fd;
+	return p.fd < 0 || poll(&p, 1, 0) != 0;
+}
+
 int renew_boot_id(struct renew_kept *k, const char *run_dir, const struct request_renew *r,
 		  struct err *err)
 {
@@ -75,12 +87,14 @@ int renew_boot_id(struct renew_kept *k, const char *run_dir, const struct reques
 	rc = renew_write(run_dir, "boot-id", text);
 	if (rc < 0)
 		return err_set(err, -rc, "cannot write %s", file);
-	if (k->has_boot_id)
+	if (k->has_boot_id && !renew_mounts_changed(k))
 		return 0;
 	if (statfs(BOOT_ID, &sf) < 0)
 		return err_set(err, errno, "cannot look at " BOOT_ID);
 	if (sf.f_type == PROC_SUPER_MAGIC && mount(file, BOOT_ID, NULL, MS_BIND, NULL) < 0)
 		return err_set(err, errno, "cannot mount a file on " BOOT_ID);
+	/* Changes count from here on, not that one. */
+	(void)!renew_mounts_changed(k);
 	k->has_boot_id = true;
 	return 0;
 }

@@ -20,7 +20,8 @@
  */
 struct renew_kept {
 	int random_fd;    /* /dev/urandom; -1 = not opened yet */
-	bool has_boot_id; /* the file is mounted */
+	int mounts_fd;    /* /proc/self/mountinfo, whose changes can be asked for; -1 */
+	bool has_boot_id; /* the file was mounted when mounts_fd was asked last */
 };
 
 /* Random numbers, clock, host name of the kernel. */

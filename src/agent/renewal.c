@@ -35,8 +35,10 @@ void renewal_init(struct renewal *n, struct agent *a, const char *etc_dir, const
 {
 	char dir[256];
 
-	*n = (struct renewal){
-		.agent = a, .etc_dir = etc_dir, .run_dir = run_dir, .kept = {.random_fd = -1}};
+	*n = (struct renewal){.agent = a,
+			      .etc_dir = etc_dir,
+			      .run_dir = run_dir,
+			      .kept = {.random_fd = -1, .mounts_fd = -1}};
 	n->limit = (struct loop_timer){.fn = renewal_on_limit, .arg = n};
 	n->again = (struct loop_timer){.fn = renewal_on_again, .arg = n};
 	snprintf(dir, sizeof(dir), "%s/podflare/on-fork.d", etc_dir);

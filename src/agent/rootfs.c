@@ -230,16 +230,23 @@ int rootfs_run_huge(const char *name, struct err *err)
 {
 	static const struct mount_entry huge = {"tmpfs", HUGE, MS_NOSUID | MS_NODEV,
 						"mode=0755,size=8m,huge=always"};
-	char *argv[] = {(char *)(size_t)name, NULL};
+	char *argv[] = {(char *)(size_t)name, NULL}, path[64];
 	int rc = rootfs_mount(&huge, err);
 
 	if (rc < 0)
 		return rc;
-	rc = copy_file("/init", HUGE "/podflare-agent", 0755);
-	if (rc < 0)
-		return err_set(err, -rc, "cannot copy the agent");
-	execv(HUGE "/podflare-agent", argv);
-	return err_set(err, errno, "cannot run the agent's copy");
+	snprintf(path, sizeof(path), HUGE "/%s", name);
+	rc = copy_file("/init", path, 0755);
+	if (rc < 0) {
+		err_set(err, -rc, "cannot copy the agent");
+	} else {
+		execv(path, argv);
+		rc = err_set(err, errno, "cannot run the agent's copy");
+	}
+	/* A part of it would lie in the memory of all copies. */
+	if (umount2(HUGE, MNT_DETACH) == 0)
+		rmdir(HUGE);
+	return rc;
 }
 
 int rootfs_copy_repl(struct err *err)

@@ -18,7 +18,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define WARM_HEAP (64 << 10) /* bytes; below malloc's limit for a mapping of its own */
+#define WARM_HEAP (64 << 10) /* bytes */
+#define WARM_MAPPED \
+	(1 << 20) /* more than a stream's buffers: these are mapped, and new each time */
 
 static void warm_on_gone(void *job)
 {
@@ -89,7 +91,9 @@ static void warm_heap(void)
 {
 	char *room;
 
-	mallopt(M_TRIM_THRESHOLD, 4 * WARM_HEAP);
+	/* The first stops glibc from adapting the second, which is 128 KiB at first. */
+	mallopt(M_TRIM_THRESHOLD, 2 * WARM_MAPPED);
+	mallopt(M_MMAP_THRESHOLD, WARM_MAPPED);
 	room = malloc(WARM_HEAP);
 	if (room)
 		explicit_bzero(room, WARM_HEAP);

@@ -3,7 +3,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from podflare import Sandbox
+
+
+UNMOUNT = (
+    "import ctypes;"
+    'assert ctypes.CDLL(None).umount2(b"/proc/sys/kernel/random/boot_id", 0) == 0'
+)
 
 
 def root(sandbox: Sandbox, script: str) -> str:
@@ -23,3 +31,20 @@ def test_the_agents_code_is_one_huge_page(shared: Sandbox) -> None:
     assert int(said[2]) >= 4 and said[3] == "1"
     # Its file system is not among what programs in the sandbox can name.
     assert root(shared, "test ! -e /huge; grep -c huge /proc/1/mounts || true") == "0\n"
+
+
+@pytest.mark.limit(300)
+def test_a_boot_id_that_was_unmounted(parent: Sandbox) -> None:
+    """Copies have one of their own all the same: it is mounted again."""
+    read = "cat /proc/sys/kernel/random/boot_id /run/podflare/boot-id"
+    with parent.fork() as (base,):
+        root(base, f"python3 -c '{UNMOUNT}'")
+        with base.fork(2) as children:
+            ids = [root(one, read).split() for one in children]
+            for shown, own in ids:
+                assert shown == own
+            assert ids[0] != ids[1]
+            # And is not looked for when nothing was mounted since.
+            with children[0].fork() as (child,):
+                shown, own = root(child, read).split()
+                assert shown == own and shown not in (ids[0][0], ids[1][0])

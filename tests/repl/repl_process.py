@@ -107,7 +107,6 @@ class Repl:
             os.set_blocking(fd, False)
         self._frames = bytearray()
         self._parts = b""
-        self._id = 0
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         began = time.monotonic()
         self.process = subprocess.Popen(
@@ -152,9 +151,8 @@ class Repl:
     def start(self, code: str | bytes, **more: Any) -> None:
         """Sends a cell, with more members of its request, without waiting for its end."""
         source = code.encode() if isinstance(code, str) else code
-        self._id += 1
         message = b""
-        head = json.dumps({"id": self._id, **more}).encode()
+        head = json.dumps(more, separators=(",", ":")).encode()
         message += _HEADER.pack(len(head), EXEC, b"\0\0\0") + head
         for at in range(0, len(source), 65536):
             part = source[at : at + 65536]
@@ -218,12 +216,16 @@ class Repl:
         return self._frame(time.monotonic() + timeout)
 
     def drain(self, seconds: float, until: bytes = b"") -> Result:
-        """Reads the pipes for some time without a cell running, or until standard output ends so."""
+        """Reads the pipes for some time without a cell running; or until standard output ends so, and
+        somewhat longer."""
         result = Result()
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not (until and result.out.endswith(until)):
+        begun = time.monotonic()
+        deadline = begun + seconds
+        while time.monotonic() < deadline:
+            if until and result.out.endswith(until):
+                deadline, until = time.monotonic() + 0.2, b""
             for fd in (self.out, self.err):
-                self._read_pipe(fd, result, deadline - seconds)
+                self._read_pipe(fd, result, begun)
             time.sleep(0.005)
         return result
 

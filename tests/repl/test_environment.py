@@ -102,7 +102,7 @@ def test_a_broken_frame(repl: Repl) -> None:
 
 
 def test_not_inside_of_a_cell(repl: Repl) -> None:
-    repl.send(0x01, b'{"id": 1}')
+    repl.send(0x01, b"{}")
     with pytest.raises(Died):
         tell(repl, ENV)
         repl.answer()

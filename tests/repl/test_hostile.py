@@ -88,6 +88,12 @@ def test_next_cell_works(repl: Repl, code: str) -> None:
         assert repl.run("keep").value == "41"
 
 
+def test_a_builtin_that_is_deleted_by_the_first_cell_with_a_value(repl: Repl) -> None:
+    """With that cell `_` comes into the builtins."""
+    assert repl.run("import builtins\ndel builtins.hash\n42").value == "42"
+    assert repl.run("hash(1)").value == "1"
+
+
 def test_builtins_that_change_places(repl: Repl) -> None:
     """Their number is the same: the first error tells."""
     repl.run("import builtins")
