@@ -17,6 +17,8 @@
 
 /* Kept free in the output queue for END, CANCEL and one PING. */
 #define CONTROL_RESERVE 256u
+/* For a PING, a FREEZE, a THAW. */
+#define FIRST_ROOM 64u
 /* So much is held back by agent_cork(). */
 #define CORK_MAX 16384u
 
@@ -188,7 +190,13 @@ struct agent_stream *agent_open_new(struct agent *a, agent_stream_fn *fn, void *
 {
 	struct agent_stream *s = agent_connect(a, LIMIT_STREAMS + LIMIT_OWN_STREAMS, err);
 
-	return s ? agent_begin(s, fn, user) : NULL;
+	/* Room for the first request: a want of memory is told here, and not taken for the guest's
+	 * silence later. */
+	if (!s || buf_reserve(&s->out.out, FIRST_ROOM))
+		return s ? agent_begin(s, fn, user) : NULL;
+	err_text(err, ENOMEM, "out of memory");
+	agent_close(agent_begin(s, fn, user));
+	return NULL;
 }
 
 void agent_hold(struct agent *a)
@@ -224,9 +232,11 @@ void agent_release(struct agent_stream *s)
 	struct frame f;
 
 	agent_begin_turn(s);
-	/* Bytes behind the final frame, or ours still unsent: the two sides disagree. */
-	if (s->error || s->mute || s->eof || s->held || a->nidle >= LIMIT_IDLE_STREAMS ||
-	    frame_writer_pending(&s->out) || agent_next(s, &f) != 0 || buf_len(&s->in.in)) {
+	/* Bytes behind the final frame, or ours still unsent: the two sides disagree. An answer to
+	 * a PING that is on its way would meet the next conversation. */
+	if (s->error || s->mute || s->eof || s->held || s->pings ||
+	    a->nidle >= LIMIT_IDLE_STREAMS || frame_writer_pending(&s->out) ||
+	    agent_next(s, &f) != 0 || buf_len(&s->in.in)) {
 		agent_close(s);
 		return;
 	}

@@ -65,8 +65,8 @@ static void create_done(struct create *c, struct sandbox *sb)
 		c->t->pool[template_kind(c->forkable)].used = true;
 	pool_kick(c->r->http->d);
 	reply_json(c->r, 200, sandbox_json(sb, false));
-	/* Without memory for the answer nobody would learn of it. */
-	if (c->r->status != 200)
+	/* Without memory for the answer, or without a client, nobody would learn of it. */
+	if (c->r->status != 200 || c->r->gone)
 		sandbox_end(sb, true, "it could not be told of");
 }
 

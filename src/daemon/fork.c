@@ -119,8 +119,8 @@ static void fork_answer(struct fork_op *op)
 	} else {
 		reply_json(r, 200, body);
 		body = NULL;
-		/* Without memory for the answer nobody would learn of them. */
-		for (unsigned int i = 0; i < op->n && r->status != 200; i++)
+		/* Without memory for the answer, or a client, nobody would learn of them. */
+		for (unsigned int i = 0; i < op->n && (r->status != 200 || r->gone); i++)
 			if (op->child[i].ready)
 				sandbox_end(op->child[i].sb, true, "its fork could not be told of");
 	}

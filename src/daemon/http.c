@@ -208,6 +208,8 @@ static enum MHD_Result http_on_request(void *cls, struct MHD_Connection *conn, c
 	if (r->phase == REQUEST_HEAD) {
 		r->phase = REQUEST_BODY;
 		intake_head(r, method);
+		if (r->gone) /* an answer for which there was no memory: no route need be known */
+			return MHD_NO;
 		http_plan_body(r);
 		if (r->reply && !r->discard)
 			return http_queue(r);
@@ -288,17 +290,6 @@ static size_t http_keep_escapes(void *cls, struct MHD_Connection *conn, char *s)
 
 /* --- answers ----------------------------------------------------------------------------- */
 
-static void http_set_reply(struct request *r, unsigned int status, struct MHD_Response *resp)
-{
-	if (r->reply || r->phase == REQUEST_REPLY) {
-		MHD_destroy_response(resp); /* the first answer stands */
-		return;
-	}
-	r->reply = resp;
-	r->status = status;
-	http_wake(r);
-}
-
 /* False: no memory, and an answer without one of its headers is another one. */
 static bool http_add_headers(struct MHD_Response *resp, const char *const *headers)
 {
@@ -314,9 +305,17 @@ static void http_finish_reply(struct request *r, unsigned int status, struct MHD
 {
 	const char *const of_type[] = {"Content-Type", type, NULL};
 
+	/* The first answer stands, and whether there is memory for another is no matter. */
+	if (r->reply || r->phase == REQUEST_REPLY) {
+		if (resp)
+			MHD_destroy_response(resp);
+		return;
+	}
 	if (resp && (!type || http_add_headers(resp, of_type)) && http_add_headers(resp, more) &&
 	    http_add_headers(resp, headers)) {
-		http_set_reply(r, status, resp);
+		r->reply = resp;
+		r->status = status;
+		http_wake(r);
 		return;
 	}
 	if (resp)

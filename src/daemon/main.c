@@ -157,11 +157,8 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 {
 	struct config *c = &d->config;
 	unsigned int connections;
-	int rc = hide(d, err);
+	int rc = loop_init(&d->loop);
 
-	if (rc < 0)
-		return rc;
-	rc = loop_init(&d->loop);
 	if (rc < 0)
 		return err_set(err, -rc, "cannot make an event loop");
 	rc = watch_signals(d, signals, err);
@@ -283,6 +280,11 @@ int main(int argc, char **argv)
 	int rc;
 
 	umask(077);
+	/* Before the keys are read. */
+	if (hide(&d, &err) < 0) {
+		fprintf(stderr, "podflared: %s\n", err.msg);
+		return 1;
+	}
 	/* Requests and grants of egress have secrets in them. */
 	json_safe_begin();
 	rc = config_load(&d.config, argc, argv, &err);
@@ -294,7 +296,7 @@ int main(int argc, char **argv)
 	d.image = (struct image){.kernel_fd = -1, .initramfs_fd = -1};
 	d.store.lock_fd = d.store.reserve.fd = d.http.spare_fd = d.loop.epfd = d.loop.wakefd = -1;
 	list_init(&d.loop.garbage);
-	d.egress.audit.fd = d.cgroups.dir_fd = d.oom_fd = -1;
+	d.egress.audit.fd = d.cgroups.dir_fd = -1;
 	rc = 0;
 	if (d.config.show_help)
 		fputs(config_usage(), stdout);

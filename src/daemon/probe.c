@@ -7,6 +7,7 @@
 #include "daemon/daemon.h"
 #include "daemon/sandbox.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 struct probe {
@@ -52,6 +53,9 @@ static void probe_on_stream(struct agent_stream *s)
 		return;
 	if (rc == 1) {
 		agent_release(s);
+		probe_free(p);
+	} else if (rc == -ENOMEM) {
+		agent_close(s); /* ours, and nothing about the guest */
 		probe_free(p);
 	} else if (!sandbox_is_ending(p->sb)) {
 		probe_failed(p, agent_error_text(rc));

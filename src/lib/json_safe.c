@@ -1,18 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * jansson appends to its buffers without a look at whether that worked; so the allocator is asked
- * afterwards. Its only state is that answer, one for each thread.
+ * jansson appends to its buffers without a look at whether that worked; so the allocator fails for
+ * good once it has failed, and is asked afterwards. Its state is that answer, one for each thread.
+ * What is left: text that ends a number or a word and is the byte that was lost trips an assertion
+ * of the library's, which ends the process.
  */
 #include "lib/json_safe.h"
 #include "lib/wipe.h"
 
 #define JSON_TEXT_FIRST 1024u /* enough for most */
 
-static _Thread_local bool lacked;
+static _Thread_local bool loading, lacked;
 
+/* After the first failure of a load there is nothing any more: what the library goes on to make of
+ * a text that has lost bytes may be larger than the room that it makes for it. */
 static void *json_safe_malloc(size_t n)
 {
-	void *p = malloc(n);
+	void *p = loading && lacked ? NULL : malloc(n);
 
 	lacked |= !p;
 	return p;
@@ -28,7 +32,9 @@ json_t *json_safe_loadb(const char *text, size_t len, size_t flags, json_error_t
 	json_t *value;
 
 	lacked = false;
+	loading = true;
 	value = json_loadb(text, len, flags, e);
+	loading = false;
 	if (!lacked)
 		return value;
 	json_decref(value);

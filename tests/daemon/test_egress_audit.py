@@ -130,7 +130,8 @@ def test_a_torn_line_is_ended(daemon: Daemon) -> None:
 
 
 def test_metrics(daemon: Daemon) -> None:
-    assert metrics(daemon) == {
+    first = {name: n for name, n in metrics(daemon).items() if not name.startswith("process_")}
+    assert first == {
         "podflare_sandboxes": 0,
         "podflare_egress_proxies": 0,
         ALLOWED: 0,

@@ -458,9 +458,11 @@ def test_its_own_user_cannot_look_into_it(start: Callable[..., Daemon]) -> None:
         return done.stdout.split()
 
     with subprocess.Popen([*as_user, "sleep", "1000"]) as other:
-        wait_for(lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n")
-        assert set(PRIVATE) - {"mem"} <= set(readable(other.pid))
-        other.kill()
+        try:
+            wait_for(lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n")
+            assert set(PRIVATE) - {"mem"} <= set(readable(other.pid))
+        finally:
+            other.kill()
     d = start(prefix=as_user)
     assert d.exec(d.create(), "echo x")[0]["data"] == "x"
     assert readable(d.proc.pid) == []

@@ -51,6 +51,12 @@ RICH = {
 CASES = [(m, p, None) for m, p in OPERATIONS] + [("post", "/v1/sandboxes", RICH)]
 
 
+# These end the sandbox.
+ENDING = {("delete", ON_ONE), ("post", f"{ON_ONE}/merge_into/{{other}}")}
+# Requests without an operation.
+REFUSED = [("get", "/v1/nothing", 404), ("put", "/v1/sandboxes", 405), ("get", "/v1/sandboxes/x/y/z", 404)]
+
+
 class Bench:
     """A daemon that can be made to fail, and a sandbox of it in which an operation is tried."""
 
@@ -206,6 +212,8 @@ def test_each_failure_of_a_request(
                 right(method, path, r, bench)
                 break
             judge(method, path, r, bench)
+            if ON_ONE in path and (method, path) not in ENDING:
+                assert bench.sid in bench.ids(), "the host's want of memory has ended a sandbox"
             if makes and r is not None and r.status_code >= 400:
                 assert bench.ids() <= before, "made, and not told of"
         except (AssertionError, httpx.HTTPError) as e:
@@ -288,6 +296,23 @@ class Pressure:
             t.join(4 * PATIENCE)
         assert not any(t.is_alive() for t in self.threads), "a client waits"
         assert not self.wrong, self.wrong
+
+
+@pytest.mark.parametrize("kind", [MEMORY, KERNEL], ids=["memory", "kernel"])
+def test_each_failure_of_a_refusal(start: Callable[..., Daemon], tmp_path: Path, kind: int) -> None:
+    bench = Bench(start, tmp_path, "")
+    for method, path, status in REFUSED:
+        count = n = 1
+        while count:
+            bench.failing.arm(kind, n)
+            try:
+                with httpx.Client(base_url=bench.d.url, timeout=PATIENCE) as c:
+                    assert c.request(method, path).status_code in (status, 500)
+            except (httpx.RemoteProtocolError, httpx.NetworkError):
+                pass
+            _, count = bench.failing.disarm()
+            bench.lives()
+            n += 1
 
 
 @pytest.mark.parametrize("kinds", [MEMORY, KERNEL, MEMORY | KERNEL], ids=["memory", "kernel", "both"])

@@ -308,6 +308,21 @@ static void test_pong(void **state)
 	assert_int_equal(agent_next(r->s, &f), -EPROTO);
 }
 
+/* Its answer would meet the next conversation, which has asked for none. */
+static void test_release_before_a_pong(void **state)
+{
+	struct rig *r = *state;
+	struct frame f;
+
+	agent_send(r->s, FRAME_PING, "podflare", 8);
+	put(r->peer, FRAME_EXIT, "{}", 2);
+	assert_int_equal(agent_next(r->s, &f), 1);
+	agent_release(r->s);
+	assert_int_equal(r->agent.nidle, 0);
+	assert_int_equal(r->agent.nstreams, 0);
+	assert_int_equal(loop_run_once(&r->loop, 0), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -319,6 +334,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_kept_at_the_end_of_a_turn, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_frames_without_a_byte, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pong, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_release_before_a_pong, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
