@@ -31,6 +31,11 @@ int __wrap_sysinfo(struct sysinfo *si)
 	return 0;
 }
 
+/* The beginning of one in sweep.c. */
+struct frozen {
+	struct list link;
+};
+
 struct world {
 	char top[64];
 	int dir, entry, other_entry; /* the top; the files by which one enters it */
@@ -101,6 +106,12 @@ static int end(void **state)
 {
 	struct world *w = *state;
 
+	/* What it could not make a group of, and what it could not freeze. */
+	if (w->s.strays)
+		close_fd(&w->s.strays->dirfd);
+	free(w->s.strays);
+	list_for_each_safe (g, &w->s.frozen, struct frozen, link)
+		free(g);
 	kill(w->stray, SIGKILL);
 	waitpid(w->stray, NULL, 0);
 	close_fd(&w->s.entries);
