@@ -19,8 +19,8 @@
 #include <unistd.h>
 
 #define WARM_HEAP (64 << 10) /* bytes */
-#define WARM_MAPPED \
-	(1 << 20) /* more than a stream's buffers: these are mapped, and new each time */
+/* What is mapped by itself, and new each time: larger than the buffers of a stream. */
+#define WARM_MAPPED (1 << 20)
 
 static void warm_on_gone(void *job)
 {

@@ -5,6 +5,7 @@
  * temporary directory; the tools of e2fsprogs run.
  */
 #define _GNU_SOURCE
+#include "tree.h"
 #include "unit.h"
 
 #include "cli/boxdisk.h"
@@ -13,7 +14,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,19 +34,11 @@ static int setup(void **state)
 	return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)st;
-	(void)type;
-	(void)ftw;
-	return remove(path);
-}
-
 static int teardown(void **state)
 {
 	struct place *p = *state;
 
-	nftw(p->paths.base, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+	tree_remove(p->paths.base);
 	free(p);
 	return 0;
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What `podflare doctor --security` makes of a host's files. */
 #define _GNU_SOURCE
+#include "tree.h"
 #include "unit.h"
 
 #include "cli/doctor.h"
 
-#include <ftw.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -102,19 +102,11 @@ static int setup(void **state)
 	return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)st;
-	(void)type;
-	(void)ftw;
-	return remove(path);
-}
-
 static int teardown(void **state)
 {
 	struct host *h = *state;
 
-	nftw(h->root, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+	tree_remove(h->root);
 	free(h);
 	return 0;
 }

@@ -7,11 +7,11 @@
 #define _GNU_SOURCE
 #include "agent/sweep.h"
 #include "lib/io.h"
+#include "tree.h"
 #include "unit.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -94,14 +94,6 @@ static int begin(void **state)
 	return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-	(void)st;
-	(void)type;
-	(void)ftw;
-	return remove(path);
-}
-
 static int end(void **state)
 {
 	struct world *w = *state;
@@ -122,7 +114,7 @@ static int end(void **state)
 	close_fd(&w->entry);
 	close_fd(&w->other_entry);
 	close_fd(&w->dir);
-	return nftw(w->top, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+	return tree_remove(w->top);
 }
 
 /* A whole look that finds nothing; from now on there is something, which no event tells of. */
