@@ -223,7 +223,7 @@ static void ctl_learn(struct ctl *c, const struct ctl_msg *m)
 static void ctl_warm(struct ctl *c, const struct ctl_msg *m)
 {
 	if (c->booted && m->code < CTL_HOTSETS)
-		hotsets_populate(&c->machine.hot, &c->machine.ram, m->code);
+		machine_warm(&c->machine, m->code);
 }
 
 /* Without a machine there is no guest, and no question of one. */

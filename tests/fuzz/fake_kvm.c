@@ -86,6 +86,9 @@ static int answer(unsigned long req, void *arg)
 	case KVM_GET_DIRTY_LOG:
 		memset(log->dirty_bitmap, fake_kvm.dirty, 64);
 		return 0;
+	case VM_PRE_FAULT_MEMORY:
+		((struct vm_pre_fault *)arg)->size = 0;
+		return 0;
 	case KVM_SIGNAL_MSI:
 		fake_kvm.msis++;
 		return 1;

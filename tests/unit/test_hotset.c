@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Hot sets: from the bitmaps of a rehearsal to runs of pages, and what populating them makes of a
- * child's memory.
+ * Hot sets: from the bitmaps of a rehearsal to runs of pages, what populating them makes of a
+ * child's memory, and what KVM is asked to map.
  */
 #include "unit.h"
 
@@ -9,7 +9,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
+#include <stdarg.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -176,12 +179,146 @@ static void test_populate(void **state)
 	rig_free(&r);
 }
 
+/* What the VMM asks KVM to map, in place of KVM. */
+#define VCPU_FD 77
+#define ASKED   16u
+
+static struct {
+	struct vm_pre_fault asked[ASKED];
+	unsigned int n;
+	uint64_t most; /* bytes that it maps at a time */
+	unsigned int fail_at, error;
+} kvm;
+
+int __real_ioctl(int fd, unsigned long request, ...);
+int __wrap_ioctl(int fd, unsigned long request, ...);
+int __wrap_ioctl(int fd, unsigned long request, ...)
+{
+	struct vm_pre_fault *range;
+	uint64_t done;
+	va_list ap;
+	void *arg;
+
+	va_start(ap, request);
+	arg = va_arg(ap, void *);
+	va_end(ap);
+	if (fd != VCPU_FD)
+		return __real_ioctl(fd, request, arg);
+	assert_int_equal(request, VM_PRE_FAULT_MEMORY);
+	range = arg;
+	assert_true(range->size > 0 && range->size % PAGE == 0 && range->gpa % PAGE == 0);
+	assert_int_equal(range->flags, 0);
+	for (unsigned int i = 0; i < ARRAY_SIZE(range->padding); i++)
+		assert_int_equal(range->padding[i], 0);
+	assert_true(kvm.n < ASKED);
+	kvm.asked[kvm.n++] = *range;
+	if (kvm.n == kvm.fail_at) {
+		errno = (int)kvm.error;
+		return -1;
+	}
+	done = kvm.most && range->size > kvm.most ? kvm.most : range->size;
+	range->gpa += done;
+	range->size -= done;
+	return 0;
+}
+
+static void expect_asked(unsigned int i, uint64_t gpa, uint64_t pages)
+{
+	assert_true(i < kvm.n);
+	assert_int_equal(kvm.asked[i].gpa, gpa);
+	assert_int_equal(kvm.asked[i].size, pages * PAGE);
+}
+
+/* Runs that are close to each other are asked for in one, with what is between them. */
+static void test_map(void **state)
+{
+	static const uint32_t pages[] = {3, 4, 5 + HOTSET_GAP, 5 + HOTSET_GAP + 2 + HOTSET_GAP,
+					 700};
+	struct rig r;
+
+	(void)state;
+	memset(&kvm, 0, sizeof(kvm));
+	rig_init(&r, 4 * MIB);
+	for (size_t i = 0; i < ARRAY_SIZE(pages); i++)
+		mark(&r, CTL_HOTSET_READY, pages[i]);
+	mark(&r, CTL_HOTSET_CALL, 900);
+	assert_int_equal(hotsets_learn(&r.hot, &r.err), 0);
+	hotsets_map(&r.hot, &r.ram, VCPU_FD, CTL_HOTSET_READY);
+	assert_int_equal(kvm.n, 3);
+	expect_asked(0, 3 * PAGE, 3 + HOTSET_GAP);
+	expect_asked(1, pages[3] * PAGE, 1);
+	expect_asked(2, 700 * PAGE, 1);
+	hotsets_map(&r.hot, &r.ram, VCPU_FD, CTL_HOTSET_CALL);
+	assert_int_equal(kvm.n, 4);
+	expect_asked(3, 900 * PAGE, 1);
+	rig_free(&r);
+}
+
+/* The guest has what is above the gap somewhere else. */
+static void test_map_at_the_gap(void **state)
+{
+	static const uint32_t low = (uint32_t)(GMEM_GAP_START / PAGE);
+	struct rig r;
+
+	(void)state;
+	memset(&kvm, 0, sizeof(kvm));
+	rig_init(&r, GMEM_GAP_START + 4 * MIB);
+	for (uint32_t i = low - 2; i < low + 3; i++)
+		mark(&r, CTL_HOTSET_READY, i);
+	mark(&r, CTL_HOTSET_READY, low + 600);
+	mark(&r, CTL_HOTSET_CALL, low - 1 - HOTSET_GAP);
+	mark(&r, CTL_HOTSET_CALL, low + 700);
+	assert_int_equal(hotsets_learn(&r.hot, &r.err), 0);
+	hotsets_map(&r.hot, &r.ram, VCPU_FD, CTL_HOTSET_READY);
+	assert_int_equal(kvm.n, 3);
+	expect_asked(0, GMEM_GAP_START - 2 * PAGE, 2);
+	expect_asked(1, GMEM_HIGH_START, 3);
+	expect_asked(2, GMEM_HIGH_START + 600 * PAGE, 1);
+	hotsets_map(&r.hot, &r.ram, VCPU_FD, CTL_HOTSET_CALL);
+	assert_int_equal(kvm.n, 5);
+	expect_asked(3, GMEM_GAP_START - (1 + HOTSET_GAP) * PAGE, 1);
+	expect_asked(4, GMEM_HIGH_START + 700 * PAGE, 1);
+	rig_free(&r);
+}
+
+/* KVM may map a part at a time, and a signal or an error is the end of it. */
+static void test_map_in_parts(void **state)
+{
+	static const unsigned int errors[] = {EINTR, ENOMEM, EOPNOTSUPP};
+	struct rig r;
+
+	(void)state;
+	memset(&kvm, 0, sizeof(kvm));
+	rig_init(&r, 4 * MIB);
+	for (uint32_t i = 10; i < 15; i++)
+		mark(&r, CTL_HOTSET_READY, i);
+	mark(&r, CTL_HOTSET_READY, 300);
+	assert_int_equal(hotsets_learn(&r.hot, &r.err), 0);
+	kvm.most = 2 * PAGE;
+	hotsets_map(&r.hot, &r.ram, VCPU_FD, CTL_HOTSET_READY);
+	assert_int_equal(kvm.n, 4);
+	expect_asked(0, 10 * PAGE, 5);
+	expect_asked(1, 12 * PAGE, 3);
+	expect_asked(2, 14 * PAGE, 1);
+	expect_asked(3, 300 * PAGE, 1);
+	for (size_t i = 0; i < ARRAY_SIZE(errors); i++) {
+		memset(&kvm, 0, sizeof(kvm));
+		kvm.most = PAGE;
+		kvm.fail_at = 2;
+		kvm.error = errors[i];
+		hotsets_map(&r.hot, &r.ram, VCPU_FD, CTL_HOTSET_READY);
+		assert_int_equal(kvm.n, 2);
+	}
+	rig_free(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_runs),     cmocka_unit_test(test_nothing_written),
-		cmocka_unit_test(test_bound),    cmocka_unit_test(test_without_a_rehearsal),
-		cmocka_unit_test(test_populate),
+		cmocka_unit_test(test_runs),           cmocka_unit_test(test_nothing_written),
+		cmocka_unit_test(test_bound),          cmocka_unit_test(test_without_a_rehearsal),
+		cmocka_unit_test(test_populate),       cmocka_unit_test(test_map),
+		cmocka_unit_test(test_map_at_the_gap), cmocka_unit_test(test_map_in_parts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -43,6 +43,14 @@ static inline uint64_t gmem_high_size(const struct gmem *gm)
 	return gm->size - gmem_low_size(gm);
 }
 
+/* Where the guest has the byte at this offset of base. */
+static inline uint64_t gmem_gpa(const struct gmem *gm, uint64_t offset)
+{
+	uint64_t low = gmem_low_size(gm);
+
+	return offset < low ? offset : GMEM_HIGH_START + (offset - low);
+}
+
 /* Host address of [gpa, gpa + len), or NULL when it is not wholly inside one piece of RAM. */
 static inline void *gmem_slice(const struct gmem *gm, uint64_t gpa, uint64_t len)
 {

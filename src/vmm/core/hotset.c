@@ -136,3 +136,33 @@ void hotsets_populate(const struct hotsets *h, const struct gmem *ram, enum ctl_
 			    MADV_POPULATE_WRITE) < 0)
 			return;
 }
+
+/* The run at *at and those close behind it; *at: the next one. */
+static struct hot_run hotset_piece(const struct hotset *s, uint32_t *at)
+{
+	struct hot_run piece = s->run[*at];
+
+	while (++*at < s->nruns && s->run[*at].page - (piece.page + piece.count) <= HOTSET_GAP)
+		piece.count = s->run[*at].page + s->run[*at].count - piece.page;
+	return piece;
+}
+
+void hotsets_map(const struct hotsets *h, const struct gmem *ram, int vcpu_fd, enum ctl_hotset set)
+{
+	const struct hotset *s = &h->set[set];
+	uint64_t low = gmem_low_size(ram);
+
+	for (uint32_t i = 0; i < s->nruns;) {
+		struct hot_run piece = hotset_piece(s, &i);
+		uint64_t begin = piece.page * PAGE, end = begin + piece.count * PAGE;
+
+		/* For the guest the gap may be in the middle of it. */
+		if (begin < low && end > low) {
+			if (kvm_vcpu_map(vcpu_fd, begin, low - begin) < 0)
+				return;
+			begin = low;
+		}
+		if (kvm_vcpu_map(vcpu_fd, gmem_gpa(ram, begin), end - begin) < 0)
+			return;
+	}
+}

@@ -2,9 +2,11 @@
 /*
  * Hot sets: the pages of guest RAM that every copy of a template writes to at
  * certain moments (while it becomes a sandbox, and at its first call). A copy
- * maps them as its own before the guest touches them; otherwise each costs the
+ * makes them its own before the guest touches them; otherwise each costs the
  * guest up to three faults: one to read, one to copy, and one because the copy
- * made KVM drop what it had just looked up.
+ * made KVM drop what it had just looked up. Where KVM can (KVM_PRE_FAULT_MEMORY, Linux
+ * 6.11), they are then mapped into the guest as well, so that it does not fault at all;
+ * what lies between two of them is mapped along, as much of it is read.
  *
  * They are learned from one copy, the rehearsal, whose writes KVM logs:
  *
@@ -16,8 +18,8 @@
  * with the template: a bitmap, until hotsets_learn(). Too many or too few pages
  * are a matter of speed only.
  *
- * Thread: the loop's. fork: what was learned is inherited; the bitmap by the
- * rehearsal alone, others drop it with hotsets_end().
+ * Thread: the loop's, but for hotsets_map(), a vCPU's: a machine that learns is paused. fork: what
+ * was learned is inherited; the bitmap by the rehearsal alone, others drop it with hotsets_end().
  */
 #pragma once
 
@@ -27,6 +29,12 @@
 
 /* Pages of one set; what lies behind is left to be faulted in as usual. */
 #define HOTSET_MAX_PAGES 16384u
+
+/*
+ * Runs that lie no further apart are mapped in one piece. Of 0, 4 and 16 pages 4 were the fastest:
+ * five copies of a template and a call in each (docs/performance.md).
+ */
+#define HOTSET_GAP 4u
 
 struct hot_run {
 	uint32_t page, count; /* page: of gmem->base */
@@ -53,3 +61,8 @@ __must_check int hotsets_learn(struct hotsets *h, struct err *err);
 void hotsets_end(struct hotsets *h);
 /* Makes the pages of a set this process's own. What fails is faulted in later. */
 void hotsets_populate(const struct hotsets *h, const struct gmem *ram, enum ctl_hotset set);
+/*
+ * Maps them into the guest, on the thread of the vCPU, if its KVM can. Ends early when a signal
+ * comes for the thread; what is not mapped is faulted in later.
+ */
+void hotsets_map(const struct hotsets *h, const struct gmem *ram, int vcpu_fd, enum ctl_hotset set);

@@ -362,6 +362,20 @@ void machine_reject(struct machine *m, uint32_t id)
 	pthread_mutex_unlock(&m->lock);
 }
 
+void machine_map(struct machine *m, enum ctl_hotset set)
+{
+	if (m->kvm.can_map)
+		atomic_fetch_or_explicit(&m->to_map, 1u << set, memory_order_relaxed);
+}
+
+void machine_warm(struct machine *m, enum ctl_hotset set)
+{
+	hotsets_populate(&m->hot, &m->ram, set);
+	machine_map(m, set);
+	if (m->kvm.can_map && !m->paused && !m->leaf)
+		vcpu_kick(&m->vcpus[0]);
+}
+
 void machine_stats(struct machine *m, uint64_t value[CTL_STAT_COUNT])
 {
 	int64_t disk_bytes;

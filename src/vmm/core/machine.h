@@ -112,6 +112,8 @@ struct machine {
 	int (*run)(struct vcpu *v);
 	const struct jail *jail; /* of threads; NULL: none, in tests and benches */
 	struct vcpu_park park;
+	/* Hot sets that the first vCPU is to map before it goes on: bits by enum ctl_hotset. */
+	_Atomic uint32_t to_map;
 	struct vcpu *vcpus;
 	unsigned int nvcpus;
 
@@ -146,6 +148,14 @@ void machine_set_egress(struct machine *m, bool on);
 /* Answers to events.asked; fd is taken over. One that nobody waits for any more is dropped. */
 void machine_accept(struct machine *m, uint32_t id, int fd);
 void machine_reject(struct machine *m, uint32_t id);
+
+/*
+ * Makes the pages of a set ready before the guest needs them (hotset.h). machine_map() is the
+ * second half, mapping, of pages that are the process's own already; it takes place when the first
+ * vCPU enters the guest next. A leaf's is not made to: it does so after its next exit.
+ */
+void machine_warm(struct machine *m, enum ctl_hotset set);
+void machine_map(struct machine *m, enum ctl_hotset set);
 
 void machine_stats(struct machine *m, uint64_t value[CTL_STAT_COUNT]);
 

@@ -94,11 +94,14 @@ void vcpu_park_init(struct vcpu_park *p)
 	pthread_condattr_destroy(&attr);
 }
 
-/* A thread that has no number yet looks at `wanted` after it has got one. */
-static void vcpu_kick(struct vcpu *v)
+/* A thread that has no number yet looks at what is wanted after it has got one. */
+void vcpu_kick(struct vcpu *v)
 {
-	pid_t tid = atomic_load_explicit(&v->tid, memory_order_relaxed);
+	pid_t tid;
 
+	/* Pairs with the fence in vcpu_enter(): of `tid`, too. */
+	atomic_thread_fence(memory_order_seq_cst);
+	tid = atomic_load_explicit(&v->tid, memory_order_relaxed);
 	v->run->immediate_exit = 1;
 	if (tid)
 		tgkill(getpid(), tid, KICK_SIGNAL);
@@ -112,8 +115,6 @@ int vcpus_park(struct vcpu_park *p, struct vcpu *v, unsigned int n, uint64_t dea
 	int rc = 0;
 
 	atomic_store_explicit(&p->wanted, 1, memory_order_release);
-	/* Pairs with the fence in vcpu_enter(): of `tid` above, too. */
-	atomic_thread_fence(memory_order_seq_cst);
 	for (unsigned int i = 0; i < n; i++)
 		vcpu_kick(&v[i]);
 	pthread_mutex_lock(&p->lock);
@@ -179,6 +180,19 @@ int vcpu_run(struct vcpu *v)
 	return ioctl(v->fd, KVM_RUN, 0) < 0 ? -errno : 0;
 }
 
+/* What the loop's thread wants in the guest's page tables. A signal ends it early: see hotset.h. */
+static void vcpu_map(struct vcpu *v)
+{
+	struct machine *m = v->machine;
+	uint32_t sets = 0;
+
+	if (v->id == 0 && atomic_load_explicit(&m->to_map, memory_order_relaxed))
+		sets = atomic_exchange_explicit(&m->to_map, 0, memory_order_relaxed);
+	for (unsigned int i = 0; i < CTL_HOTSETS; i++)
+		if (sets >> i & 1)
+			hotsets_map(&m->hot, &m->ram, v->fd, (enum ctl_hotset)i);
+}
+
 /*
  * One stay in the guest: as KVM_RUN. When the machine wants to park, the stay is
  * of no length: an access to a device that waits for its answer is completed,
@@ -188,15 +202,17 @@ int vcpu_run(struct vcpu *v)
 static int vcpu_enter(struct vcpu *v, bool *parking)
 {
 	/*
-	 * immediate_exit is cleared before `wanted` is read, and vcpus_park() sets them in the
-	 * opposite order: whichever way the two meet, a wish to park is seen here or makes KVM_RUN
-	 * return. The fence pairs with the one in vcpus_park().
+	 * immediate_exit is cleared before what is wanted is read, and who wants something sets
+	 * them in the opposite order: whichever way the two meet, a wish is seen here or makes
+	 * KVM_RUN return. The fence pairs with the one in vcpu_kick().
 	 */
 	v->run->immediate_exit = 0;
 	atomic_thread_fence(memory_order_seq_cst);
 	*parking = atomic_load_explicit(&v->machine->park.wanted, memory_order_acquire);
 	if (*parking)
 		v->run->immediate_exit = 1;
+	else
+		vcpu_map(v);
 	return v->machine->run(v);
 }
 

@@ -78,6 +78,12 @@ void vcpu_stood(const struct vcpu *v);
 /* In a forked child: closes what belongs to the parent. */
 void vcpu_forget(struct vcpu *v);
 
+/*
+ * Has the thread leave the guest for a moment, and look at what it is to do. Not in a leaf. The
+ * loop's thread, after it has said what that is.
+ */
+void vcpu_kick(struct vcpu *v);
+
 void vcpu_park_init(struct vcpu_park *p);
 
 /* Installs the handler of the signal that gets a thread out of the guest. Once per process. */

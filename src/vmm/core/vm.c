@@ -14,6 +14,11 @@
 #define IOAPIC_PINS     24
 #define CREATE_ATTEMPTS 5
 
+/* Of Linux 6.11: newer than the headers of Debian 12. */
+#ifndef KVM_CAP_PRE_FAULT_MEMORY
+#define KVM_CAP_PRE_FAULT_MEMORY 236
+#endif
+
 /* What the VMM relies on; checked once, so that a failure names its reason. */
 static const struct {
 	int cap;
@@ -69,6 +74,7 @@ int kvm_vm_init(struct kvm_vm *vm, int kvm_fd, struct err *err)
 	vm->max_vcpus = kvm_ioctl_val(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
 	pmu = kvm_ioctl_val(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_PMU_CAPABILITY);
 	vm->pmu_goes = pmu > 0 && (pmu & KVM_PMU_CAP_DISABLE);
+	vm->can_map = kvm_ioctl_val(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_PRE_FAULT_MEMORY) > 0;
 	vm->kvm_fd = kvm_fd;
 	return 0;
 }
@@ -163,6 +169,20 @@ int kvm_vm_dirty_log(const struct kvm_vm *vm, uint32_t slot, uint64_t *bits)
 	struct kvm_dirty_log log = {.slot = slot, .dirty_bitmap = bits};
 
 	return kvm_ioctl(vm->fd, KVM_GET_DIRTY_LOG, &log);
+}
+
+int kvm_vcpu_map(int vcpu_fd, uint64_t gpa, uint64_t size)
+{
+	struct vm_pre_fault range = {.gpa = gpa, .size = size};
+
+	/* KVM moves the range on by what it has mapped, and answers 0 if that was a part of it. */
+	for (uint64_t left = size; left; left = range.size) {
+		if (ioctl(vcpu_fd, VM_PRE_FAULT_MEMORY, &range) < 0)
+			return -errno;
+		if (range.size >= left)
+			return -EIO;
+	}
+	return 0;
 }
 
 int kvm_vm_signal_msi(const struct kvm_vm *vm, uint32_t address, uint32_t data)

@@ -32,6 +32,15 @@
 /* Memory slots; the second one is there only when RAM reaches above the gap. */
 enum { VM_SLOT_LOW, VM_SLOT_HIGH, VM_SLOT_ROM };
 
+/*
+ * KVM_PRE_FAULT_MEMORY and its structure, of Linux 6.11: newer than the headers of Debian 12, and
+ * under names of their own, as those of later headers are the kernel's.
+ */
+struct vm_pre_fault {
+	uint64_t gpa, size, flags, padding[5];
+};
+#define VM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct vm_pre_fault)
+
 struct rom;
 
 struct kvm_vm {
@@ -40,6 +49,7 @@ struct kvm_vm {
 	int run_size;  /* bytes of a vCPU's kvm_run mapping */
 	int max_vcpus; /* what this host allows */
 	bool pmu_goes; /* its KVM can take a guest's performance counters away */
+	bool can_map;  /* its KVM can map what a guest has not touched: kvm_vcpu_map() */
 };
 
 /* Refuses with the name of the first capability that is missing. Takes over kvm_fd on success. */
@@ -56,6 +66,13 @@ __must_check int kvm_vm_create(struct kvm_vm *vm, const struct gmem *ram, const 
 			       bool log, struct err *err);
 /* One bit for each page of the slot that the guest has written to since the last call. */
 __must_check int kvm_vm_dirty_log(const struct kvm_vm *vm, uint32_t slot, uint64_t *bits);
+
+/*
+ * Has the guest's memory mapped for a vCPU, whose thread calls this, as if it had read all of it:
+ * 0 or -errno; -EINTR when a signal came. The host's own mapping of it decides whether it is
+ * writable at once. [gpa, gpa + size) is whole pages of one slot.
+ */
+__must_check int kvm_vcpu_map(int vcpu_fd, uint64_t gpa, uint64_t size);
 
 /* Delivers one message-signalled interrupt: 0 or -errno. */
 int kvm_vm_signal_msi(const struct kvm_vm *vm, uint32_t address, uint32_t data);

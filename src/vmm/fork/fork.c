@@ -217,6 +217,7 @@ static void child_forget(struct machine *m)
 	vcpu_park_init(&m->park);
 	m->nnews = m->nstatus = 0;
 	m->ended = 0;
+	m->to_map = 0;
 	if (!m->rehearsal)
 		hotsets_end(&m->hot);
 }
@@ -303,6 +304,7 @@ static int child_run(struct machine *m, struct err *err)
 	if (rc == 0)
 		rc = machine_watch_vsock(m, err);
 	m->paused = false;
+	machine_map(m, CTL_HOTSET_READY);
 	/* After the local APICs have their state, or an interrupt would be overwritten. */
 	for (unsigned int i = 0; rc == 0 && i < MACHINE_DEVICES; i++)
 		virtio_dev_resume(m->devices[i]);

@@ -7,6 +7,7 @@
 #include "vmm/jail/jail_rules.h"
 
 #include "lib/cleanup.h"
+#include "vmm/core/vm.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -108,6 +109,7 @@ static const struct jail_rule process_rules[] = {
 	MAKE(IOCTL(KVM_KVMCLOCK_CTRL)), /* vcpu.c: the guest was stopped */
 	RUN(IOCTL(KVM_SIGNAL_MSI)), /* vm.c: interrupts of devices */
 	THREAD(IOCTL(KVM_RUN)), /* vcpu.c */
+	THREAD(IOCTL(VM_PRE_FAULT_MEMORY)), /* vm.c: pages that the guest is about to need */
 
 	/* --- control socket and streams: UNIX sockets that were handed over --- */
 	RUN(ALLOW_IF(recvmsg, IS(2, MSG_CMSG_CLOEXEC | MSG_DONTWAIT))), /* fdpass.c: messages */
@@ -185,6 +187,7 @@ static const struct jail_rule process_rules[] = {
 static const struct jail_rule vcpu_rules[] = {
 	/* --- KVM --- */
 	RUN(IOCTL(KVM_RUN)),
+	RUN(IOCTL(VM_PRE_FAULT_MEMORY)), /* pages that the guest is about to need */
 	RUN(IOCTL(KVM_SIGNAL_MSI)), /* interrupts of devices */
 	MAKE(IOCTL(KVM_KVMCLOCK_CTRL)), /* vcpu_stood() */
 
