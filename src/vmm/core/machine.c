@@ -26,11 +26,12 @@
  * wall is the VM, whose mitigations are the host's.
  * nowatchdog, audit=0, tsc=nowatchdog (the check of the TSC against kvmclock, twice a second: both
  * come from the same TSC), compaction_proactiveness=0 (kcompactd, twice a second), stat_interval
- * (once a second): an idle guest must not wake up.
+ * (once a second), psi=0 (averages of pressure, every two seconds): an idle guest must not wake up.
  */
-#define MACHINE_CMDLINE                                                                       \
-	"console=ttyS0 quiet reboot=t panic=-1 pci=conf1 8250.nr_uarts=1 audit=0 nowatchdog " \
-	"tsc=nowatchdog sysctl.vm.compaction_proactiveness=0 sysctl.vm.stat_interval=60 "     \
+#define MACHINE_CMDLINE                                                                   \
+	"console=ttyS0 quiet psi=0 reboot=t panic=-1 pci=conf1 8250.nr_uarts=1 audit=0 "  \
+	"nowatchdog "                                                                     \
+	"tsc=nowatchdog sysctl.vm.compaction_proactiveness=0 sysctl.vm.stat_interval=60 " \
 	"mitigations=off transparent_hugepage=madvise random.trust_cpu=on cryptomgr.notests"
 
 void machine_init(struct machine *m, struct loop *loop, const struct machine_events *events)
