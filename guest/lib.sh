@@ -141,7 +141,7 @@ link_to() {
 
 # What apt and mmdebstrap print when a registry cannot be reached.
 UNREACHABLE='Could not resolve|Temporary failure resolving|Could not connect|Unable to connect'
-UNREACHABLE+='|Network is unreachable|Connection refused|Connection timed out|Cannot initiate'
+UNREACHABLE+='|Network is unreachable|Connection refused|Connection timed out|Connection failed|Cannot initiate'
 
 # registry_answers LOG: false when a log tells that the package registry could not be reached.
 registry_answers() {
