@@ -70,7 +70,12 @@ mkdir -p "$out"
 
 # What build-kernel.sh gave as the cause, for the end of a line.
 cause() {
-	sed -nE 's/^kernel: *(error: )?//p' "$failed" | tail -n 1
+	local text
+	text=$(sed -nE 's/^kernel: *(error: )?//p' "$failed" | tail -n 1)
+	case $text in
+	'' | *"lines above") echo "see $failed" ;;
+	*) echo "$text" ;;
+	esac
 }
 
 if [ ${#update[@]} -gt 0 ] || [ -z "$(find "$failed" -mtime -1 2>/dev/null)" ]; then

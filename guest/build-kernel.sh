@@ -72,7 +72,8 @@ prepare_release() {
 	release_sources "$here" >"$dir/sources.list"
 	[ -s "$dir/sources.list" ] || die "apt of this machine has no source of Debian $here, whose mirrors" \
 		"could have $RELEASE"
-	# Nothing that is to happen after other updates, and no wish for a release that is not listed.
+	# Nothing that is to happen after other updates, no wish for a release that is not listed, and no
+	# signature is optional, whatever the configuration of this machine says.
 	cat >"$dir/apt.conf" <<-CONF
 		#clear APT::Update;
 		#clear APT::Default-Release;
@@ -84,6 +85,10 @@ prepare_release() {
 		Dir::Etc::preferences "$dir/none/preferences";
 		Dir::Etc::preferencesparts "$dir/none";
 		APT::Sandbox::User "root";
+		Acquire::AllowInsecureRepositories "false";
+		Acquire::AllowWeakRepositories "false";
+		Acquire::AllowDowngradeToInsecureRepositories "false";
+		APT::Get::AllowUnauthenticated "false";
 		Acquire::Languages "none";
 		Acquire::Retries "0";
 		Acquire::http::Timeout "10";

@@ -24,7 +24,7 @@ mkdir -p "$out"
 if [ -z "$FAKE_KERNEL" ]; then
 	echo "--- end of the log:" >&2
 	echo "kernel: error: cannot download x" >&2
-	echo "kernel:   the registry is asleep" >&2
+	echo "kernel:   ${FAKE_CAUSE-the registry is asleep}" >&2
 	exit 1
 fi
 for name in vmlinux modules kernel.manifest; do
@@ -106,6 +106,12 @@ def test_without_one_the_guests_is_used(box: Machine) -> None:
     first = made(box)
     assert build(box).stdout == ""
     assert kernel_of(box) == "newer" and made(box) != first
+
+
+def test_a_cause_that_takes_more_than_a_line(box: Machine) -> None:
+    result = build(box, FAKE_KERNEL="", FAKE_CAUSE="the cause is in the lines above")
+    assert f"cannot be had: see {box.out}/box/kernel.failed (tried" in result.stdout
+    assert "cannot download x" in (box.out / "box/kernel.failed").read_text()
 
 
 def test_an_update_asks_at_once(box: Machine) -> None:

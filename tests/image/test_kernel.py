@@ -54,7 +54,11 @@ case "${FAKE_APT:-} $*" in
 	echo "E: The repository 'http://mirror.invalid trixie InRelease' is not signed." >&2
 	exit 100
 	;;
-"unsigned "*depends* | "nothing "*depends* | "hang "*depends*)
+"norelease "*update*)
+	echo "E: The repository 'http://mirror.invalid trixie Release' does not have a Release file." >&2
+	exit 100
+	;;
+"norelease "*depends* | "unsigned "*depends* | "nothing "*depends* | "hang "*depends*)
 	echo "E: No packages found" >&2
 	exit 100
 	;;
@@ -305,6 +309,7 @@ def test_releases_are_kept_apart(registry: Machine) -> None:
         ("registry", "registry cannot be reached"),
         ("tampered", "registry is being updated"),
         ("unsigned", "signature of the registry could not be checked"),
+        ("norelease", "the mirror of this machine does not have that release"),
         ("nothing", "cannot download linux-image-cloud-amd64 of Debian trixie"),
         ("hang", "registry cannot be reached"),
     ],
