@@ -3,16 +3,19 @@
 #
 # Makes the emulated host from what is in the build directory:
 #
-#   box/build.sh BUILD_DIR
+#   box/build.sh [--update] BUILD_DIR
 #
-#   BUILD_DIR/box/vmlinux          its kernel: the guests' kernel (a link)
+#   BUILD_DIR/box/kernel/          Debian 13's cloud kernel: links of guest/build-kernel.sh
+#   BUILD_DIR/box/vmlinux          its kernel (a link): that, or the guests' where it cannot be had
+#   BUILD_DIR/box/kernel.manifest  which one that is
 #   BUILD_DIR/box/initramfs.cpio   kernel modules, busybox, box/init
 #   BUILD_DIR/box/programs.erofs   its root: podflared, podflare-vmm, podflare-egress with the groups of
 #                                  allowlists, their libraries, busybox, this host's CA certificates,
 #                                  and the kernel and initramfs of the guests
 #
 # The images of templates are not copied: each is a disk of its own. Nothing is done when the inputs
-# have not changed.
+# have not changed. --update fetches the kernel of today. Where Debian 13's cannot be had, that is said and
+# tried again after a day.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,7 +25,12 @@ die() {
 	exit 1
 }
 
-[ $# -eq 1 ] || die "usage: box/build.sh BUILD_DIR"
+update=()
+if [ "${1:-}" = --update ]; then
+	update=(--update)
+	shift
+fi
+[ $# -eq 1 ] || die "usage: box/build.sh [--update] BUILD_DIR"
 [ -d "$1" ] || die "there is no directory $1"
 build=$(cd "$1" && pwd)
 guest=$build/guest
@@ -52,11 +60,47 @@ done
 certificates=/etc/ssl/certs/ca-certificates.crt
 [ -s $certificates ] || die "$certificates is missing: run tools/install-deps.sh"
 
+# A kernel of its own: KVM of 6.11 and later can map a fork's memory ahead of time
+# (KVM_PRE_FAULT_MEMORY), which saves the more, the slower a page fault is. It is worth neither a failed
+# build nor a silent registry at every make: after a failure the next try is a day later.
+kernel_release=trixie
+kernel=$out/kernel
+failed=$out/kernel.failed
+mkdir -p "$out"
+
+# What build-kernel.sh gave as the cause, for the end of a line.
+cause() {
+	local text
+	text=$(sed -nE 's/^kernel: *(error: )?//p' "$failed" | tail -n 1)
+	case $text in
+	'' | *"lines above") echo "see $failed" ;;
+	*) echo "$text" ;;
+	esac
+}
+
+if [ ${#update[@]} -gt 0 ] || [ -z "$(find "$failed" -mtime -1 2>/dev/null)" ]; then
+	if "$here/../guest/build-kernel.sh" "${update[@]}" --release $kernel_release "$kernel" 2>"$failed.new"; then
+		rm -f "$failed" "$failed.new"
+	else
+		mv "$failed.new" "$failed"
+		if [ -e "$kernel/vmlinux" ]; then
+			echo "box: the emulated host keeps its kernel, there is no newer one to be had: $(cause)"
+			rm "$failed"
+		fi
+	fi
+fi
+if [ -e "$failed" ]; then
+	kernel=$guest
+	echo "box: the emulated host uses the guests' kernel, which makes forks slower there, because Debian" \
+		"$kernel_release's cannot be had: $(cause) (tried again after a day, or by box/build.sh --update $1)"
+fi
+
 # One line that changes when any input does. Large files by size and time, small ones by content.
 stamp=$({
 	stat -Lc '%n %s %Y' "${programs[@]}" "${libraries[@]}" "$busybox" \
 		"$guest/vmlinux" "$guest/initramfs.cpio"
-	readlink -f "$guest/modules"
+	readlink -f "$guest/modules" "$kernel/vmlinux" "$kernel/modules"
+	cat "$kernel/kernel.manifest"
 	cat $certificates "$build/groups.json"
 	cat "$here"/{build.sh,init,rc,box-podflared} "$here"/../guest/{modules.py,mkcpio.py}
 } | sha256sum)
@@ -64,12 +108,11 @@ if [ -e "$out/stamp" ] && [ "$(cat "$out/stamp")" = "$stamp" ]; then
 	exit 0
 fi
 
-mkdir -p "$out"
 rm -f "$out/stamp"
 work=$(mktemp -d "$out/work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-/usr/bin/python3 "$here/../guest/modules.py" --copy "$work/modules" "$guest/modules" "${modules[@]}"
+/usr/bin/python3 "$here/../guest/modules.py" --copy "$work/modules" "$kernel/modules" "${modules[@]}"
 /usr/bin/python3 "$here/../guest/mkcpio.py" "$work/initramfs.cpio" - <<-SPEC
 	dir /dev
 	dir /proc
@@ -109,5 +152,10 @@ mkfs.erofs --all-root -T0 -U 00000000-0000-0000-0000-000000000000 "$work/program
 	>"$log" 2>&1 || die "mkfs.erofs failed: $(tail -n 3 "$log")"
 
 mv "$work/initramfs.cpio" "$work/programs.erofs" "$out/"
-ln -sfn ../guest/vmlinux "$out/vmlinux"
+cp -f "$kernel/kernel.manifest" "$out/"
+if [ "$kernel" = "$guest" ]; then
+	ln -sfn ../guest/vmlinux "$out/vmlinux"
+else
+	ln -sfn kernel/vmlinux "$out/vmlinux"
+fi
 echo "$stamp" >"$out/stamp"

@@ -141,7 +141,7 @@ link_to() {
 
 # What apt and mmdebstrap print when a registry cannot be reached.
 UNREACHABLE='Could not resolve|Temporary failure resolving|Could not connect|Unable to connect'
-UNREACHABLE+='|Network is unreachable|Connection refused|Connection timed out|Cannot initiate'
+UNREACHABLE+='|Network is unreachable|Connection refused|Connection timed out|Connection failed|Cannot initiate'
 
 # registry_answers LOG: false when a log tells that the package registry could not be reached.
 registry_answers() {
@@ -163,6 +163,8 @@ failure_hint() {
 		echo "Debian does not have one of the packages:" \
 			"$(sed -nE "s/.*(Unable to locate package [^ ]+|Package .* has no installation.*)/\1/p" \
 				"$1" | head -n 1)"
+	elif grep -qE "does not have a Release file" "$1" && ! grep -qE 'BADSIG|NO_PUBKEY|not signed' "$1"; then
+		echo "the mirror of this machine does not have that release of Debian"
 	elif grep -qE 'NO_PUBKEY|not signed|EXPKEYSIG|expired' "$1"; then
 		echo "the signature of the registry could not be checked:" \
 			"is debian-archive-keyring up to date, is the clock right?"

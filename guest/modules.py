@@ -7,7 +7,8 @@
                                               OUT/order, one file name a line
 
 MODULES_DIR is lib/modules/VERSION of a kernel package. The dependencies are read from the modules
-themselves (their .modinfo section), so neither kmod nor a modules.dep is needed. A module named
+themselves (their .modinfo section), so neither kmod nor a modules.dep is needed. Those that are
+compressed (.ko.xz) are unpacked, when they are copied, too. A module named
 with a leading '?' may be absent or built in; so may soft dependencies. Names that the kernel has
 built in (modules.builtin) are left out.
 """
@@ -15,10 +16,14 @@ built in (modules.builtin) are left out.
 from __future__ import annotations
 
 import argparse
+import lzma
 import os
 import struct
 import subprocess
 import sys
+import tempfile
+
+SUFFIXES = (".ko", ".ko.xz")
 
 
 class ModuleError(Exception):
@@ -30,13 +35,32 @@ def canonical(name: str) -> str:
     return name.replace("-", "_")
 
 
-def read_modinfo(path: str) -> dict[str, list[str]]:
-    """The key=value pairs of the .modinfo section of an uncompressed ELF64 module."""
+def module_name(path: str) -> str:
+    """File name without folder and suffix, or "" for what is no module."""
+    for suffix in SUFFIXES:
+        if path.endswith(suffix):
+            return os.path.basename(path)[: -len(suffix)]
+    return ""
+
+
+def read_module(path: str) -> bytes:
+    """A module's file, unpacked."""
     with open(path, "rb") as f:
         data = f.read()
+    if not path.endswith(".xz"):
+        return data
+    try:
+        return lzma.decompress(data)
+    except lzma.LZMAError as e:
+        raise ModuleError(f"{path} is damaged: {e}") from e
+
+
+def read_modinfo(path: str) -> dict[str, list[str]]:
+    """The key=value pairs of the .modinfo section of an ELF64 module."""
+    data = read_module(path)
     try:
         if data[:6] != b"\x7fELF\x02\x01":
-            raise ModuleError(f"{path} is not an uncompressed 64-bit kernel module")
+            raise ModuleError(f"{path} is not a 64-bit kernel module")
         shoff = struct.unpack_from("<Q", data, 0x28)[0]
         shentsize, shnum, shstrndx = struct.unpack_from("<HHH", data, 0x3A)
         sections = [
@@ -66,10 +90,11 @@ class ModuleTree:
         for folder, folders, files in os.walk(root):
             folders.sort()
             for file in sorted(files):
-                if file.endswith(".ko"):
-                    self.paths[canonical(file[:-3])] = os.path.join(folder, file)
+                name = module_name(file)
+                if name:
+                    self.paths[canonical(name)] = os.path.join(folder, file)
         if not self.paths:
-            raise ModuleError(f"no kernel modules (*.ko) under {root}")
+            raise ModuleError(f"no kernel modules (*.ko, *.ko.xz) under {root}")
         self.builtin: set[str] = set()
         try:
             with open(os.path.join(root, "modules.builtin"), encoding="utf-8") as f:
@@ -119,13 +144,17 @@ def copy_modules(paths: list[str], out: str) -> None:
     tools read.
     """
     os.makedirs(out, exist_ok=True)
-    for path in paths:
-        target = os.path.join(out, os.path.basename(path))
-        command = ["strip", "--strip-debug", "--remove-section=.BTF", "-o", target, path]
-        subprocess.run(command, check=True)
+    files = [module_name(path) + ".ko" for path in paths]
+    for path, file in zip(paths, files):
+        target = os.path.join(out, file)
+        with tempfile.NamedTemporaryFile(suffix=".ko") as unpacked:
+            unpacked.write(read_module(path))
+            unpacked.flush()
+            command = ["strip", "--strip-debug", "--remove-section=.BTF", "-o", target]
+            subprocess.run([*command, unpacked.name], check=True)
         os.chmod(target, 0o644)
     with open(os.path.join(out, "order"), "w", encoding="utf-8") as f:
-        f.writelines(os.path.basename(p) + "\n" for p in paths)
+        f.writelines(file + "\n" for file in files)
 
 
 def main() -> int:

@@ -48,8 +48,8 @@ def test_output_status_and_arguments(call, script):
     assert done.stderr == "problem\n"
 
 
-def test_the_inside(call, script):
-    """A kernel of its own with KVM for the daemon's user, its programs, and no network but lo."""
+def test_the_inside(call, script, build):
+    """The kernel that was built in, with KVM for the daemon's user, its programs, and no network but lo."""
     done = call(
         "box",
         "run",
@@ -65,11 +65,13 @@ def test_the_inside(call, script):
             " -- podflare\n"
             "ls /usr/bin /guest | tr '\\n' ' '; echo\n"
             "grep -c ^processor /proc/cpuinfo; grep -cw svm /proc/cpuinfo\n"
+            "grep -cw cx16 /proc/cpuinfo; exit 0\n"  # what QEMU does badly is not used
         ),
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert "cloud-amd64" in lines[0]
+    manifest = (build / "box/kernel.manifest").read_text("utf-8").splitlines()
+    assert "cloud-amd64" in lines[0] and f"release {lines[0]}" in manifest
     assert lines[1:8] == [
         "lo",
         "always within_size [advise] never deny force",
@@ -83,7 +85,7 @@ def test_the_inside(call, script):
     assert {"podflared", "podflare-vmm", "box-podflared", "vmlinux", "initramfs.cpio"} <= set(
         lines[9].split()
     ) | {"vmlinux", "initramfs.cpio"} & set(" ".join(lines[9:]).split())
-    assert lines[-2:] == ["1", "1"]
+    assert lines[-3:] == ["1", "1", "0"]
 
 
 def test_output_comes_as_it_is_made(spawn, script):

@@ -4,6 +4,7 @@ wrong input is refused with a reason."""
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import stat
@@ -216,6 +217,36 @@ def test_damaged_module(machine: Machine, modules: Path, cut: int) -> None:
     result = machine.run(machine.guest / "modules.py", modules, "base")
     assert result.returncode == 1
     assert "base.ko is" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("suffix", [".ko", ".ko.xz"])
+def test_copies_are_unpacked(machine: Machine, modules: Path, suffix: str) -> None:
+    """Compressed modules, as packages of newer kernels have them, come out as others do."""
+    machine.fake("strip", '#!/bin/bash\nexec cp "${@: -1}" "${@: -2:1}"\n')
+    wanted = {path.name: path.read_bytes() for path in modules.rglob("*.ko")}
+    if suffix == ".ko.xz":
+        for path in list(modules.rglob("*.ko")):
+            packed = lzma.compress(path.read_bytes(), check=lzma.CHECK_CRC32)
+            path.with_suffix(suffix).write_bytes(packed)
+            path.unlink()
+    result = machine.run(
+        machine.guest / "modules.py", "--copy", machine.out, modules, "top-one", "inside"
+    )
+    assert result.returncode == 0, result.stderr
+    order = (machine.out / "order").read_text().splitlines()
+    assert order == ["soft.ko", "base.ko", "mid.ko", "top-one.ko"]
+    assert sorted(os.listdir(machine.out)) == sorted([*order, "order"])
+    for name in order:
+        assert (machine.out / name).read_bytes() == wanted[name]
+    assert machine.leftovers() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"no xz", lzma.compress(b"x" * 999)[:-20]])
+def test_damaged_compressed_module(machine: Machine, modules: Path, content: bytes) -> None:
+    (modules / "kernel/lib/packed.ko.xz").write_bytes(content)
+    result = machine.run(machine.guest / "modules.py", modules, "packed")
+    assert result.returncode == 1
+    assert "packed.ko.xz is" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_no_modules(machine: Machine) -> None:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Taking the kernel out of its package: every compression, damaged files, the cache, and a registry
-that does not answer. apt is faked, packages are real but tiny."""
+that does not answer; and another release's kernel, kept apart. apt is faked, packages are real but tiny."""
 
 from __future__ import annotations
 
@@ -17,10 +17,32 @@ from conftest import Machine
 
 KERNEL = b"\x7fELF" + bytes(range(256)) * 40
 RELEASE = "9.9.0-1-cloud-amd64"
+RELEASE13 = "9.9.9+deb13-cloud-amd64"
+OTHER = ("--release", "trixie")
 
-# Hands out $FAKE_DEB; FAKE_APT says what goes wrong. Package lists of our own always work.
+# As `apt-get indextargets` prints them; names that are not known stay as they were asked for.
+SOURCES = r"""http://mirror.invalid/debian/ bookworm $(CODENAME) main
+http://mirror.invalid/debian/ bookworm $(CODENAME) contrib
+http://mirror.invalid/debian/ oldstable-updates bookworm-updates main
+http://mirror.invalid/debian/ stable trixie main
+https://other.invalid/security/ bookworm-security bookworm-security main
+https://other.invalid/apt/ bookworm-pgdg bookworm-pgdg main
+https://other.invalid/apt/ llvm-toolchain-bookworm $(CODENAME) main
+https://other.invalid/node/ nodistro nodistro main
+"""
+
+# Hands out $FAKE_DEB, and $FAKE_DEB13 of the other release; FAKE_APT says what goes wrong. Package
+# lists of our own always work. FAKE_SOURCES is what indextargets prints.
 FAKE_APT = r"""#!/bin/bash
 echo "${0##*/} $*" >>"$FAKE_LOG"
+sources=
+while read -r word value; do
+	[ "$word" != Dir::Etc::sourcelist ] || sources=${value//[\";]/}
+done < <([ "$2" != -c ] || cat "$3")
+if [ -n "$sources" ]; then
+	FAKE_DEB=$FAKE_DEB13
+	sed 's/^/source: /' "$sources" >>"$FAKE_LOG"
+fi
 case "${FAKE_APT:-} $*" in
 "lists "*Dir::State=*) ;;
 "lists "*) echo "E: No packages found" >&2; exit 100 ;;
@@ -28,11 +50,31 @@ case "${FAKE_APT:-} $*" in
 	echo "E: Failed to fetch http://mirror.invalid/x  Temporary failure resolving 'mirror.invalid'" >&2
 	exit 100
 	;;
+"unsigned "*update*)
+	echo "E: The repository 'http://mirror.invalid trixie InRelease' is not signed." >&2
+	exit 100
+	;;
+"norelease "*update*)
+	echo "E: The repository 'http://mirror.invalid trixie Release' does not have a Release file." >&2
+	exit 100
+	;;
+"norelease "*depends* | "unsigned "*depends* | "nothing "*depends* | "hang "*depends*)
+	echo "E: No packages found" >&2
+	exit 100
+	;;
+"hang "*update*)
+	sleep 60
+	exit 100
+	;;
 esac
 for word; do
 	case $word in
-	depends) printf 'linux-image-cloud-amd64\n  Depends: linux-image-9.9.0-1-cloud-amd64\n' ;;
-	show) echo "SHA256: $(sha256sum <"$FAKE_DEB" | cut -d' ' -f1)" ;;
+	indextargets) printf '%b' "$FAKE_SOURCES" ;;
+	depends)
+		name=${FAKE_DEB##*/}
+		printf 'linux-image-cloud-amd64\n  Depends: %s\n' "${name%%_*}"
+		;;
+	show) printf 'Size: %s\nSHA256: %s\n\n' $(sha256sum <"$FAKE_DEB" | sed "s/ .*//;s/^/35400000 /") ;;
 	download)
 		cp "$FAKE_DEB" .
 		[ "${FAKE_APT:-}" != tampered ] || echo x >>"${FAKE_DEB##*/}"
@@ -94,25 +136,32 @@ def test_damaged_image(machine: Machine, image: bytes, message: str) -> None:
     assert [path.name for path in machine.base.glob("vmlin*")] == ["vmlinuz"]
 
 
-@pytest.fixture
-def registry(machine: Machine) -> Machine:
-    """A machine whose apt hands out a tiny kernel package."""
-    tree = machine.base / "package"
+def package(machine: Machine, release: str, modules: str) -> str:
+    """Make a tiny kernel package with its modules in a folder; its path."""
+    tree = machine.base / f"package-{release}"
     (tree / "DEBIAN").mkdir(parents=True)
     (tree / "DEBIAN/control").write_text(
-        f"Package: linux-image-{RELEASE}\nVersion: 9.9-1\nArchitecture: amd64\n"
+        f"Package: linux-image-{release}\nVersion: 9.9-1\nArchitecture: amd64\n"
         "Maintainer: x <x@x.invalid>\nDescription: x\n"
     )
     (tree / "boot").mkdir()
-    (tree / f"boot/vmlinuz-{RELEASE}").write_bytes(bzimage(compressed("lz4")))
-    (tree / f"boot/config-{RELEASE}").write_text("CONFIG_X=y\n")
-    (tree / f"lib/modules/{RELEASE}/kernel").mkdir(parents=True)
-    (tree / f"lib/modules/{RELEASE}/kernel/x.ko").write_text("x")
-    deb = machine.base / f"linux-image-{RELEASE}_9.9-1_amd64.deb"
+    (tree / f"boot/vmlinuz-{release}").write_bytes(bzimage(compressed("lz4")))
+    (tree / f"boot/config-{release}").write_text("CONFIG_X=y\n")
+    (tree / modules / release / "kernel").mkdir(parents=True)
+    (tree / modules / release / "kernel/x.ko").write_text("x")
+    deb = machine.base / f"linux-image-{release}_9.9-1_amd64.deb"
     subprocess.run(
         ["dpkg-deb", "--root-owner-group", "--build", tree, deb], check=True, capture_output=True
     )
-    machine.env["FAKE_DEB"] = str(deb)
+    return str(deb)
+
+
+@pytest.fixture
+def registry(machine: Machine) -> Machine:
+    """A machine whose apt hands out a tiny kernel package, and another one of another release."""
+    machine.env["FAKE_DEB"] = package(machine, RELEASE, "lib/modules")
+    machine.env["FAKE_DEB13"] = package(machine, RELEASE13, "usr/lib/modules")
+    machine.env["FAKE_SOURCES"] = SOURCES
     for tool in ("apt-get", "apt-cache"):
         machine.fake(tool, FAKE_APT)
     return machine
@@ -122,11 +171,11 @@ def build(machine: Machine, *args: str, **env: str) -> subprocess.CompletedProce
     return machine.run(machine.guest / "build-kernel.sh", *args, machine.out, **env)
 
 
-def check(machine: Machine) -> None:
+def check(machine: Machine, release: str = RELEASE) -> None:
     assert (machine.out / "vmlinux").read_bytes() == KERNEL
     assert (machine.out / "vmlinuz").read_bytes() == bzimage(compressed("lz4"))
     assert (machine.out / "modules/kernel/x.ko").read_text() == "x"
-    assert f"release {RELEASE}" in (machine.out / "kernel.manifest").read_text().splitlines()
+    assert f"release {release}" in (machine.out / "kernel.manifest").read_text().splitlines()
     assert machine.leftovers() == []
 
 
@@ -207,3 +256,81 @@ def test_package_without_a_kernel(registry: Machine) -> None:
     assert result.returncode == 1 and "cannot unpack" in result.stderr
     assert not (registry.out / "vmlinux").exists()
     assert registry.leftovers() == []
+
+
+def test_sources_of_another_release(registry: Machine) -> None:
+    """Those of this Debian and no others, with the name replaced, and Debian's keys alone for them."""
+    result = build(registry, *OTHER)
+    assert result.returncode == 0, result.stderr
+    check(registry, RELEASE13)
+    assert f"downloading linux-image-{RELEASE13} (35 MB)" in result.stdout
+    sources = {line.partition(": ")[2] for line in registry.calls("source: ")}
+    how = (
+        "deb [arch=amd64 target=Packages signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+    )
+    assert sources == {
+        f"{how} http://mirror.invalid/debian/ trixie main",
+        f"{how} http://mirror.invalid/debian/ trixie-updates main",
+        f"{how} https://other.invalid/security/ trixie-security main",
+    }
+    for tool in ("apt-get", "apt-cache"):
+        calls = [call for call in registry.calls(tool) if "indextargets" not in call]
+        assert calls and all(" -c " in call for call in calls), calls
+
+
+def test_releases_are_kept_apart(registry: Machine) -> None:
+    """Neither is taken for the other, whichever is there first and whichever is newer."""
+    theirs = registry.base / "theirs"
+    for out, release, args in (
+        (registry.out, RELEASE, ()),
+        (theirs, RELEASE13, OTHER),
+        (registry.out, RELEASE, ()),
+        (theirs, RELEASE13, ("--update", *OTHER)),
+        (registry.out, RELEASE, ("--update",)),
+    ):
+        result = registry.run(registry.guest / "build-kernel.sh", *args, out)
+        assert result.returncode == 0, result.stderr
+        assert (out / "kernel.manifest").read_text().startswith(f"release {release}\n")
+    calls = len(registry.calls())
+    for args in ((), OTHER):
+        assert build(registry, *args).returncode == 0
+    assert len(registry.calls()) == calls, "apt was asked for what is in the cache"
+    found = {path.name for path in registry.cache.glob("*/*.deb")}
+    assert found == {Path(registry.env[name]).name for name in ("FAKE_DEB", "FAKE_DEB13")}
+    (registry.out / "vmlinux").resolve().unlink()  # of the other release: made of its own package
+    result = build(registry, *OTHER)
+    assert result.returncode == 0 and "damaged" in result.stdout
+    check(registry, RELEASE13)
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        ("registry", "registry cannot be reached"),
+        ("tampered", "registry is being updated"),
+        ("unsigned", "signature of the registry could not be checked"),
+        ("norelease", "the mirror of this machine does not have that release"),
+        ("nothing", "cannot download linux-image-cloud-amd64 of Debian trixie"),
+        ("hang", "registry cannot be reached"),
+    ],
+)
+def test_another_release_that_cannot_be_had(registry: Machine, failure: str, message: str) -> None:
+    result = build(registry, *OTHER, FAKE_APT=failure, PODFLARE_FETCH_SECONDS="3")
+    assert result.returncode == 1
+    assert "cannot download" in result.stderr and message in result.stderr
+    assert not (registry.out / "vmlinux").exists()
+    assert list(registry.cache.glob("*/*.deb*")) == []
+    assert registry.leftovers() == []
+
+
+def test_no_sources_of_this_debian(registry: Machine) -> None:
+    result = build(registry, *OTHER, FAKE_SOURCES="http://x.invalid/ nodistro nodistro main\n")
+    assert result.returncode == 1 and "no source of Debian bookworm" in result.stderr
+    assert registry.leftovers() == []
+
+
+@pytest.mark.parametrize("args", [("--release",), ("--release", "../x"), ("--other",)])
+def test_wrong_arguments(registry: Machine, args: tuple[str, ...]) -> None:
+    result = build(registry, *args)
+    assert result.returncode == 1 and "usage: build-kernel.sh" in result.stderr
+    assert not registry.cache.exists() and registry.calls() == []

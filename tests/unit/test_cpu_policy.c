@@ -10,6 +10,7 @@
 #include "vmm/core/vm.h"
 #include "vmm/x86/cpuid.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
@@ -55,6 +56,7 @@ static struct {
 	int vm, vcpu;    /* how many of each were made */
 	int asked;       /* how often the counters were taken away, */
 	int asked_early; /* of these, before there was a vCPU */
+	bool nothing;    /* it knows the leaves, and no bit of them */
 } kvm;
 
 static int enable(const struct kvm_enable_cap *cap)
@@ -70,14 +72,16 @@ static int enable(const struct kvm_enable_cap *cap)
 
 static int supported(struct kvm_cpuid2 *c)
 {
+	uint32_t all = kvm.nothing ? 0 : ANY;
+
 	c->nent = ARRAY_SIZE(hidden);
 	for (uint32_t i = 0; i < c->nent; i++)
 		c->entries[i] = (struct kvm_cpuid_entry2){.function = hidden[i].function,
 							  .index = hidden[i].index,
-							  .eax = ANY,
-							  .ebx = ANY,
-							  .ecx = ANY,
-							  .edx = ANY};
+							  .eax = all,
+							  .ebx = all,
+							  .ecx = all,
+							  .edx = all};
 	return 0;
 }
 
@@ -208,6 +212,27 @@ static void test_of_everything_that_there_is(void **state)
 	}
 }
 
+/* A kernel that does without CMPXCHG16B does not take it from guests; what the processor lacks,
+ * nobody gives. */
+static void test_of_nothing(void **state)
+{
+	static struct cpuid_table t;
+	uint32_t eax, ebx, ecx, edx;
+	struct err err = {0};
+
+	(void)state;
+	kvm.nothing = true;
+	assert_int_not_equal(__get_cpuid(1, &eax, &ebx, &ecx, &edx), 0);
+	assert_int_equal(cpuid_init(&t, -1, &err), 0);
+	for (uint32_t i = 0; i < t.count; i++) {
+		const struct kvm_cpuid_entry2 *e = &t.entries[i];
+		uint32_t want = e->function == 1 ? 1u << 24 | 1u << 31 | (ecx & 1u << 13) : 0;
+
+		assert_int_equal(e->eax | e->ebx | e->edx, 0);
+		assert_int_equal(e->ecx, want);
+	}
+}
+
 /* As KVM tells it of a vCPU that has the table: what its guest sees. */
 static void check_shown(int vcpu, unsigned int n)
 {
@@ -272,6 +297,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_kvm_that_does_not, play, play_no_more),
 		cmocka_unit_test_setup_teardown(test_of_everything_that_there_is, play,
 						play_no_more),
+		cmocka_unit_test_setup_teardown(test_of_nothing, play, play_no_more),
 		cmocka_unit_test(test_of_this_host),
 	};
 

@@ -5,6 +5,7 @@
 #include "vmm/x86/cpuid.h"
 #include "vmm/core/vm.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -53,6 +54,15 @@ static void cpuid_apply_policy(struct kvm_cpuid_entry2 *e)
 	}
 }
 
+/* Needs nothing of the host's kernel, not even to be known there. */
+static void cpuid_show_cx16(struct kvm_cpuid_entry2 *e)
+{
+	uint32_t eax, ebx, ecx, edx;
+
+	if (e->function == 0x1 && __get_cpuid(0x1, &eax, &ebx, &ecx, &edx))
+		e->ecx |= ecx & bit_CMPXCHG16B;
+}
+
 /* struct kvm_cpuid2 with room for the largest table. */
 struct cpuid_wire {
 	struct kvm_cpuid2 h;
@@ -72,8 +82,10 @@ int cpuid_init(struct cpuid_table *t, int kvm_fd, struct err *err)
 		return err_set(err, -rc, "KVM_GET_SUPPORTED_CPUID");
 	t->count = w->h.nent;
 	memcpy(t->entries, w->entries, t->count * sizeof(t->entries[0]));
-	for (uint32_t i = 0; i < t->count; i++)
+	for (uint32_t i = 0; i < t->count; i++) {
 		cpuid_apply_policy(&t->entries[i]);
+		cpuid_show_cx16(&t->entries[i]);
+	}
 	return 0;
 }
 

@@ -3,7 +3,8 @@
  * What the guest's CPUID shows: what KVM supports, less what a sandbox has no
  * use for (nested virtualization, performance counters and the like, which tell
  * of neighbours, asynchronous page faults, which do not survive a fork), plus
- * topology per vCPU.
+ * topology per vCPU, and CMPXCHG16B where the processor has it: KVM shows what
+ * the host's kernel uses, and that of the emulated host does without.
  *
  * Thread: loop thread. fork: the table is inherited and set again in the child.
  */

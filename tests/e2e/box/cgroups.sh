@@ -51,6 +51,11 @@ ended_for_memory() {
 	grep -q "came to the limit of memory of its control group" "$LOG"
 }
 
+# Until then they make copies that come and go: on a busy host later than the first sandbox is there.
+templates_are_ready() {
+	[ "$(grep -c "template booting" "$LOG")" = "$(grep -c "template ready" "$LOG")" ]
+}
+
 start
 grep -q "every virtual machine has a control group" "$LOG" || fail "the daemon does not say so"
 case $(group_of "$daemon") in
@@ -75,6 +80,7 @@ limit_is "$parent" pids.max 34
 [ ! -e "$(group_of "$parent")/memory.swap.max" ] || limit_is "$parent" memory.swap.max 0
 ok "its limits are what its size says"
 
+within 300 templates_are_ready || fail "a template does not become ready"
 within 10 settled || fail "there are $(groups) groups for $(count) VMMs"
 before=$(groups)
 children=$(fork "$id" 3) || fail "it cannot be forked"
