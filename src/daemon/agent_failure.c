@@ -3,9 +3,11 @@
  * Table from the agent's words to HTTP. Stateless.
  */
 #include "daemon/agent_failure.h"
+#include "daemon/agent_client.h"
 #include "lib/cleanup.h"
 #include "lib/json_safe.h"
 
+#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
@@ -45,11 +47,12 @@ void agent_failure_parse(const struct frame *f, struct agent_failure *out)
 	json_t *o = json_safe_loadb((const char *)f->payload, f->len, 0, NULL);
 	const char *word = json_string_value(json_object_get(o, "code"));
 	const char *text = json_string_value(json_object_get(o, "message"));
+	const char *none = o || !json_safe_lacked()
+				   ? "the guest's agent reported an error without a reason"
+				   : agent_error_text(-ENOMEM);
 
 	*out = (struct agent_failure){.status = 502, .code = "agent_error"};
-	agent_failure_text(out->message, sizeof(out->message),
-			   text && *text ? text
-					 : "the guest's agent reported an error without a reason");
+	agent_failure_text(out->message, sizeof(out->message), text && *text ? text : none);
 	for (size_t i = 0; word && i < ARRAY_SIZE(table); i++) {
 		if (strcmp(word, table[i].word) == 0) {
 			out->word = table[i].word;

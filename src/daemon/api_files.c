@@ -27,7 +27,7 @@ static void put_done(struct transfer *t, const struct frame *f)
 
 	if (t->r->phase != REQUEST_WAIT || !json_is_string(path) || !json_is_integer(size) ||
 	    (complete && !json_is_boolean(complete))) {
-		transfer_lost(t, -EPROTO);
+		transfer_lost(t, json_safe_fault());
 	} else {
 		transfer_done(t);
 		reply_json(t->r, 200,
@@ -208,7 +208,7 @@ static void get_begin(struct transfer *t, const struct frame *f)
 	json_int_t n = json_integer_value(size);
 
 	if (!json_is_integer(size)) {
-		transfer_lost(t, -EPROTO);
+		transfer_lost(t, json_safe_fault());
 	} else if (d->range.given) {
 		get_begin_part(d, n < 0 ? -1 : n);
 	} else {

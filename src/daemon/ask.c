@@ -96,7 +96,7 @@ static void ask_answered(struct ask *a, const struct frame *f)
 	json_t *o = json_safe_loadb((const char *)f->payload, f->len, JSON_REJECT_DUPLICATES, NULL);
 
 	if (!json_is_object(o) || !a->ops->ok(a->r, o)) {
-		ask_lost(a, agent_error_text(-EPROTO));
+		ask_lost(a, agent_error_text(json_safe_fault()));
 	} else {
 		if (a->ops->goes_on)
 			agent_close(a->s);

@@ -135,12 +135,12 @@ static bool position(const json_t *o, const char *name, int64_t *out)
 	return json_is_integer(v) && *out >= 0;
 }
 
-/* An EVENT: 1 when it is the owner's, 0 when it told where the conversation begins, -EPROTO. */
+/* An EVENT: 1 when it is the owner's, 0 when it told where the conversation begins, -errno. */
 static int attach_event(struct attach *a, const struct frame *f)
 {
 	json_t *o = json_safe_loadb((const char *)f->payload, f->len, JSON_REJECT_DUPLICATES, NULL);
 	const char *type = json_string_value(json_object_get(o, "type"));
-	int rc = -EPROTO;
+	int rc = json_safe_fault();
 
 	a->moved = false;
 	if (type && strcmp(type, "position") != 0) {
@@ -154,7 +154,7 @@ static int attach_event(struct attach *a, const struct frame *f)
 	return rc;
 }
 
-/* 1: a frame for the owner, 0: it was for us, -EPROTO. */
+/* 1: a frame for the owner, 0: it was for us, -errno. */
 static int attach_frame(struct attach *a, const struct frame *f)
 {
 	switch (f->type) {

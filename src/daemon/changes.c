@@ -181,7 +181,7 @@ static int changes_line(struct changes *c, const uint8_t *p, size_t len)
 	if (rc < 0)
 		return rc;
 	o = json_safe_loadb((const char *)p, len, JSON_REJECT_DUPLICATES, NULL);
-	rc = json_is_object(o) ? read_change(&e, o) : -EPROTO;
+	rc = json_is_object(o) ? read_change(&e, o) : json_safe_fault();
 	json_decref(o);
 	if (rc < 0) {
 		free(e.path);

@@ -198,7 +198,7 @@ static int exec_event(struct exec *e, const struct frame *f)
 	return rc;
 }
 
-/* EXIT: 1 when the exec is over with it, -EPROTO. */
+/* EXIT: 1 when the exec is over with it, -errno. */
 static int exec_exit(struct exec *e, const struct frame *f)
 {
 	struct exec_exit x = {0};
@@ -264,7 +264,8 @@ static bool exec_frame(struct exec *e, const struct frame *f)
 		rc = -EPROTO;
 		break;
 	}
-	if (rc == -ENOMEM) {
+	/* Without memory its client is let go; but there is nothing to come behind an EXIT. */
+	if (rc == -ENOMEM && f->type != FRAME_EXIT) {
 		e->broken = true;
 	} else if (rc < 0) {
 		exec_lost(e, rc);

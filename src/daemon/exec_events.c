@@ -219,7 +219,7 @@ int exec_exit_parse(const struct frame *f, struct exec_exit *out, bool *cancelle
 	ok = exit_members(o, out);
 	json_decref(o);
 	*cancelled = ok && strcmp(out->reason, "cancelled") == 0;
-	return ok ? 0 : -EPROTO;
+	return ok ? 0 : json_safe_fault();
 }
 
 int exec_events_exit(struct ndjson *w, const struct exec_exit *x, int64_t ts)

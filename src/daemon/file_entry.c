@@ -96,19 +96,31 @@ static int list_begin(struct file_list *l)
 		    : buf_append(&l->out, list_head, sizeof(list_head) - 1);
 }
 
+/* Of a buffer: one that comes to its bound holds more than an agent may send. */
+static int list_error(int rc)
+{
+	return rc == -ENOBUFS ? -EPROTO : rc;
+}
+
 static int list_line(struct file_list *l, const uint8_t *p, size_t len)
 {
 	json_t *o = json_safe_loadb((const char *)p, len, JSON_REJECT_DUPLICATES, NULL);
 	json_t *entry = file_entry_json(o);
 	_cleanup_free char *text = json_text(entry);
 
+	int rc;
+
 	json_decref(entry);
 	json_decref(o);
-	if (!text || l->n == LIMIT_CHANGES || list_begin(l) < 0 ||
-	    buf_append(&l->out, text, strlen(text)) < 0)
+	if (!text)
+		return json_safe_fault();
+	if (l->n == LIMIT_CHANGES)
 		return -EPROTO;
-	l->n++;
-	return 0;
+	rc = list_begin(l);
+	if (rc == 0)
+		rc = buf_append(&l->out, text, strlen(text));
+	l->n += rc == 0;
+	return list_error(rc);
 }
 
 int file_list_feed(struct file_list *l, const uint8_t *p, size_t len)
@@ -121,7 +133,7 @@ int file_list_feed(struct file_list *l, const uint8_t *p, size_t len)
 		if (nl && buf_len(&l->line) == 0) {
 			rc = list_line(l, p, n);
 		} else {
-			rc = buf_append(&l->line, p, n) < 0 ? -EPROTO : 0;
+			rc = list_error(buf_append(&l->line, p, n));
 			if (rc == 0 && nl) {
 				rc = list_line(l, buf_data(&l->line), buf_len(&l->line));
 				buf_consume(&l->line, buf_len(&l->line));

@@ -111,6 +111,10 @@ static bool script_ended(struct template_vm *vm, const struct frame *f)
 	json_decref(o);
 	if (n == 0)
 		return true;
+	if (!o && json_safe_lacked()) {
+		template_failed(vm, "the end of its warm-up script: %s", strerror(ENOMEM));
+		return false;
+	}
 	while (end > vm->warm_err && (end[-1] == '\n' || end[-1] == ' '))
 		*--end = '\0';
 	template_failed(vm, "its warm-up script ended with status %d%s%s", (int)n,

@@ -8,6 +8,8 @@
 #include "lib/json_safe.h"
 #include "lib/wipe.h"
 
+#include <errno.h>
+
 #define JSON_TEXT_FIRST 1024u /* enough for most */
 
 static _Thread_local bool loading, lacked;
@@ -44,6 +46,11 @@ json_t *json_safe_loadb(const char *text, size_t len, size_t flags, json_error_t
 bool json_safe_lacked(void)
 {
 	return lacked;
+}
+
+int json_safe_fault(void)
+{
+	return lacked ? -ENOMEM : -EPROTO;
 }
 
 char *json_text_with(const json_t *value, size_t flags)

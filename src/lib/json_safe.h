@@ -23,6 +23,8 @@ void json_safe_begin(void);
 json_t *json_safe_loadb(const char *text, size_t len, size_t flags, json_error_t *e);
 /* Whether memory was missing in this thread's last json_safe_loadb(). */
 bool json_safe_lacked(void);
+/* Why what it returned is not what was expected: -ENOMEM, or -EPROTO. */
+int json_safe_fault(void);
 
 /* As json_dumps(). NULL: no memory, or there is no value. */
 char *json_text_with(const json_t *value, size_t flags);

@@ -106,7 +106,9 @@ void egress_renewed(struct sandbox *sb, const struct frame *ok)
 {
 	struct egress_sandbox *e = sb->egress;
 	json_t *o = json_safe_loadb((const char *)ok->payload, ok->len, 0, NULL);
-	const char *why = json_string_value(json_object_get(o, "egress_error"));
+	const char *why = o || !json_safe_lacked()
+				  ? json_string_value(json_object_get(o, "egress_error"))
+				  : strerror(ENOMEM);
 
 	if (e && why)
 		agent_failure_text(e->tell_failure, sizeof(e->tell_failure),

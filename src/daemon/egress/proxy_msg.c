@@ -183,7 +183,8 @@ const char *proxy_message(struct proxy *p, const char *text, size_t len)
 	/* NUL may be in the name that a guest has asked for. */
 	json_t *o = json_safe_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
 	const char *type = json_string_value(json_object_get(o, "type"));
-	const char *what = "a message of no known kind";
+	const char *what = o || !json_safe_lacked() ? "a message of no known kind"
+						    : "a message that there was no memory for";
 
 	if (type && strcmp(type, "policy") == 0)
 		what = on_policy(p, o);
