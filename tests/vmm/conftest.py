@@ -61,6 +61,9 @@ class Plan(ctypes.Structure):
         ("write", ctypes.c_uint32),
         ("wrong", ctypes.c_uint32),
         ("guest", ctypes.c_uint32),
+        ("maps", ctypes.c_uint32),
+        ("moments", ctypes.c_uint32),
+        ("mapped", ctypes.c_uint32),
         ("name", ctypes.c_char * 64),
     ]
 

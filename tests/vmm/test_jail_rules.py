@@ -22,13 +22,8 @@ ELSEWHERE = {
     "process clock_gettime": "hosts whose clock the vDSO cannot read",
     "process brk": "a heap that grows: whether it must is up to what making the filters left of it",
     "process restart_syscall": "a wait with a deadline that SIGSTOP has interrupted",
-    "process madvise-17": "a rehearsal whose guest has run: KVM logs what that writes",
     "process madvise-66": "glibc from 2.42 on; vmm-jail-probe says what it gets",
-    "process ioctl-c040aed5": "a KVM that maps pages ahead: KVM_PRE_FAULT_MEMORY",
-    "vcpu ioctl-c040aed5": "as in the process; tests/e2e/box/faults.sh",
-    "leaf-vcpu ioctl-c040aed5": "as in the process",
     "leaf clock_gettime": "as in the process",
-    "leaf madvise-17": "as in the process",
 }
 # What only the end of a thread does, while the process goes on: a probe on such a thread.
 ENDS = {

@@ -70,8 +70,16 @@ def ask(vmm: Vmm, kind: int, answer: int, code: int = 0) -> None:
     assert vmm.expect(answer).code == 0
 
 
+def rehearse(template: Vmm) -> None:
+    rehearsal = template.fork(REHEARSAL)
+    ask(rehearsal, RECORD, RECORDED, 0)
+    ask(rehearsal, RECORD, RECORDED, 1)
+    rehearsal.ctl.close()
+    ask(template, LEARN, LEARNED)
+
+
 def life(host: Host) -> None:
-    host.plan.guest = 1
+    host.plan.guest = host.plan.maps = 1
     template = host.booted(vcpus=2)
     host.plan.write = 1
     use_streams(template)
@@ -79,14 +87,11 @@ def life(host: Host) -> None:
     use_streams(template)
     child.stats()
     template.pause()
-    rehearsal = template.fork(REHEARSAL)
-    ask(rehearsal, RECORD, RECORDED, 0)
-    ask(rehearsal, RECORD, RECORDED, 1)
-    rehearsal.ctl.close()
-    ask(template, LEARN, LEARNED)
+    rehearse(template)
     copy = template.fork()
     copy.send(Message(WARM, code=1))
-    copy.stats()
+    while host.plan.mapped < 3 + 2:
+        copy.stats()
     copy.send(Message(STOP))
     assert copy.expect(EXITED).code == EXIT_STOPPED
     assert host.plan.wrong == 0
@@ -119,19 +124,19 @@ def meet_at_the_lock(vmm: Vmm) -> None:
 
 
 def leaf_life(host: Host) -> None:
-    host.plan.guest = 1
+    host.plan.guest = host.plan.maps = 1
     template = host.booted(vcpus=2)
     use_streams(template)
     template.pause()
-    template.fork(REHEARSAL).ctl.close()
-    ask(template, LEARN, LEARNED)
+    rehearse(template)
     leaf = template.fork(LEAF)
+    leaf.send(Message(WARM, code=1))
     use_streams(leaf)
     use_disk(leaf)
     enter_the_guest(leaf)
     meet_at_the_lock(leaf)
-    leaf.send(Message(WARM, code=1))
-    leaf.stats()
+    while host.plan.mapped < 3 + 2:
+        leaf.stats()
     leaf.send(Message(STOP))
     assert leaf.expect(EXITED).code == EXIT_STOPPED
     assert host.plan.wrong == 0

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rehearsals: the order of messages, and what is refused. (What a guest writes is logged only where
-a guest runs: tests/e2e.)"""
+"""Rehearsals: the order of messages, what is refused, and when KVM is asked to map what was learned. (What
+a guest writes is logged only where a guest runs: tests/e2e. Here vmm_still.c makes it up.)"""
 
 from __future__ import annotations
+
+import time
 
 import pytest
 
 from conftest import (
     BOOTED,
     FORKED,
+    LEAF,
     LEARN,
     LEARNED,
     RECORD,
@@ -117,3 +120,67 @@ def test_a_rehearsal_that_dies(host: Host) -> None:
     forked = template.start_fork(code=REHEARSAL)
     assert template.expect(FORKED).code == 0
     forked.expect(BOOTED)
+
+
+def rehearsed(host: Host, vcpus: int, maps: int = 1) -> Vmm:
+    """A template that knows of three pages for the first moment and two for the second."""
+    host.plan.maps = maps
+    template = host.booted(vcpus=vcpus)
+    template.pause()
+    rehearse(template)
+    assert host.plan.moments == 2 and host.plan.mapped == 0
+    return template
+
+
+def mapped(host: Host, vmm: Vmm, pages: int) -> None:
+    """So many have been asked for in all, and no more come."""
+    while host.plan.mapped < pages:
+        vmm.stats()
+        time.sleep(0.005)
+    vmm.stats()
+    assert host.plan.mapped == pages and host.plan.wrong == 0
+
+
+@pytest.mark.parametrize("maps", [1, 2], ids=["whole", "signals"])
+@pytest.mark.parametrize("vcpus", [1, 2])
+def test_pages_are_mapped_by_the_first_vcpu(host: Host, vcpus: int, maps: int) -> None:
+    template = rehearsed(host, vcpus, maps)
+    child = template.fork()
+    mapped(host, child, 3)  # before its guest runs
+    child.send(Message(WARM, code=CALL))
+    mapped(host, child, 5)
+    child.send(Message(WARM, code=2))
+    grandchild = child.fork()
+    mapped(host, grandchild, 8)
+    child.send(Message(WARM, code=READY))  # a fork took away what was mapped
+    child.send(Message(WARM, code=CALL))
+    mapped(host, child, 13)
+
+
+def test_nothing_is_mapped_for_one_that_is_paused(host: Host) -> None:
+    template = rehearsed(host, 2)
+    template.send(Message(WARM, code=CALL))
+    template.stats()
+    assert host.plan.mapped == 0
+    child = template.fork()
+    mapped(host, child, 3)  # and what its template waits for is not the child's
+
+
+def test_a_leaf_maps_when_it_has_left_its_guest(host: Host) -> None:
+    leaf = rehearsed(host, 2).fork(LEAF)
+    mapped(host, leaf, 3)
+    leaf.send(Message(WARM, code=CALL))
+    mapped(host, leaf, 3)  # no signal reaches its threads
+    leaf.send(Message(WARM, code=READY))
+    leaf.stats()
+
+
+def test_a_kvm_that_cannot_map(host: Host) -> None:
+    template = host.booted(vcpus=2)
+    host.plan.maps = 1  # it was asked before
+    template.pause()
+    rehearse(template)
+    child = template.fork()
+    child.send(Message(WARM, code=CALL))
+    child.fork().stats()
+    mapped(host, child, 0)

@@ -8,6 +8,8 @@
  * thread can enter its jail;
  * - that the first vCPU does what a guest would do to the devices, or that all of them are busy
  *   (guest.h), or that the last one ends the machine when it is to park;
+ * - that KVM can map memory ahead of the guest, and logs that pages 1 to 3 are written in the first
+ *   moment of a rehearsal, 3, 9 and 10 in the second;
  * - that something is to be written to the disk before the next fork, so that its top
  *   is in use. Every child compares what its disk holds with what its ancestors wrote.
  */
@@ -34,7 +36,8 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
-#define PLAN_FD 4
+#define PLAN_FD              4
+#define CAP_PRE_FAULT_MEMORY 236
 
 enum side { NOBODY, PARENT, CHILD, VCPUS };
 enum { STANDS, SERVES, BUSY, ENDS };
@@ -50,7 +53,10 @@ struct plan {
 	_Atomic uint32_t write; /* write to the disk before a fork */
 	_Atomic uint32_t wrong; /* clusters that a child found changed; what guest.c found wrong */
 	_Atomic uint32_t guest; /* what the vCPUs do */
-	char name[64];          /* of the call that failed */
+	_Atomic uint32_t maps;  /* KVM can map ahead; 2: and a signal comes at each piece */
+	_Atomic uint32_t moments; /* of a rehearsal, so far */
+	_Atomic uint32_t mapped;  /* pages that KVM was asked to map */
+	char name[64];            /* of the call that failed */
 };
 
 static struct plan *plan;
@@ -109,6 +115,26 @@ int __wrap_clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
 	return fails("thread") ? -1 : __real_clone(fn, stack, flags, arg, a[0], a[1], a[2]);
 }
 
+/* What a KVM answers that can map ahead, where the real one has answered rc. */
+static int mapping_ioctl(unsigned long req, const void *arg, int rc)
+{
+	const struct kvm_dirty_log *log = arg;
+	const struct vm_pre_fault *range = arg;
+
+	if (req == KVM_CHECK_EXTENSION && (uintptr_t)arg == CAP_PRE_FAULT_MEMORY)
+		return 1;
+	if (req == KVM_GET_DIRTY_LOG && rc == 0)
+		*(uint64_t *)log->dirty_bitmap |= plan->moments++ ? 1u << 3 | 3u << 9 : 7u << 1;
+	if (req != VM_PRE_FAULT_MEMORY)
+		return rc;
+	plan->mapped += (uint32_t)(range->size / 4096);
+	plan->wrong += main_thread; /* KVM_RUN holds the vCPU: it would wait for the guest */
+	if (plan->maps == 1)
+		return 0;
+	errno = EINTR;
+	return -1;
+}
+
 int __real_ioctl(int fd, unsigned long req, ...);
 int __wrap_ioctl(int fd, unsigned long req, ...);
 int __wrap_ioctl(int fd, unsigned long req, ...)
@@ -116,12 +142,16 @@ int __wrap_ioctl(int fd, unsigned long req, ...)
 	char name[32];
 	va_list ap;
 	void *arg;
+	int rc;
 
 	va_start(ap, req);
 	arg = va_arg(ap, void *);
 	va_end(ap);
 	snprintf(name, sizeof(name), "ioctl %#lx", req & 0xffff);
-	return fails(name) ? -1 : __real_ioctl(fd, req, arg);
+	if (fails(name))
+		return -1;
+	rc = __real_ioctl(fd, req, arg);
+	return plan && plan->maps ? mapping_ioctl(req, arg, rc) : rc;
 }
 
 /* The VMM's raw calls: the fork, fstat(), a vCPU's filter. */

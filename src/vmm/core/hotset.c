@@ -9,6 +9,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -147,22 +148,30 @@ static struct hot_run hotset_piece(const struct hotset *s, uint32_t *at)
 	return piece;
 }
 
-void hotsets_map(const struct hotsets *h, const struct gmem *ram, int vcpu_fd, enum ctl_hotset set)
+/* False: it is no use to go on. A signal alone does not say so. */
+static bool hotset_map_piece(const struct gmem *ram, int vcpu_fd, uint64_t begin, uint64_t end)
+{
+	int rc = kvm_vcpu_map(vcpu_fd, gmem_gpa(ram, begin), end - begin);
+
+	return rc == 0 || rc == -EINTR;
+}
+
+void hotsets_map(const struct hotsets *h, const struct gmem *ram, int vcpu_fd, enum ctl_hotset set,
+		 const _Atomic int *stop)
 {
 	const struct hotset *s = &h->set[set];
 	uint64_t low = gmem_low_size(ram);
+	bool ok = true;
 
-	for (uint32_t i = 0; i < s->nruns;) {
+	for (uint32_t i = 0; ok && i < s->nruns && !atomic_load(stop);) {
 		struct hot_run piece = hotset_piece(s, &i);
 		uint64_t begin = piece.page * PAGE, end = begin + piece.count * PAGE;
 
 		/* For the guest the gap may be in the middle of it. */
 		if (begin < low && end > low) {
-			if (kvm_vcpu_map(vcpu_fd, begin, low - begin) < 0)
-				return;
+			ok = hotset_map_piece(ram, vcpu_fd, begin, low);
 			begin = low;
 		}
-		if (kvm_vcpu_map(vcpu_fd, gmem_gpa(ram, begin), end - begin) < 0)
-			return;
+		ok = ok && hotset_map_piece(ram, vcpu_fd, begin, end);
 	}
 }

@@ -62,7 +62,8 @@ void hotsets_end(struct hotsets *h);
 /* Makes the pages of a set this process's own. What fails is faulted in later. */
 void hotsets_populate(const struct hotsets *h, const struct gmem *ram, enum ctl_hotset set);
 /*
- * Maps them into the guest, on the thread of the vCPU, if its KVM can. Ends early when a signal
- * comes for the thread; what is not mapped is faulted in later.
+ * Maps them into the guest, on the thread of the vCPU, if its KVM can. Ends early when *stop is not
+ * zero; what is not mapped is faulted in later.
  */
-void hotsets_map(const struct hotsets *h, const struct gmem *ram, int vcpu_fd, enum ctl_hotset set);
+void hotsets_map(const struct hotsets *h, const struct gmem *ram, int vcpu_fd, enum ctl_hotset set,
+		 const _Atomic int *stop);

@@ -180,7 +180,8 @@ int vcpu_run(struct vcpu *v)
 	return ioctl(v->fd, KVM_RUN, 0) < 0 ? -errno : 0;
 }
 
-/* What the loop's thread wants in the guest's page tables. A signal ends it early: see hotset.h. */
+/* What the loop's thread wants in the guest's page tables; until it wants to park, which is dearer.
+ */
 static void vcpu_map(struct vcpu *v)
 {
 	struct machine *m = v->machine;
@@ -190,7 +191,7 @@ static void vcpu_map(struct vcpu *v)
 		sets = atomic_exchange_explicit(&m->to_map, 0, memory_order_relaxed);
 	for (unsigned int i = 0; i < CTL_HOTSETS; i++)
 		if (sets >> i & 1)
-			hotsets_map(&m->hot, &m->ram, v->fd, (enum ctl_hotset)i);
+			hotsets_map(&m->hot, &m->ram, v->fd, (enum ctl_hotset)i, &m->park.wanted);
 }
 
 /*

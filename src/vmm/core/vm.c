@@ -175,14 +175,7 @@ int kvm_vcpu_map(int vcpu_fd, uint64_t gpa, uint64_t size)
 {
 	struct vm_pre_fault range = {.gpa = gpa, .size = size};
 
-	/* KVM moves the range on by what it has mapped, and answers 0 if that was a part of it. */
-	for (uint64_t left = size; left; left = range.size) {
-		if (ioctl(vcpu_fd, VM_PRE_FAULT_MEMORY, &range) < 0)
-			return -errno;
-		if (range.size >= left)
-			return -EIO;
-	}
-	return 0;
+	return ioctl(vcpu_fd, VM_PRE_FAULT_MEMORY, &range) < 0 ? -errno : 0;
 }
 
 int kvm_vm_signal_msi(const struct kvm_vm *vm, uint32_t address, uint32_t data)

@@ -68,9 +68,12 @@ __must_check int kvm_vm_create(struct kvm_vm *vm, const struct gmem *ram, const 
 __must_check int kvm_vm_dirty_log(const struct kvm_vm *vm, uint32_t slot, uint64_t *bits);
 
 /*
- * Has the guest's memory mapped for a vCPU, whose thread calls this, as if it had read all of it:
- * 0 or -errno; -EINTR when a signal came. The host's own mapping of it decides whether it is
- * writable at once. [gpa, gpa + size) is whole pages of one slot.
+ * Has the guest's memory mapped for a vCPU, whose thread calls this, as if it had read all of it,
+ * in one go: 0 when all was mapped, or a part before a signal came or KVM could not go on; or
+ * -errno. The host's own mapping of it decides whether it is writable at once. [gpa, gpa + size) is
+ * whole pages of one slot. Linux 6.11 to 6.14 may lack a mend of KVM's (of 6.15: obsolete roots in
+ * kvm_mmu_reload()) without which it tries for ever, until a signal comes, after something made KVM
+ * drop all its tables in between: no guest can, and the VMM moves no slot.
  */
 __must_check int kvm_vcpu_map(int vcpu_fd, uint64_t gpa, uint64_t size);
 
