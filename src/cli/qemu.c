@@ -33,11 +33,12 @@
  * machine. reboot=t and panic=-1 turn a crash into the end of the process.
  * The rate of the time-stamp counter is told, since measuring it against an
  * emulated timer fails on a busy host.
- * clearcpuid=cx16: CMPXCHG16B without a lock, as the allocator of newer kernels
- * uses it, leaves garbage in the flags now and then in QEMU 7.2, the trap flag
- * among it, and the kernel dies of a debug exception. It is the kernel alone
- * that is to do without: programs of guests may ask for the instruction
- * (x86-64-v2), so the processor keeps it, and the VMM shows it.
+ * clearcpuid=cx16: CMPXCHG16B without a lock, as the kernel's allocator uses it,
+ * leaves garbage in the flags in QEMU 7.2, which depends on the instructions
+ * before it; with the trap flag among it a kernel dies of a debug exception. It
+ * is kernels alone that are to do without (guests' too: core/machine.c):
+ * programs may ask for the instruction (x86-64-v2), so the processor keeps it,
+ * and the VMM shows it.
  */
 static const char kernel_args[] =
 	"console=ttyS0 quiet loglevel=4 reboot=t panic=-1 mitigations=off lsm=landlock "

@@ -54,6 +54,17 @@ static void cpuid_apply_policy(struct kvm_cpuid_entry2 *e)
 	}
 }
 
+bool cpuid_is_tcg(void)
+{
+	static const uint32_t hypervisor = 0x40000000, is_there = 1u << 31;
+	uint32_t eax, ebx, ecx, edx, name[3];
+
+	if (!__get_cpuid(0x1, &eax, &ebx, &ecx, &edx) || !(ecx & is_there))
+		return false;
+	__cpuid(hypervisor, eax, name[0], name[1], name[2]);
+	return memcmp(name, "TCGTCGTCGTCG", sizeof(name)) == 0;
+}
+
 /* Needs nothing of the host's kernel, not even to be known there. */
 static void cpuid_show_cx16(struct kvm_cpuid_entry2 *e)
 {

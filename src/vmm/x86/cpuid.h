@@ -14,6 +14,7 @@
 #include "lib/err.h"
 
 #include <linux/kvm.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #define CPUID_MAX_ENTRIES 256
@@ -22,6 +23,9 @@ struct cpuid_table {
 	uint32_t count;
 	struct kvm_cpuid_entry2 entries[CPUID_MAX_ENTRIES];
 };
+
+/* Whether the processor that this runs on is QEMU's emulation (TCG). */
+bool cpuid_is_tcg(void);
 
 /* Asks KVM and applies the policy that is the same for all vCPUs. */
 __must_check int cpuid_init(struct cpuid_table *t, int kvm_fd, struct err *err);
