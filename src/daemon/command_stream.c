@@ -71,8 +71,8 @@ static int stream_exit(struct command_stream *cs, const struct frame *f)
 
 	if (cancelled) /* by another client: it was deleted */
 		x.reason = "interrupted";
-	if (rc == 0)
-		rc = exec_events_exit(&cs->out, &x, now_ms());
+	if (rc == 0 && exec_events_exit(&cs->out, &x, now_ms()) < 0)
+		cs->broken = true;
 	json_decref(x.log);
 	return rc;
 }
@@ -166,7 +166,7 @@ static void stream_pump(struct command_stream *cs)
 			break;
 		}
 		rc = stream_frame(cs, &f);
-		if (rc == -ENOMEM) {
+		if (rc == -ENOMEM && f.type != FRAME_EXIT) {
 			cs->broken = true;
 		} else if (rc < 0) {
 			attach_close(a);

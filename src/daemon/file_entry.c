@@ -107,7 +107,6 @@ static int list_line(struct file_list *l, const uint8_t *p, size_t len)
 	json_t *o = json_safe_loadb((const char *)p, len, JSON_REJECT_DUPLICATES, NULL);
 	json_t *entry = file_entry_json(o);
 	_cleanup_free char *text = json_text(entry);
-
 	int rc;
 
 	json_decref(entry);
@@ -153,5 +152,5 @@ int file_list_end(struct file_list *l)
 
 	if (rc == 0 && l->n == 0)
 		rc = list_begin(l);
-	return rc == 0 ? buf_append(&l->out, "]}", 2) : rc;
+	return list_error(rc == 0 ? buf_append(&l->out, "]}", 2) : rc);
 }

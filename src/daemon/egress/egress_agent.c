@@ -106,11 +106,12 @@ void egress_renewed(struct sandbox *sb, const struct frame *ok)
 {
 	struct egress_sandbox *e = sb->egress;
 	json_t *o = json_safe_loadb((const char *)ok->payload, ok->len, 0, NULL);
-	const char *why = o || !json_safe_lacked()
-				  ? json_string_value(json_object_get(o, "egress_error"))
-				  : strerror(ENOMEM);
+	const char *why = json_string_value(json_object_get(o, "egress_error"));
 
-	if (e && why)
+	/* Without memory nobody knows: as if it had not been asked, it is asked again. */
+	if (e && !o && json_safe_lacked())
+		e->asked_on = e->asked_ca = false;
+	else if (e && why)
 		agent_failure_text(e->tell_failure, sizeof(e->tell_failure),
 				   *why ? why : "the guest's agent cannot have egress");
 	json_decref(o);
