@@ -83,13 +83,11 @@ if [ ${#update[@]} -gt 0 ] || [ -z "$(find "$failed" -mtime -1 2>/dev/null)" ]; 
 		rm -f "$failed" "$failed.new"
 	else
 		mv "$failed.new" "$failed"
-		if [ -e "$kernel/vmlinux" ]; then
+		[ ! -e "$kernel/vmlinux" ] ||
 			echo "box: the emulated host keeps its kernel, there is no newer one to be had: $(cause)"
-			rm "$failed"
-		fi
 	fi
 fi
-if [ -e "$failed" ]; then
+if [ ! -e "$kernel/vmlinux" ]; then
 	kernel=$guest
 	echo "box: the emulated host uses the guests' kernel, which makes forks slower there, because Debian" \
 		"$kernel_release's cannot be had: $(cause) (tried again after a day, or by box/build.sh --update $1)"

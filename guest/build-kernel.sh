@@ -41,7 +41,7 @@ system_apt() {
 release_apt() {
 	local tool=$1
 	shift
-	timeout "$RELEASE_SECONDS" "$tool" -q -c "$STAGE/apt/apt.conf" "$@" || {
+	timeout --foreground -k 5 "$RELEASE_SECONDS" "$tool" -q -c "$STAGE/apt/apt.conf" "$@" || {
 		local rc=$?
 		[ $rc -ne 124 ] || echo "Connection timed out: $tool took $RELEASE_SECONDS s" >>"$LOG"
 		return $rc
@@ -159,7 +159,10 @@ extract() {
 		die "cannot unpack $DEB" "$(failure_hint "$LOG")"
 	}
 	# From Debian 13 on modules are in /usr, and compressed: modules.py unpacks what is asked for.
-	[ ! -d "$tree/usr/lib/modules" ] || mv "$tree/usr/lib" "$tree/lib"
+	if [ -d "$tree/usr/lib/modules" ]; then
+		mkdir -p "$tree/lib"
+		mv "$tree/usr/lib/modules" "$tree/lib/"
+	fi
 	release=$(ls "$tree/lib/modules")
 	mv "$tree/boot/vmlinuz-$release" "$entry/vmlinuz"
 	mv "$tree/boot/config-$release" "$entry/config"
@@ -178,16 +181,21 @@ extract() {
 
 main() {
 	local update=no out state entry usage="usage: build-kernel.sh [--update] [--release NAME] OUT_DIR"
+	local other='^[a-z]+$'
 	RELEASE=
 	while [ $# -gt 1 ]; do
 		case $1 in
 		--update) update=yes ;;
-		--release) RELEASE=$2 && shift ;;
+		--release)
+			[[ $2 =~ $other ]] || die "$usage"
+			RELEASE=$2
+			shift
+			;;
 		*) die "$usage" ;;
 		esac
 		shift
 	done
-	[ $# -eq 1 ] && [[ $1 != -* && $RELEASE =~ ^[a-z]*$ ]] || die "$usage"
+	[ $# -eq 1 ] && [[ $1 != -* ]] || die "$usage"
 	out=$1
 	cache_init
 	KIND=kernel${RELEASE:+-$RELEASE}
