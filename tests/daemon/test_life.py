@@ -7,7 +7,6 @@ import socket
 import sqlite3
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import httpx
 import pytest
 
 from conftest import DAEMON, Daemon, make_guest, stdout_of, wait_for
+from readable import assert_others_are_readable, readable
 
 CONSOLE = "end of the guest's console:\n"
 
@@ -432,40 +432,15 @@ def test_virtual_machines_go_first(start: Callable[..., Daemon], own: int, their
     assert len(pids) == 4 and {score(pid) for pid in pids} == {theirs}
 
 
-# What of /proc/PID a user may read of his own processes, unless they are not dumpable. (To open mem takes
-# Yama's leave as well.)
-PRIVATE = ["environ", "maps", "auxv", "mem", "root/", "cwd/", "ns/user"]
-READER = """
-import os, sys
-for name in sys.argv[2:]:
-    path = f"/proc/{sys.argv[1]}/{name}"
-    try:
-        os.listdir(path) if name[-1] == "/" else os.readlink(path) if "/" in name else open(path)
-        print(name)
-    except PermissionError:
-        pass
-"""
-
-
 def test_its_own_user_cannot_look_into_it(start: Callable[..., Daemon]) -> None:
     """Not dumpable: keys and secrets are in its memory. Root is here without what makes it more than a
     user; another process shows what that can read."""
     as_user = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
 
-    def readable(pid: int) -> list[str]:
-        argv = [*as_user, sys.executable, "-c", READER, str(pid), *PRIVATE]
-        done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
-        return done.stdout.split()
-
-    with subprocess.Popen([*as_user, "sleep", "1000"]) as other:
-        try:
-            wait_for(lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n")
-            assert set(PRIVATE) - {"mem"} <= set(readable(other.pid))
-        finally:
-            other.kill()
+    assert_others_are_readable(as_user)
     d = start(prefix=as_user)
     assert d.exec(d.create(), "echo x")[0]["data"] == "x"
-    assert readable(d.proc.pid) == []
+    assert readable(as_user, d.proc.pid) == []
 
 
 def test_its_descriptors_are_told(daemon: Daemon) -> None:

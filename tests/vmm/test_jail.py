@@ -9,13 +9,13 @@ import errno
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from conftest import BUILD, LEAF, Host, Vmm
+from readable import PRIVATE, assert_others_are_readable, readable
 
 PROBE = str(BUILD / "tests/vmm/vmm-jail-probe")
 LISTING = (
@@ -286,51 +286,20 @@ def test_of_a_machine_and_of_its_copies(host: Host, before: tuple[str, ...]) -> 
 
 # What of /proc/PID an ordinary user may read of his own processes, unless they are not dumpable. (To
 # open mem takes Yama's leave as well.)
-PRIVATE = ["environ", "maps", "auxv", "mem", "root/", "cwd/", "fd/", "ns/user"]
-READER = """
-import os, sys
-for name in sys.argv[2:]:
-    path = f"/proc/{sys.argv[1]}/{name}"
-    try:
-        os.listdir(path) if name[-1] == "/" else os.readlink(path) if "/" in name else open(path)
-        print(name)
-    except PermissionError:
-        pass
-"""
-
-
-def readable(pid: int) -> list[str]:
-    """What its own user can read of a process."""
-    done = subprocess.run(
-        [*AS_USER, sys.executable, "-c", READER, str(pid), *PRIVATE],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    return done.stdout.split()
 
 
 def test_its_own_user_cannot_look_into_it(host: Host) -> None:
     """Not dumpable: neither a VMM nor its copies, as an ordinary user's. One of his other processes
     shows that he could."""
-    other = subprocess.Popen([*AS_USER, "sleep", "1000"])
-    try:
-        deadline = time.monotonic() + 20
-        while Path(f"/proc/{other.pid}/comm").read_text() != "sleep\n":
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        assert set(PRIVATE) - {"mem"} <= set(readable(other.pid))
-    finally:
-        other.kill()
-        other.wait()
+    names = (*PRIVATE, "fd/")
+    assert_others_are_readable(AS_USER, names)
     vmm = host.booted(before=AS_USER)
     child = vmm.fork()
     leaf = vmm.fork(LEAF)
     for one in (vmm, child, leaf):
         one.stats()
         assert int(status(Path(f"/proc/{one.pid}"))["Uid"].split()[0]) == (os.geteuid() or 12345)
-        assert readable(one.pid) == []
+        assert readable(AS_USER, one.pid, names) == []
 
 
 @pytest.mark.parametrize("paused", [False, True], ids=["live", "paused"])
