@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 
 import pytest
@@ -210,6 +211,7 @@ def test_cancel_reaches_other_sessions(agent: Agent, stream: Stream) -> None:
 
 def test_cancel_though_nobody_reads(stream: Stream) -> None:
     stream.start("head -c 50000000 /dev/zero; sleep 100", output_limit=100_000_000)
+    assert stream.sock.recv(1, socket.MSG_PEEK)  # it has begun; and goes on until there is no room
     time.sleep(0.3)
     stream.send(CANCEL)
     r = stream.finish()
