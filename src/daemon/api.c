@@ -67,10 +67,10 @@ const size_t api_route_count = ARRAY_SIZE(api_routes);
 
 struct sandbox *api_find_sandbox(struct request *r)
 {
-	return api_find_by_id(r, r->match.id);
+	return api_find_by_id(r, r->match.id, NULL);
 }
 
-struct sandbox *api_find_by_id(struct request *r, const char *id)
+struct sandbox *api_find_by_id(struct request *r, const char *id, const char *field)
 {
 	struct daemon *d = r->http->d;
 	struct store_row row;
@@ -78,7 +78,7 @@ struct sandbox *api_find_by_id(struct request *r, const char *id)
 	int rc;
 
 	if (!ids_valid(id)) {
-		reply_no_sandbox(r);
+		reply_no_sandbox(r, field);
 		return NULL;
 	}
 	sb = registry_find(&d->registry, id, r->owner);
@@ -88,9 +88,9 @@ struct sandbox *api_find_by_id(struct request *r, const char *id)
 	if (rc < 0)
 		reply_error(r, 500, "internal", "the state database cannot be read", NULL, NULL);
 	else if (rc == 0 || row.deleted)
-		reply_no_sandbox(r);
+		reply_no_sandbox(r, field);
 	else
-		reply_ended(r, row.reason);
+		reply_other_ended(r, row.reason, field);
 	if (rc > 0)
 		store_row_free(&row);
 	return NULL;

@@ -69,5 +69,5 @@ void api_egress_forget(struct request *r, json_t *body);
 
 /* The living sandbox of the path, or NULL: answered (404, or 409 with the reason of its end). */
 struct sandbox *api_find_sandbox(struct request *r);
-/* The same of another id. */
-struct sandbox *api_find_by_id(struct request *r, const char *id);
+/* The same of another id, which the answer calls by the name of its place in the request. */
+struct sandbox *api_find_by_id(struct request *r, const char *id, const char *field);

@@ -60,7 +60,7 @@ static json_t *diff_paths(struct request *r)
 void api_diff(struct request *r)
 {
 	struct sandbox *a = api_find_sandbox(r);
-	struct sandbox *b = a ? api_find_by_id(r, r->match.other) : NULL;
+	struct sandbox *b = a ? api_find_by_id(r, r->match.other, "other") : NULL;
 	json_t *paths;
 
 	if (!b)

@@ -127,7 +127,7 @@ static bool test_grant(struct policy_test *t, struct sandbox **sb)
 		reply_invalid(t->r, "allow", "allow and sandbox exclude each other");
 		return false;
 	}
-	*sb = id ? api_find_by_id(t->r, id) : NULL;
+	*sb = id ? api_find_by_id(t->r, id, "sandbox") : NULL;
 	if (id && !*sb)
 		return false;
 	t->grant = *sb ? grant_ref(egress_grant(*sb)) : NULL;

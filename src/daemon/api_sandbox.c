@@ -60,7 +60,7 @@ void api_sandbox_get(struct request *r)
 	if (rc < 0)
 		reply_error(r, 500, "internal", "the state database cannot be read", NULL, NULL);
 	else if (rc == 0 || row.deleted)
-		reply_no_sandbox(r);
+		reply_no_sandbox(r, NULL);
 	else
 		reply_json(r, 200, row_json(&row));
 	if (rc > 0)
@@ -136,7 +136,7 @@ void api_sandbox_delete(struct request *r)
 	}
 	rc = ids_valid(r->match.id) ? store_find(&d->store, r->match.id, r->owner, &row) : 0;
 	if (rc == 0) {
-		reply_no_sandbox(r);
+		reply_no_sandbox(r, NULL);
 		return;
 	}
 	if (rc < 0) {

@@ -111,7 +111,7 @@ void api_merge(struct request *r)
 		reply_invalid(r, "winner", "a sandbox cannot be merged into itself");
 		return;
 	}
-	winner = api_find_by_id(r, r->match.other);
+	winner = api_find_by_id(r, r->match.other, "winner");
 	if (!winner)
 		return;
 	if (strcmp(sb->root, winner->root) != 0) {
@@ -122,7 +122,9 @@ void api_merge(struct request *r)
 	if (!sb->forkable)
 		reply_not_forkable(r, "no other can take its place");
 	else if (sandbox_is_ending(winner)) /* or one that lives would end for one that is gone */
-		reply_ended(r, winner->reason[0] ? winner->reason : "its virtual machine is gone");
+		reply_other_ended(
+			r, winner->reason[0] ? winner->reason : "its virtual machine is gone",
+			"winner");
 	else
 		merge_start(r, sb, winner);
 }

@@ -85,27 +85,32 @@ void reply_invalid(struct request *r, const char *field, const char *fmt, ...)
 	reply_error(r, 400, "invalid_request", text, NULL, field);
 }
 
-void reply_no_sandbox(struct request *r)
+void reply_no_sandbox(struct request *r, const char *field)
 {
-	reply_error(r, 404, "sandbox_not_found", "sandbox not found", NULL, NULL);
+	reply_error(r, 404, "sandbox_not_found", "sandbox not found", NULL, field);
 }
 
-void reply_ended(struct request *r, const char *reason)
+void reply_other_ended(struct request *r, const char *reason, const char *field)
 {
 	char text[1500];
 
 	snprintf(text, sizeof(text), "sandbox ended: %s", reason);
-	reply_error(r, 409, "sandbox_ended", text, NULL, NULL);
+	reply_error(r, 409, "sandbox_ended", text, NULL, field);
+}
+
+void reply_ended(struct request *r, const char *reason)
+{
+	reply_other_ended(r, reason, NULL);
 }
 
 void reply_not_forkable(struct request *r, const char *what)
 {
 	char text[160];
 
-	snprintf(text, sizeof(text), "this sandbox was made with forkable false: %s", what);
+	snprintf(text, sizeof(text), "this sandbox has forkable false: %s", what);
 	reply_error(r, 409, "not_forkable", text,
-		    "what forks take is given up for good when it is made; make it without "
-		    "\"forkable\": false",
+		    "what forks take was given up for good when its machine was made; forkable is "
+		    "true unless it is asked for otherwise",
 		    NULL);
 }
 

@@ -27,10 +27,11 @@ void reply_error_with(struct request *r, unsigned int status, const char *code,
 /* 400 invalid_request: sentence by format, naming the field. */
 void reply_invalid(struct request *r, const char *field, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
-/* 404 of a sandbox that is not there. */
-void reply_no_sandbox(struct request *r);
+/* 404 of a sandbox that is not there; field: NULL for that of the path's first id. */
+void reply_no_sandbox(struct request *r, const char *field);
 /* 409 of a sandbox whose VM has ended. */
 void reply_ended(struct request *r, const char *reason);
+void reply_other_ended(struct request *r, const char *reason, const char *field);
 /* 409 of a sandbox that was made not to be forked; what: that is impossible with it. */
 void reply_not_forkable(struct request *r, const char *what);
 /* agent_open() has failed: 429 when too many are under way, else 503. */

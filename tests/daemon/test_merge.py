@@ -61,14 +61,17 @@ def test_merge(daemon: Daemon) -> None:
 def test_merge_refused(daemon: Daemon) -> None:
     a, b = daemon.create(), daemon.create()
     assert merge(daemon, a, a).status_code == 400
-    assert merge(daemon, a, "sbx_" + "0" * 32).status_code == 404
-    assert merge(daemon, "sbx_" + "0" * 32, a).status_code == 404
+    r = merge(daemon, a, "sbx_" + "0" * 32)
+    assert r.status_code == 404 and r.json()["field"] == "winner"
+    r = merge(daemon, "sbx_" + "0" * 32, a)
+    assert r.status_code == 404 and "field" not in r.json()
     r = merge(daemon, a, b)
     assert r.status_code == 409 and r.json()["code"] == "other_lineage"
     (child,) = fork(daemon, a)["children"]
     daemon.exec(child, "#fake:poweroff")
     r = merge(daemon, a, child)
     assert r.status_code == 409 and r.json()["code"] == "sandbox_ended"
+    assert r.json()["field"] == "winner"
     assert alive(daemon, a) and alive(daemon, b)
 
 

@@ -45,8 +45,10 @@ def test_22_the_winner_takes_the_place(client: Client, parent: Sandbox):
         children[1].close()
         assert py(s, "print(x)") == "winner\n"
         # A second merge of the same one, and one into itself.
-        with pytest.raises(podflare.SandboxNotFoundError):
+        with pytest.raises(podflare.SandboxEndedError, match=winner_id):
             s.merge_into(children[1])
+        with pytest.raises(podflare.SandboxNotFoundError, match=f"^sandbox not found: {winner_id}$"):
+            s.merge_into(winner_id)
         with pytest.raises(podflare.InvalidRequestError):
             s.merge_into(s)
         # Its siblings live on.

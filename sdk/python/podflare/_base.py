@@ -158,8 +158,11 @@ def not_persistent() -> InvalidRequestError:
 
 
 def id_of(sandbox: Union[SandboxBase[Any], str]) -> str:
-    """The id of a sandbox that was given as an object or by its id."""
-    return sandbox.id if isinstance(sandbox, SandboxBase) else check_id(sandbox)
+    """The id of a sandbox that was given as an object, which must be open, or by its id."""
+    if not isinstance(sandbox, SandboxBase):
+        return check_id(sandbox)
+    sandbox._check_open()
+    return sandbox.id
 
 
 class Closing:

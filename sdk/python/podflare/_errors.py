@@ -252,10 +252,16 @@ _MISSING: dict[str, str] = {
 }
 
 
-def _missing(code: Optional[str], path: str) -> str:
+# Names of a second sandbox in a path, which is its last part.
+_OTHERS = ("winner", "other")
+
+
+def _missing(code: Optional[str], path: str, field: Optional[str]) -> str:
     """The name in the path of what is missing, or nothing."""
-    parts = path.split("/")
+    parts = path.partition("?")[0].split("/")
     collection = _MISSING.get(code or "")
+    if field in _OTHERS:
+        return urllib.parse.unquote(parts[-1])
     if collection not in parts[:-1]:
         return ""
     return urllib.parse.unquote(parts[parts.index(collection) + 1])
@@ -283,7 +289,7 @@ def error_from_reply(
         start = body[:200].decode("utf-8", "replace").strip()
         message = f"the server answered HTTP {status}" + (f": {start}" if start else "")
     code = text("code")
-    missing = _missing(code, path)
+    missing = _missing(code, path, text("field"))
     if missing and missing not in message:
         message = f"{message}: {missing}"
     kind: Optional[type[PodflareError]] = _BY_CODE.get(code or "") or _BY_STATUS.get(status)

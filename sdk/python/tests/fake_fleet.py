@@ -115,10 +115,11 @@ class FakeFleet(FakeDaemon):
             }
         return reply
 
-    def find(self, request: Request, id: str) -> Optional[Box]:
+    def find(self, request: Request, id: str, field: Optional[str] = None) -> Optional[Box]:
         box = self.boxes.get(id)
         if box is None:
-            request.reply(404, {"error": "sandbox not found", "code": "sandbox_not_found"})
+            error = {"error": "sandbox not found", "code": "sandbox_not_found"}
+            request.reply(404, error if field is None else {**error, "field": field})
         return box
 
     def create(self, request: Request) -> None:
@@ -218,7 +219,7 @@ class FakeFleet(FakeDaemon):
             return
         with self._lock:
             loser = self.find(request, id)
-            winner = loser and self.find(request, winner_id)
+            winner = loser and self.find(request, winner_id, "winner")
             if loser is None or winner is None:
                 return
             if loser.root != winner.root:
@@ -240,7 +241,7 @@ class FakeFleet(FakeDaemon):
 
     def diff(self, request: Request, id: str, other_id: str) -> None:
         old = self.find(request, id)
-        new = old and self.find(request, other_id)
+        new = old and self.find(request, other_id, "other")
         if old is None or new is None:
             return
         if old.root != new.root:

@@ -204,7 +204,7 @@ def test_merge(fleet: FakeFleet):
         before = len(fleet.requests)
         children[1].close()
         assert len(fleet.requests) == before
-        with pytest.raises(podflare.SandboxNotFoundError):
+        with pytest.raises(podflare.SandboxEndedError, match=f"{winner_id} has been closed"):
             s.merge_into(children[1])
         with pytest.raises(podflare.SandboxNotFoundError):
             s.merge_into(winner_id)

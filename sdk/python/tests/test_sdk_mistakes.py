@@ -70,6 +70,25 @@ def test_what_is_missing_is_named(daemon: FakeDaemon):
     assert SANDBOX_ID != other
 
 
+def test_the_other_sandbox_is_the_one_that_is_missing(fleet: FakeFleet):
+    """Who reads that a sandbox is not there must not throw away the wrong one."""
+    gone = "sbx_" + "0" * 32
+    with Sandbox() as s:
+        for call in (s.merge_into, s.diff, lambda id: s.diff(id, paths=["/a/b"])):
+            with pytest.raises(podflare.SandboxNotFoundError, match=f"^sandbox not found: {gone}$"):
+                call(gone)
+        copy = s.fork()[0]
+        copy.close()
+        for call in (s.merge_into, s.diff):
+            with pytest.raises(podflare.SandboxEndedError, match=f"{copy.id} has been closed"):
+                call(copy)
+        winner = s.fork()[0]
+        s.merge_into(winner)
+        with pytest.raises(podflare.SandboxEndedError, match=f"{winner.id} has been closed"):
+            s.merge_into(winner)
+        assert s.run_code("print on").ok
+
+
 def test_more_codes_than_copies(fleet: FakeFleet):
     with Sandbox() as s:
         for many in (s.map, s.race):
