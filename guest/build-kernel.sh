@@ -94,7 +94,7 @@ prepare_release() {
 		Acquire::http::Timeout "10";
 		Acquire::https::Timeout "10";
 	CONF
-	say "fetching the package lists of Debian $RELEASE (10 MB)"
+	say "fetching the package lists of Debian $RELEASE (10 MB), whose kernel the emulated host is to have"
 	# One of several sources is enough: what there is to be had, the lists tell.
 	release_apt apt-get update >>"$LOG" 2>&1 || true
 }
