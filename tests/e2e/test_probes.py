@@ -96,10 +96,10 @@ HYPERCALLS = {
     for name, code in (("vmcall", "0f01c1"), ("vmmcall", "0f01d9"))
     for number in (0, 1, 5, 9, 10, 11, 12, 77)
 }
-# push %rbx; mov $1, %eax; xor %ecx, %ecx; cpuid; mov %ecx, %eax; pop %rbx; ret
-CPUID = {"ecx": "53" "b801000000" "31c9" "0fa2" "89c8" "5b" "c3"}
 # rbx belongs to the caller: push %rbx, ..., pop %rbx.
 HYPERCALLS = {name: f"53{code[:-2]}5bc3" for name, code in HYPERCALLS.items()}
+# push %rbx; mov $1, %eax; xor %ecx, %ecx; cpuid; mov %ecx, %eax; pop %rbx; ret
+CPUID = {"ecx": "53" "b801000000" "31c9" "0fa2" "89c8" "5b" "c3"}
 
 
 @as_user_and_root

@@ -36,8 +36,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
-#define PLAN_FD              4
-#define CAP_PRE_FAULT_MEMORY 236
+#define PLAN_FD 4
 
 enum side { NOBODY, PARENT, CHILD, VCPUS };
 enum { STANDS, SERVES, BUSY, ENDS };
@@ -121,7 +120,7 @@ static int mapping_ioctl(unsigned long req, const void *arg, int rc)
 	const struct kvm_dirty_log *log = arg;
 	const struct vm_pre_fault *range = arg;
 
-	if (req == KVM_CHECK_EXTENSION && (uintptr_t)arg == CAP_PRE_FAULT_MEMORY)
+	if (req == KVM_CHECK_EXTENSION && (uintptr_t)arg == VM_CAP_PRE_FAULT_MEMORY)
 		return 1;
 	if (req == KVM_GET_DIRTY_LOG && rc == 0)
 		*(uint64_t *)log->dirty_bitmap |= plan->moments++ ? 1u << 3 | 3u << 9 : 7u << 1;

@@ -260,7 +260,7 @@ def _missing(code: Optional[str], path: str, field: Optional[str]) -> str:
     """The name in the path of what is missing, or nothing."""
     parts = path.partition("?")[0].split("/")
     collection = _MISSING.get(code or "")
-    if field in _OTHERS:
+    if collection == "sandboxes" and field in _OTHERS:
         return urllib.parse.unquote(parts[-1])
     if collection not in parts[:-1]:
         return ""

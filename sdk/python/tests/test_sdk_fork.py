@@ -208,8 +208,9 @@ def test_merge(fleet: FakeFleet):
             s.merge_into(children[1])
         with pytest.raises(podflare.SandboxNotFoundError):
             s.merge_into(winner_id)
-        with pytest.raises(podflare.InvalidRequestError):
+        with pytest.raises(podflare.InvalidRequestError) as e:
             s.merge_into(s)
+        assert s.id not in e.value.message  # it is there
         assert s.info().state == "ready"
         assert children[0].run_code("print here").ok
         # Closing all of them, the winner included, is what many programs do.

@@ -14,11 +14,6 @@
 #define IOAPIC_PINS     24
 #define CREATE_ATTEMPTS 5
 
-/* Of Linux 6.11: newer than the headers of Debian 12. */
-#ifndef KVM_CAP_PRE_FAULT_MEMORY
-#define KVM_CAP_PRE_FAULT_MEMORY 236
-#endif
-
 /* What the VMM relies on; checked once, so that a failure names its reason. */
 static const struct {
 	int cap;
@@ -74,7 +69,7 @@ int kvm_vm_init(struct kvm_vm *vm, int kvm_fd, struct err *err)
 	vm->max_vcpus = kvm_ioctl_val(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_MAX_VCPUS);
 	pmu = kvm_ioctl_val(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_PMU_CAPABILITY);
 	vm->pmu_goes = pmu > 0 && (pmu & KVM_PMU_CAP_DISABLE);
-	vm->can_map = kvm_ioctl_val(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_PRE_FAULT_MEMORY) > 0;
+	vm->can_map = kvm_ioctl_val(kvm_fd, KVM_CHECK_EXTENSION, VM_CAP_PRE_FAULT_MEMORY) > 0;
 	vm->kvm_fd = kvm_fd;
 	return 0;
 }

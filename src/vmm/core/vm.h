@@ -33,13 +33,14 @@
 enum { VM_SLOT_LOW, VM_SLOT_HIGH, VM_SLOT_ROM };
 
 /*
- * KVM_PRE_FAULT_MEMORY and its structure, of Linux 6.11: newer than the headers of Debian 12, and
- * under names of their own, as those of later headers are the kernel's.
+ * KVM_PRE_FAULT_MEMORY, its structure and capability, of Linux 6.11: newer than the headers of
+ * Debian 12, and under names of their own, as those of later headers are the kernel's.
  */
 struct vm_pre_fault {
 	uint64_t gpa, size, flags, padding[5];
 };
-#define VM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct vm_pre_fault)
+#define VM_PRE_FAULT_MEMORY     _IOWR(KVMIO, 0xd5, struct vm_pre_fault)
+#define VM_CAP_PRE_FAULT_MEMORY 236
 
 struct rom;
 
