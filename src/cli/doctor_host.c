@@ -8,6 +8,7 @@
 #include "cli/addr.h"
 #include "cli/boxhost.h"
 #include "cli/doctor.h"
+#include "cli/http_call.h"
 #include "lib/io.h"
 #include "lib/landlock.h"
 #include "lib/spaces.h"
@@ -289,15 +290,38 @@ static void check_disk(struct doctor *d)
 	}
 }
 
+/* Whether who has the port already answers as a daemon of ours does. */
+static bool daemon_answers(const struct addr *addr)
+{
+	struct endpoint to = {0};
+	struct err err = {0};
+	const struct http_call call = {
+		.to = &to,
+		.method = "GET",
+		.path = "/v1/healthz",
+		.timeout_s = 2,
+		.stop_fd = -1,
+	};
+
+	return endpoint_parse(&to, addr->text, &err) == 0 && http_call(&call, NULL, &err) == 0;
+}
+
 static void check_port(struct doctor *d)
 {
 	struct finding *f = doctor_add(d, FINDING_NOTE, "port");
 	struct err err = {0};
 	struct addr addr;
-	int fd = -1;
+	int rc, fd = -1;
 
-	if (addr_parse(&addr, d->addr && *d->addr ? d->addr : ADDR_DEFAULT, &err) < 0 ||
-	    addr_reserve(&addr, &fd, &err) < 0) {
+	rc = addr_parse(&addr, d->addr && *d->addr ? d->addr : ADDR_DEFAULT, &err);
+	if (rc == 0)
+		rc = addr_reserve(&addr, &fd, &err);
+	if (rc == -EADDRINUSE && daemon_answers(&addr)) {
+		f->level = FINDING_OK;
+		doctor_found(f, "%s: podflare serves there already", addr.text);
+		return;
+	}
+	if (rc < 0) {
 		doctor_found(f, "%s", err.msg);
 		return;
 	}

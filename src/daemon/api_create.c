@@ -184,8 +184,9 @@ static void reply_unknown_template(struct request *r, const char *name)
 	snprintf(text, sizeof(text), "unknown template \"%.64s\"; there %s: %s", name,
 		 ts->n == 1 ? "is" : "are", known);
 	reply_error(r, 400, "invalid_request", text,
-		    "`podflare template ls` lists what is built; a daemon that runs sees new ones "
-		    "after its next start",
+		    "`podflare template ls` lists what is built, `make templates` or `podflare "
+		    "template build` builds others; a daemon that runs sees new ones after its "
+		    "next start",
 		    "template");
 }
 

@@ -9,6 +9,8 @@ import re
 import shutil
 import socket
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -152,6 +154,33 @@ def test_port_in_use(call):
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         found = findings(call("doctor", "--json", "--addr", address).stdout)["port"]
     assert found["level"] == "note" and f"{address} is already in use" in found["found"]
+
+
+def test_port_of_a_daemon_that_runs(call):
+    """That is what one looks for most of the time: nothing to mend."""
+    asked = []
+
+    class Daemon(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", "3")
+            self.end_headers()
+            self.wfile.write(b"ok\n")
+
+        def log_message(self, *_) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Daemon) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        for status, level, words in (
+            (200, "ok", f"{address}: podflare serves there already"),
+            (404, "note", f"{address} is already in use by another program"),
+        ):
+            found = findings(call("doctor", "--json", "--addr", address).stdout)["port"]
+            assert found["level"] == level and words in found["found"]
+        server.shutdown()
+    assert asked == ["/v1/healthz"] * 2
 
 
 def test_open_address_without_keys_is_pointed_out(call):

@@ -176,7 +176,7 @@ class Served(Daemon):
 
 
 def run_example(daemon: Daemon, name: str, *args: str) -> str:
-    """Runs a program of examples/ as a user does, against this daemon; what it prints."""
+    """Runs a program (of examples/, or a path) as a user does, against this daemon; what it prints."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "examples" / name), *args],
         env={
