@@ -233,10 +233,11 @@ void agent_release(struct agent_stream *s)
 
 	agent_begin_turn(s);
 	/* Bytes behind the final frame, or ours still unsent: the two sides disagree. An answer to
-	 * a PING that is on its way would meet the next conversation. */
-	if (s->error || s->mute || s->eof || s->held || s->pings ||
-	    a->nidle >= LIMIT_IDLE_STREAMS || frame_writer_pending(&s->out) ||
-	    agent_next(s, &f) != 0 || buf_len(&s->in.in)) {
+	 * a PING that is on its way would meet the next conversation. The look for more may find
+	 * the stream's end, which would be told when there is no owner any more. */
+	if (s->error || s->mute || s->held || s->pings || a->nidle >= LIMIT_IDLE_STREAMS ||
+	    frame_writer_pending(&s->out) || agent_next(s, &f) != 0 || s->eof ||
+	    buf_len(&s->in.in)) {
 		agent_close(s);
 		return;
 	}

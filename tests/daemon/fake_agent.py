@@ -459,6 +459,10 @@ class Stream(Files, Commands):
                 elif kind == CANCEL and rest == "cancel":
                     self.exit(137, "cancelled", start)
                     return
+        elif word == "last":
+            self.exit(0, "exited", start)
+            self.sock.shutdown(socket.SHUT_WR)
+            time.sleep(3600)
         elif word == "trickle":
             # Deaf, but never silent.
             while True:

@@ -45,6 +45,17 @@ def test_an_agent_that_forgets_the_deadline(start: Callable[..., Daemon]) -> Non
     assert stdout_of(d.exec(sid, "echo alive")) == "alive"
 
 
+def test_an_agent_that_ends_the_stream_with_its_answer(daemon: Daemon) -> None:
+    """Nobody is called for a stream that has no owner any more; and it is not used again."""
+    sid = daemon.create()
+    for _ in range(20):
+        assert daemon.exec(sid, "#fake:last", rich=True)[-1]["exit_code"] == 0
+        assert stdout_of(daemon.exec(sid, "echo next")) == "next"
+    daemon.exec(sid, "#fake:last")
+    time.sleep(0.6)  # more than the end of a stream waits for its owner
+    assert stdout_of(daemon.exec(sid, "echo alive")) == "alive"
+
+
 @pytest.mark.parametrize("what", ["deaf", "mute", "trickle"])
 def test_an_agent_that_does_not_even_cancel(start: Callable[..., Daemon], what: str) -> None:
     """The caller hears of its timeout all the same; the sandbox ends."""

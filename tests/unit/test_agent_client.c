@@ -10,6 +10,7 @@
 #include "daemon/agent_client.h"
 #include "daemon/limits.h"
 #include "daemon/vmm_client.h"
+#include "lib/io.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -323,6 +324,23 @@ static void test_release_before_a_pong(void **state)
 	assert_int_equal(loop_run_once(&r->loop, 0), 0);
 }
 
+/* An answer and the stream's end behind it: nothing can follow on it, so it is not kept. */
+static void test_release_at_the_end_of_a_stream(void **state)
+{
+	struct rig *r = *state;
+	struct frame f;
+
+	put(r->peer, FRAME_EXIT, "{}", 2);
+	assert_int_equal(shutdown(r->peer, SHUT_WR), 0);
+	assert_int_equal(agent_next(r->s, &f), 1);
+	agent_release(r->s);
+	assert_int_equal(r->agent.nidle, 0);
+	assert_int_equal(r->agent.nstreams, 0);
+	/* Beyond the moment in which the end is told: there is nobody any more to tell it to. */
+	for (uint64_t until = io_now_ns() + 2 * AGENT_EOF_NS; io_now_ns() < until;)
+		assert_int_equal(loop_run_once(&r->loop, 10), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -335,6 +353,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_frames_without_a_byte, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_pong, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_release_before_a_pong, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_release_at_the_end_of_a_stream, setup,
+						teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
