@@ -299,8 +299,11 @@ void rig_init(struct rig *g)
 	list_init(&d->http.requests);
 	list_init(&d->http.hups);
 	make_template(g);
-	for (unsigned i = 0; i < RIG_SANDBOXES; i++)
+	for (unsigned i = 0; i < RIG_SANDBOXES; i++) {
 		make_sandbox(g, i);
+		/* Else every request of an input is one for a sandbox that is not there. */
+		MUST(registry_find(&d->registry, g->id[i], RIG_OWNER) == g->sb[i]);
+	}
 }
 
 void rig_free(struct rig *g)

@@ -27,6 +27,7 @@
 	     */
 #define RIG_AGENTS 24u
 #define RIG_CALLS  12u
+#define RIG_OWNER  "" /* who asks, and whose the sandboxes are */
 
 struct rig_vmm {
 	int fd;           /* -1: none */

@@ -176,6 +176,7 @@ struct rig_call *rig_request(struct rig *g, const char *method, const char *path
 	buf_init(&c->out, 1u << 27);
 	r = &c->r;
 	r->http = &g->d.http;
+	r->owner = RIG_OWNER;
 	r->uri = strdup(path);
 	r->query = query ? strdup(query) : NULL;
 	r->start_ns = io_now_ns();
