@@ -70,7 +70,7 @@ static int child_spawn_first_to_go(int fd, pid_t *pid, const char *program,
 }
 
 int child_spawn(pid_t *pid, const char *program, const char *name, const char *arg,
-		const char *option, int peer, int oom_fd)
+		const char *option, int peer, const struct child_env *env)
 {
 	char *const argv[] = {(char *)(uintptr_t)name, (char *)(uintptr_t)arg,
 			      (char *)(uintptr_t)option, NULL};
@@ -82,6 +82,7 @@ int child_spawn(pid_t *pid, const char *program, const char *name, const char *a
 
 	sigemptyset(&none);
 	sigfillset(&all);
+	sigdelset(&all, SIGUSR1);
 	posix_spawn_file_actions_init(&fa);
 	posix_spawnattr_init(&attr);
 	rc = posix_spawn_file_actions_adddup2(&fa, peer, CHILD_CTL_FD);
@@ -90,6 +91,9 @@ int child_spawn(pid_t *pid, const char *program, const char *name, const char *a
 	if (rc == 0)
 		rc = posix_spawn_file_actions_addopen(&fa, 1, "/dev/null", O_RDWR, 0);
 	if (rc == 0)
+		rc = posix_spawn_file_actions_adddup2(&fa, env->stderr_fd < 0 ? 1 : env->stderr_fd,
+						      2);
+	if (rc == 0)
 		rc = posix_spawn_file_actions_addclosefrom_np(&fa, CHILD_CTL_FD + 1);
 	posix_spawnattr_setsigmask(&attr, &none);
 	posix_spawnattr_setsigdefault(&attr, &all);
@@ -97,7 +101,7 @@ int child_spawn(pid_t *pid, const char *program, const char *name, const char *a
 	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
 						POSIX_SPAWN_SETPGROUP);
 	if (rc == 0)
-		rc = child_spawn_first_to_go(oom_fd, pid, program, &fa, &attr, argv, envp);
+		rc = child_spawn_first_to_go(env->oom_fd, pid, program, &fa, &attr, argv, envp);
 	posix_spawnattr_destroy(&attr);
 	posix_spawn_file_actions_destroy(&fa);
 	return -rc;

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "daemon/child_log.h"
 #include "daemon/config.h"
 #include "daemon/egress/host.h"
 #include "daemon/http.h"
@@ -35,6 +36,7 @@ struct daemon {
 	struct turns renewals;
 	struct http http;
 	unsigned int ndiffs; /* under way */
-	int oom_fd;          /* child.h */
-	bool stopping;       /* SIGTERM came: no new sandboxes */
+	struct child_log child_log;
+	int oom_fd;    /* child.h */
+	bool stopping; /* SIGTERM came: no new sandboxes */
 };

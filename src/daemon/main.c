@@ -106,6 +106,7 @@ static int watch_signals(struct daemon *d, struct loop_src *src, struct err *err
 	int fd, rc;
 
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGUSR1, SIG_IGN); /* child.h */
 	sigemptyset(&set);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGINT);
@@ -166,7 +167,11 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 		return rc;
 	share_descriptors(c, &connections);
 	vmm_host_init(&d->vmms, &d->loop, c->vmm_path, c->kvm_path, c->disk_dir);
-	d->vmms.oom_fd = d->egress.oom_fd = d->oom_fd;
+	rc = child_log_start(&d->child_log, &d->loop, err);
+	if (rc < 0)
+		return rc;
+	d->vmms.child = d->egress.child =
+		(struct child_env){.oom_fd = d->oom_fd, .stderr_fd = d->child_log.write_fd};
 	rc = check_jail(d, err);
 	if (rc < 0)
 		return rc;
@@ -259,6 +264,7 @@ static int run(struct daemon *d, uint64_t start_ns)
 		stop(d);
 	}
 	cgroups_stop(&d->cgroups);
+	child_log_stop(&d->child_log);
 	http_free(&d->http);
 	templates_free(&d->templates);
 	image_free(&d->image);

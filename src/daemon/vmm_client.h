@@ -23,6 +23,7 @@
  */
 #pragma once
 
+#include "daemon/child.h"
 #include "daemon/limits.h"
 #include "daemon/vm_group.h"
 #include "lib/err.h"
@@ -58,7 +59,7 @@ struct vmm_ops {
 struct vmm_host {
 	struct loop *loop;
 	const char *vmm_path, *kvm_path, *disk_dir;
-	int oom_fd;              /* child.h; somebody else's */
+	struct child_env child;
 	bool without_namespaces; /* what a VMM is told: it may do without where it gets none */
 	struct list vmms;        /* those that have a process */
 	struct list claims;      /* those whose process has not spoken yet (vmm_claim.c) */

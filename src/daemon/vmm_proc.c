@@ -29,7 +29,7 @@ void vmm_host_init(struct vmm_host *h, struct loop *loop, const char *vmm_path,
 			       .vmm_path = vmm_path,
 			       .kvm_path = kvm_path,
 			       .disk_dir = disk_dir,
-			       .oom_fd = -1};
+			       .child = {.oom_fd = -1, .stderr_fd = -1}};
 	list_init(&h->vmms);
 	list_init(&h->claims);
 }
@@ -183,7 +183,7 @@ int vmm_spawn(struct vmm *v, const char *id, int ctl_peer)
 {
 	const char *option = v->host->without_namespaces ? "--without-namespaces" : NULL;
 	int rc = child_spawn(&v->pid, v->host->vmm_path, "podflare-vmm", id, option, ctl_peer,
-			     v->host->oom_fd);
+			     &v->host->child);
 
 	if (rc < 0)
 		v->pid = 0;

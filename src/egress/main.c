@@ -137,6 +137,7 @@ int main(int argc, char **argv)
 	/* The parent's end is this process's end: before the jail, and in it. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	signal(SIGPIPE, SIG_IGN);
+	signal(SIGUSR1, SIG_IGN); /* a VMM may be able to send it to us (src/daemon/child.h) */
 	if (close_range(EGRESS_FD + 1, ~0u, 0) < 0 || io_set_nonblock(EGRESS_FD, 1) < 0) {
 		log_error("cannot prepare descriptors: %s", strerror(errno));
 		return 1;

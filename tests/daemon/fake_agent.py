@@ -11,6 +11,7 @@ children inherit.
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import json
 import os
@@ -511,6 +512,13 @@ class Stream(Files, Commands):
         elif word == "error":
             code, _, message = rest.partition(" ")
             self.error(code, message)
+        elif word == "stderr":
+            # Bytes in hexadecimal, so many times over.
+            times, _, data = rest.partition(" ")
+            for _ in range(int(times)):
+                with contextlib.suppress(BlockingIOError):
+                    os.write(2, bytes.fromhex(data))
+            self.exit(0, "exited", start)
         elif word == "console":
             self.vmm.console(rest.encode() + b"\n")
             self.exit(0, "exited", start)

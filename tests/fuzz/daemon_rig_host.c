@@ -141,7 +141,7 @@ int __wrap_fdpass_peek_pid(int sock, pid_t *pid)
 
 /* Programs cannot be started here. */
 int child_spawn(pid_t *pid, const char *program, const char *name, const char *arg,
-		const char *option, int peer, int oom_fd)
+		const char *option, int peer, const struct child_env *env)
 {
 	(void)pid;
 	(void)program;
@@ -149,7 +149,7 @@ int child_spawn(pid_t *pid, const char *program, const char *name, const char *a
 	(void)arg;
 	(void)option;
 	(void)peer;
-	(void)oom_fd;
+	(void)env;
 	return -ENOENT;
 }
 

@@ -3,6 +3,7 @@
  * Hot sets: from the bitmaps of a rehearsal to runs of pages, what populating them makes of a
  * child's memory, and what KVM is asked to map.
  */
+#define _GNU_SOURCE
 #include "unit.h"
 
 #include "vmm/core/hotset.h"
@@ -108,6 +109,44 @@ static void test_bound(void **state)
 	assert_int_equal(hotsets_learn(&r.hot, &r.err), 0);
 	expect_runs(&r.hot.set[CTL_HOTSET_READY], &all, 1);
 	expect_runs(&r.hot.set[CTL_HOTSET_CALL], NULL, 0);
+	rig_free(&r);
+}
+
+/* A copy that still runs, or pretends to have ended, and has the bitmap, too. */
+static struct {
+	uint64_t *bits;
+	size_t words;
+} meddler;
+
+void *__real_calloc(size_t n, size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+	for (size_t i = 0; i < meddler.words; i++)
+		meddler.bits[i] = 0x5555555555555555ull;
+	return __real_calloc(n, size);
+}
+
+/* The number of runs is counted, then there is memory for so many. */
+static void test_a_bitmap_that_changes(void **state)
+{
+	const struct hot_run one = {7, 1};
+	struct rig r;
+	size_t size;
+
+	(void)state;
+	rig_init(&r, 4 * MIB);
+	mark(&r, CTL_HOTSET_READY, 7);
+	size = CTL_HOTSETS * r.hot.words * sizeof(r.hot.bits[0]);
+	meddler.bits = mremap(r.hot.bits, 0, size, MREMAP_MAYMOVE);
+	assert_ptr_not_equal(meddler.bits, MAP_FAILED);
+	meddler.words = size / sizeof(meddler.bits[0]);
+	assert_int_equal(hotsets_learn(&r.hot, &r.err), 0);
+	meddler.words = 0;
+	expect_runs(&r.hot.set[CTL_HOTSET_READY], &one, 1);
+	expect_runs(&r.hot.set[CTL_HOTSET_CALL], NULL, 0);
+	assert_int_equal(munmap(meddler.bits, size), 0);
 	rig_free(&r);
 }
 
@@ -324,10 +363,15 @@ static void test_map_in_parts(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_runs),           cmocka_unit_test(test_nothing_written),
-		cmocka_unit_test(test_bound),          cmocka_unit_test(test_without_a_rehearsal),
-		cmocka_unit_test(test_populate),       cmocka_unit_test(test_map),
-		cmocka_unit_test(test_map_at_the_gap), cmocka_unit_test(test_map_in_parts),
+		cmocka_unit_test(test_runs),
+		cmocka_unit_test(test_nothing_written),
+		cmocka_unit_test(test_bound),
+		cmocka_unit_test(test_without_a_rehearsal),
+		cmocka_unit_test(test_populate),
+		cmocka_unit_test(test_map),
+		cmocka_unit_test(test_map_at_the_gap),
+		cmocka_unit_test(test_map_in_parts),
+		cmocka_unit_test(test_a_bitmap_that_changes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
  */
 #pragma once
 
+#include "daemon/child.h"
 #include "daemon/egress/audit.h"
 #include "daemon/egress/operator.h"
 #include "lib/list.h"
@@ -19,7 +20,7 @@ struct config;
 struct egress_host {
 	struct loop *loop;
 	const char *program;
-	int oom_fd; /* child.h; the daemon's */
+	struct child_env child;
 	struct egress_operator op;
 	struct audit audit;
 	struct list proxies; /* that have a process */

@@ -280,7 +280,7 @@ struct proxy *proxy_start(struct egress_host *h, const char *sandbox, const stru
 	p->ctl = (struct loop_src){.fd = -1, .fn = on_ctl, .arg = p};
 	p->proc = (struct loop_src){.fd = -1, .fn = on_proc, .arg = p};
 	p->limit = (struct loop_timer){.fn = on_limit, .arg = p};
-	rc = child_spawn(&p->pid, h->program, "podflare-egress", NULL, NULL, peer, h->oom_fd);
+	rc = child_spawn(&p->pid, h->program, "podflare-egress", NULL, NULL, peer, &h->child);
 	if (rc == 0)
 		rc = watch(p, sv[0]);
 	if (rc < 0) {

@@ -103,12 +103,31 @@ static void hotset_scan(struct hotset *s, const uint64_t *bits, uint32_t pages)
 	}
 }
 
+/*
+ * What was recorded becomes this process's alone: a copy that its guest has taken over may still be
+ * there, and write.
+ */
+static int hotsets_take(struct hotsets *h)
+{
+	size_t size = bitmaps_size(h);
+	void *own = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (own == MAP_FAILED)
+		return -errno;
+	memcpy(own, h->bits, size);
+	munmap(h->bits, size);
+	h->bits = own;
+	return 0;
+}
+
 int hotsets_learn(struct hotsets *h, struct err *err)
 {
 	uint32_t pages = (uint32_t)(h->words * WORD_BITS);
 
 	if (!h->bits)
 		return err_text(err, EINVAL, "no rehearsal was begun");
+	if (hotsets_take(h) < 0)
+		return err_set(err, ENOMEM, "hot pages");
 	/* What an earlier moment has written is the copy's own already. */
 	for (size_t i = 1; i < CTL_HOTSETS; i++)
 		for (size_t w = 0; w < h->words; w++)
