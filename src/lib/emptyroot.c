@@ -20,9 +20,13 @@ int emptyroot_enter(const char *name)
 	if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
 	    mount(name, "/tmp", "tmpfs", flags, "size=4k,mode=0555") < 0 || chdir("/tmp") < 0)
 		return -errno;
-	/* The root of an initramfs cannot be pivoted away from. */
-	if (syscall(SYS_pivot_root, ".", ".") < 0 ? chroot(".") < 0 : umount2(".", MNT_DETACH) < 0)
+	if (syscall(SYS_pivot_root, ".", ".") == 0) {
+		if (umount2(".", MNT_DETACH) < 0)
+			return -errno;
+	} else if (errno != EINVAL || chroot(".") < 0) {
+		/* The root of an initramfs cannot be pivoted away from; it stays mounted above. */
 		return -errno;
+	}
 	if (chdir("/") < 0 ||
 	    mount(name, "/", NULL, MS_REMOUNT | MS_RDONLY | flags, "mode=0555") < 0)
 		return -errno;

@@ -337,6 +337,23 @@ static void test_budget(void **state)
 		assert_false(fake_used(&r->f, VIRTIO_BLK_QUEUE, &id, &used));
 		assert_int_equal(r->again, n < 3);
 	}
+	/* What is freed counts by its length: sixteen times the disk would be no more than sixteen
+	 * clusters. */
+	rig_range(r, 0, 0, RIG_SECTORS, 0);
+	r->again = 0;
+	for (unsigned n = 0; n < 32; n++)
+		rig_submit(r, n, VIRTIO_BLK_T_DISCARD, 0, RIG_DATA, 16);
+	fake_kick(&r->f, VIRTIO_BLK_QUEUE);
+	for (next = 0; fake_used(&r->f, VIRTIO_BLK_QUEUE, &id, &used); next++)
+		assert_int_equal(id, 4 * next);
+	assert_in_range(next, 1, BLK_BUDGET / (LAYERS_CLUSTER + RIG_DISK / BLK_FREE_COST) + 1);
+	while (r->again) {
+		r->again = 0;
+		blk_continue(&r->b);
+	}
+	while (fake_used(&r->f, VIRTIO_BLK_QUEUE, &id, &used))
+		next++;
+	assert_int_equal(next, 32);
 	/* A reset in between forgets the rest. */
 	for (unsigned n = 0; n < 4; n++)
 		rig_submit(r, n, FLUSH, 0, 0, 0);

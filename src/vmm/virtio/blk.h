@@ -38,8 +38,9 @@
 #define BLK_SEGMENT_MAX   (32u << 10)
 #define BLK_REQUEST_MAX   (2u << 20) /* the product of both: data bytes */
 #define BLK_RANGES_MAX    16u        /* of one DISCARD or WRITE_ZEROES */
-#define BLK_RANGE_SECTORS (2u << 20) /* 1 GiB */
+#define BLK_RANGE_SECTORS (1u << 17) /* 64 MiB: so that the host does not free long in one stay */
 #define BLK_BUDGET        (1u << 20)
+#define BLK_FREE_COST     64u         /* so many bytes freed are as one that is moved */
 #define BLK_REQUEST_COST  (16u << 10) /* what a request takes out of the budget beside its data */
 
 /* Reports to the owner, from any thread, under the lock; they must not call back. */
@@ -56,6 +57,7 @@ struct blk {
 	bool held; /* see blk_hold() */
 	struct virtq_chain chain;
 	struct iovec data[VIRTQ_SIZE_MAX];
+	uint64_t freed; /* bytes of the ranges of the request that is carried out */
 	/* Counters since init; not part of the saved state. */
 	uint64_t bytes_read, bytes_written;
 	uint64_t refused;   /* requests that made no sense */

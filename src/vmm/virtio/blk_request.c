@@ -97,6 +97,7 @@ static uint8_t do_ranges(struct blk *b, const struct request *r)
 	unsigned int n = r->out / VIRTIO_BLK_RANGE_BYTES;
 	int rc = 0;
 
+	b->freed = 0;
 	if (!negotiated(b, zero ? VIRTIO_BLK_F_WRITE_ZEROES : VIRTIO_BLK_F_DISCARD))
 		return refuse(b, VIRTIO_BLK_S_UNSUPP);
 	if (r->in || n == 0 || n > BLK_RANGES_MAX || r->out % VIRTIO_BLK_RANGE_BYTES)
@@ -123,6 +124,7 @@ static uint8_t do_ranges(struct blk *b, const struct request *r)
 			rc = layers_zero(b->disk, off, len);
 		else
 			layers_discard(b->disk, off, len);
+		b->freed += len;
 	}
 	return status_of(b, rc);
 }
@@ -156,7 +158,7 @@ static uint8_t carry_out(struct blk *b, const struct request *r)
 }
 
 /* What it took, in bytes of the budget: see blk.h. */
-static int64_t cost(const struct request *r)
+static int64_t cost(const struct blk *b, const struct request *r)
 {
 	switch (r->type) {
 	case VIRTIO_BLK_T_FLUSH:
@@ -164,7 +166,8 @@ static int64_t cost(const struct request *r)
 	case VIRTIO_BLK_T_DISCARD:
 	case VIRTIO_BLK_T_WRITE_ZEROES:
 		return BLK_REQUEST_COST +
-		       (int64_t)LAYERS_CLUSTER * (r->out / VIRTIO_BLK_RANGE_BYTES);
+		       (int64_t)LAYERS_CLUSTER * (r->out / VIRTIO_BLK_RANGE_BYTES) +
+		       (int64_t)(b->freed / BLK_FREE_COST);
 	default:
 		return BLK_REQUEST_COST + (int64_t)r->out + r->in;
 	}
@@ -196,5 +199,5 @@ int64_t blk_request(struct blk *b)
 	if (written && r.in > VIRTIO_BLK_ID_BYTES && r.type == VIRTIO_BLK_T_GET_ID)
 		written = VIRTIO_BLK_ID_BYTES;
 	virtq_complete(&b->dev.queue[VIRTIO_BLK_QUEUE], ch, written);
-	return cost(&r);
+	return cost(b, &r);
 }
