@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import BUILD, LEAF, Host, Vmm
+from conftest import BUILD, BUSY, FORKED, LEAF, SERVES, Host, Vmm
 from readable import PRIVATE, assert_others_are_readable, readable
+from test_busy import works
+from test_life import use_streams
 
 PROBE = str(BUILD / "tests/vmm/vmm-jail-probe")
 LISTING = (
@@ -314,6 +316,34 @@ def test_of_leaves(host: Host, paused: bool) -> None:
     check_process(vmm.fork(LEAF), 2, leaf=True)
     check_process(vmm.fork(), 2)
     check_process(vmm, 2)
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["live", "paused"])
+@pytest.mark.parametrize("guest", [SERVES, BUSY], ids=["serves", "busy"])
+def test_a_leaf_looks_into_no_ring_before_it_is_in_its_jail(
+    host: Host, guest: int, paused: bool
+) -> None:
+    """What the guest has left in the rings of its devices is read by the loop of a copy when it takes
+    them over. That of a leaf dies there of a call that other loops may make, so it is in its jail."""
+    host.plan.guest = guest
+    vmm = host.booted(vcpus=2)
+    if guest == BUSY:
+        works(vmm)
+    else:
+        use_streams(vmm)
+    if paused:
+        vmm.pause()
+    host.plan.rings = 1
+    vmm.fork().end()
+    assert host.plan.looks > 0
+    host.plan.looks = 0
+    leaf = vmm.start_fork(code=LEAF)
+    pid = vmm.expect(FORKED).value[0]
+    assert leaf.receive() is None
+    assert os.WTERMSIG(host.reap(pid)) == signal.SIGSYS
+    assert host.plan.looks == 1
+    host.plan.rings = 0
+    vmm.fork(LEAF).end()
 
 
 def test_limits_that_are_lower_stay(host: Host) -> None:

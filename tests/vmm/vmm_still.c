@@ -10,6 +10,8 @@
  *   (guest.h), or that the last one ends the machine when it is to park;
  * - that KVM can map memory ahead of the guest, and logs that pages 1 to 3 are written in the first
  *   moment of a rehearsal, 3, 9 and 10 in the second;
+ * - that a copy's loop, when it looks into a ring of the guest's, makes a call that is not for a
+ *   leaf's: so that one that is in its jail dies;
  * - that something is to be written to the disk before the next fork, so that its top
  *   is in use. Every child compares what its disk holds with what its ancestors wrote.
  */
@@ -55,6 +57,8 @@ struct plan {
 	_Atomic uint32_t maps;  /* KVM can map ahead; 2: and a signal comes at each piece */
 	_Atomic uint32_t moments; /* of a rehearsal, so far */
 	_Atomic uint32_t mapped;  /* pages that KVM was asked to map */
+	_Atomic uint32_t rings;   /* a copy's loop that looks into a ring makes a call */
+	_Atomic uint32_t looks;   /* of copies' loops into rings */
 	char name[64];            /* of the call that failed */
 };
 
@@ -178,6 +182,18 @@ long __wrap_syscall(long n, ...)
 	if (call == SYS_clone && n == 0)
 		self = 0;
 	return n;
+}
+
+int __real_virtq_peek(struct virtq *q, struct virtq_chain *ch);
+int __wrap_virtq_peek(struct virtq *q, struct virtq_chain *ch);
+int __wrap_virtq_peek(struct virtq *q, struct virtq_chain *ch)
+{
+	if (main_thread && self == 0) {
+		plan->looks++;
+		if (plan->rings)
+			__real_syscall(SYS_gettid);
+	}
+	return __real_virtq_peek(q, ch);
 }
 
 /* Cluster i of the disk holds bytes of value i; the next free one is filled. */
