@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import time
@@ -20,6 +21,7 @@ from test_busy import works
 from test_life import use_streams
 
 PROBE = str(BUILD / "tests/vmm/vmm-jail-probe")
+NEIGHBOURS = str(BUILD / "tests/vmm/vmm-jail-neighbours")
 LISTING = (
     subprocess.run([PROBE], capture_output=True, text=True, check=False).stdout
     if os.path.exists(PROBE)
@@ -174,6 +176,24 @@ def test_of_each_rule_what_becomes_of_it_in_a_leaf(where: str, rule: str) -> Non
 def test_a_leaf_makes_no_process_and_no_thread(rule: str) -> None:
     assert rule not in RULES["leaf"]
     assert probe("leaf", f"rule-{number(rule)}") == -signal.SIGSYS
+
+
+@pytest.mark.parametrize("where", WHERES)
+def test_what_is_next_to_each_rule_kills(where: str) -> None:
+    """With any bit changed that a rule compares; and each system call that no rule is about."""
+    done = subprocess.run(
+        [NEIGHBOURS, where],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr
+    ((made, for_rules),) = re.findall(r"(\d+) calls, (\d+) for rules", done.stdout)
+    # Of 64 bits some are not compared, or make another call that is allowed.
+    assert int(for_rules) > 50 * sum(rule.count("-") > 1 for rule in RULES[where])
+    assert int(made) - int(for_rules) > 500
 
 
 @pytest.mark.parametrize("name", PROCESS)
