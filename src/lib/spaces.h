@@ -3,7 +3,8 @@
  * The empty namespaces around a VMM: of network, System V IPC, host name and
  * mounts, with a root directory that has nothing in it (lib/emptyroot.h). An
  * ordinary user needs a user namespace around them, which a host may forbid; root
- * does without where it must.
+ * does without where it must. There is none of processes (docs/threat-model.md): a VMM's copies are
+ * its siblings, which the first process of such a namespace may not have.
  *
  * Thread: spaces_enter() before there are others. fork: inherited.
  */
@@ -11,7 +12,7 @@
 
 #include "lib/cleanup.h"
 
-/* 0 or -errno: this host does not allow it, and some of it may be done. */
+/* 0 or -errno: this host does not allow it, or not the root in them, and some of it may be done. */
 __must_check int spaces_enter(void);
 
 /* Whether a process of ours could, tried out in a child: 0 or -errno. Not with SIGCHLD ignored. */

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host that allows no namespaces: the daemon refuses to start, unless told otherwise, and says
-so; `podflare doctor` says what to do; a VMM that is not told that it may do without refuses as
-well."""
+"""A host that allows no namespaces, or nothing to be mounted in them: the daemon refuses to start,
+unless told otherwise, and says so; `podflare doctor` says what to do; a VMM that is not told that it
+may do without refuses as well."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ LIMITED = [
     "for kind in user net; do echo 0 >/proc/sys/user/max_${kind}_namespaces; done && exec \"$@\"",
     "sh",
 ]
+# Here all of them can be made, and the empty root cannot (no_mounts.c).
+NO_MOUNTS = [str(BUILD / "tests/daemon/no-mounts")]
+HOSTS = pytest.mark.parametrize(
+    "host,error",
+    [(LIMITED, "No space left on device"), (NO_MOUNTS, "Operation not permitted")],
+    ids=["limited", "no-mounts"],
+)
 SETTING = "PODFLARE_WITHOUT_NAMESPACES"
 VMM = str(BUILD / "podflare-vmm")
 
@@ -33,10 +40,21 @@ def start(tmp_path: Path, prefix: list[str], **env: str) -> tuple[int, str]:
     return start_in_vain(tmp_path, prefix, VMM, **env)
 
 
-def test_the_daemon_refuses(tmp_path: Path) -> None:
-    code, text = start(tmp_path, LIMITED)
+def test_where_nothing_can_be_mounted_namespaces_can_be_made() -> None:
+    """So it is the mounts that fail below."""
+    made = ["unshare", "-Urniu", "--mount", "--propagation=unchanged"]
+    subprocess.run([*NO_MOUNTS, *made, "true"], check=True)
+    mount = ["mount", "-t", "tmpfs", "x", "/tmp"]
+    subprocess.run([*made, *mount], check=True)
+    done = subprocess.run([*NO_MOUNTS, *made, *mount], capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "permi" in done.stderr
+
+
+@HOSTS
+def test_the_daemon_refuses(tmp_path: Path, host: list[str], error: str) -> None:
+    code, text = start(tmp_path, host)
     assert code == 1
-    assert "allows a VMM no namespaces of its own (No space left on device)" in text
+    assert f"allows a VMM no namespaces of its own ({error})" in text
     assert "user.max_user_namespaces" in text and f"{SETTING}=1" in text
     assert "ready" not in text
 
@@ -53,10 +71,12 @@ def arguments(daemon: Daemon) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
 
 
-def test_the_daemon_is_told_otherwise(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path, prefix=LIMITED, env={SETTING: "1"})
+@HOSTS
+def test_the_daemon_is_told_otherwise(tmp_path: Path, host: list[str], error: str) -> None:
+    daemon = Daemon(tmp_path, prefix=host, env={SETTING: "1"})
     try:
-        assert f"{SETTING}=1: VMMs are without namespaces" in daemon.log_text()
+        told = f"{SETTING}=1: VMMs are without namespaces of their own ({error})"
+        assert told in daemon.log_text()
         assert "--without-namespaces" in arguments(daemon)
         assert daemon.exec(daemon.create(), "echo x")[0]["data"] == "x"
     finally:
@@ -90,11 +110,12 @@ def vmm(prefix: list[str], *args: str) -> tuple[int, str]:
 
 
 @pytest.mark.skipif(SANITIZED, reason="sanitizers make calls that the jail does not know")
-def test_a_vmm_refuses_by_itself() -> None:
-    code, text = vmm(LIMITED)
-    assert code == 1 and "namespaces" in text
-    assert vmm(LIMITED, "--without-namespace")[0] == 1
-    assert vmm(LIMITED, "--without-namespaces") == (0, "")
+@HOSTS
+def test_a_vmm_refuses_by_itself(host: list[str], error: str) -> None:
+    code, text = vmm(host)
+    assert code == 1 and "no namespaces of its own" in text and error in text
+    assert vmm(host, "--without-namespace")[0] == 1
+    assert vmm(host, "--without-namespaces") == (0, "")
     assert vmm([]) == (0, "")
 
 
@@ -111,15 +132,16 @@ def doctor(prefix: list[str], **env: str) -> dict[str, dict[str, str]]:
     return {"": report, **{f["name"]: f for f in report["findings"]}}
 
 
-def test_doctor_says_it() -> None:
+@HOSTS
+def test_doctor_says_it(host: list[str], error: str) -> None:
     here = doctor([])
     assert here["namespaces"]["level"] == "ok"
     assert here["landlock"]["level"] in ("ok", "note")
-    limited = doctor(LIMITED)
+    limited = doctor(host)
     hardware = here[""]["mode"] == "hardware"  # type: ignore[call-overload]
     assert limited["namespaces"]["level"] == ("fail" if hardware else "note")
-    assert "No space left on device" in limited["namespaces"]["found"]
+    assert error in limited["namespaces"]["found"]
     advice = limited["namespaces"]["advice"]
     assert f"{SETTING}=1" in advice if hardware else "emulated mode" in advice
-    told = doctor(LIMITED, **{SETTING: "1"})
+    told = doctor(host, **{SETTING: "1"})
     assert told["namespaces"]["level"] == "note"

@@ -4,9 +4,13 @@
  *
  *   egress-jail-probe NAME
  *
- * Exit status: 0: it could be done; 1: it failed with an error; a death by SIGSYS is the filter's.
+ *   egress-jail-probe             the names, one a line; without what this kernel does not have
+ *
+ * Exit status: 0: it could be done; 1: it failed with an error; 254: the thread has ended and the
+ * process has not; a death by SIGSYS is the filter's.
  */
 #define _GNU_SOURCE
+#include "../foreign_abi.h"
 #include "egress/jail.h"
 #include "lib/log.h"
 
@@ -295,6 +299,8 @@ static const struct {
 	{"io_uring", try_io_uring},
 	{"exec-memory", try_exec_memory},
 	{"exec-protect", try_exec_protect},
+	{"int80", foreign_int80},
+	{"x32", foreign_x32},
 	{"nothing", try_nothing},
 	{"tcp", try_tcp},
 	{"udp6", try_udp6},
@@ -311,6 +317,11 @@ int main(int argc, char **argv)
 	for (size_t i = 0; argc == 2 && i < ARRAY_SIZE(probes); i++) {
 		if (strcmp(argv[1], probes[i].name) != 0)
 			continue;
+		/* The proxy has one thread. What must end the process is seen where there are two;
+		 * this one is not in the jail. */
+		if ((probes[i].fn == foreign_int80 || probes[i].fn == foreign_x32) &&
+		    bystander_start() != 0)
+			return 3;
 		if (jail_find_user("nobody", &user, &err) < 0 || jail_enter(&user, &err) < 0) {
 			log_error("%s", err.msg);
 			return 3;
@@ -318,6 +329,7 @@ int main(int argc, char **argv)
 		return probes[i].fn() < 0 ? 1 : 0;
 	}
 	for (size_t i = 0; argc == 1 && i < ARRAY_SIZE(probes); i++)
-		puts(probes[i].name);
+		if (probes[i].fn != foreign_int80 || foreign_int80_exists())
+			puts(probes[i].name);
 	return argc == 1 ? 0 : 2;
 }

@@ -64,6 +64,8 @@ class Plan(ctypes.Structure):
         ("maps", ctypes.c_uint32),
         ("moments", ctypes.c_uint32),
         ("mapped", ctypes.c_uint32),
+        ("rings", ctypes.c_uint32),
+        ("looks", ctypes.c_uint32),
         ("name", ctypes.c_char * 64),
     ]
 

@@ -10,10 +10,13 @@
  *   vmm-jail-probe                  the names, one a line, behind where each belongs;
  *                                   the rules in force, behind "WHERE-rule"
  *
- * Exit status: 0: it could be done; 255: the jail could not be entered; else the errno. A death by
- * SIGSYS is the filter's.
+ *                                   "foreign int80", where there is that
+ *
+ * Exit status: 0: it could be done; 255: the jail could not be entered; 254: that thread has ended
+ * and the process has not; else the errno. A death by SIGSYS is the filter's.
  */
 #define _GNU_SOURCE
+#include "../foreign_abi.h"
 #include "jail_probe.h"
 
 #include "lib/io.h"
@@ -71,6 +74,18 @@ static int try_pass_descriptor(void)
 			   .msg_controllen = sizeof(c.buf)};
 
 	return errno_or_0(sendmsg(pair[0], &m, MSG_NOSIGNAL | MSG_DONTWAIT));
+}
+
+/* Not by way of x86-64: the filter of another architecture would be needed, and there is none. */
+
+static int try_int80(void)
+{
+	return errno_or_0(foreign_int80());
+}
+
+static int try_x32(void)
+{
+	return errno_or_0(foreign_x32());
 }
 
 static int try_nothing(void)
@@ -254,6 +269,8 @@ static const struct {
 	int (*fn)(void);
 } more[] = {
 	{"any", "pass-descriptor", try_pass_descriptor},
+	{"any", "int80", try_int80},
+	{"any", "x32", try_x32},
 	{"any", "nothing", try_nothing},
 	{"timed", "enter", try_nothing},
 	{"any", "stream", try_stream},
@@ -321,6 +338,8 @@ static void list_names(void)
 	for (size_t i = 0; i < ARRAY_SIZE(more); i++)
 		printf("%s %s\n", more[i].where, more[i].name);
 	printf("landlock %d\n", landlock_abi());
+	if (foreign_int80_exists())
+		puts("foreign int80");
 	for (enum jail_kind kind = 0; kind < JAIL_KINDS; kind++)
 		list_rules(kind);
 }
@@ -432,6 +451,9 @@ int main(int argc, char **argv)
 		fprintf(stderr, "%s\n", err.msg);
 		return FAILED_JAIL;
 	}
+	/* What kills kills the process: were it only the thread, this one would go on. */
+	if (filtered && bystander_start() != 0)
+		return FAILED_JAIL;
 	for (enum jail_kind kind = 0; kind < JAIL_KINDS; kind++)
 		if (strcmp(argv[1], kinds[kind]) == 0)
 			a.kind = kind;

@@ -96,6 +96,9 @@ static const struct probe anywhere[] = {
 	{"sendto-somebody",
 	 SYS_sendto,
 	 {0, STR(page), 1, MSG_NOSIGNAL | MSG_DONTWAIT, STR(page), 16}},
+	{"recvfrom-somebody",
+	 SYS_recvfrom,
+	 {0, STR(page), 1, MSG_DONTWAIT, STR(page), STR(page + 128)}},
 	{"recv-oob", SYS_recvfrom, {0, STR(page), 1, MSG_DONTWAIT | MSG_OOB}},
 	{"recv-peek", SYS_recvfrom, {0, STR(page), 1, MSG_DONTWAIT | MSG_PEEK}},
 	/* processes and threads */

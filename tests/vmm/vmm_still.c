@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * podflare-vmm with vCPUs that stand still, and with faults made to order. The
- * same code, jail and control socket, beside them descriptor 4: a page shared
- * with the test (struct plan), which says
+ * same program, its main() included, with some of its functions replaced by the
+ * linker; beside its control socket it has descriptor 4, a page shared with the
+ * test (struct plan), which says
  *
  * - which of the calls below is to fail, counted in one process from now on, or that no vCPU's
  * thread can enter its jail;
@@ -10,6 +11,8 @@
  *   (guest.h), or that the last one ends the machine when it is to park;
  * - that KVM can map memory ahead of the guest, and logs that pages 1 to 3 are written in the first
  *   moment of a rehearsal, 3, 9 and 10 in the second;
+ * - that a copy's loop, when it looks into a ring of the guest's, makes a call that is not for a
+ *   leaf's: so that one that is in its jail dies;
  * - that something is to be written to the disk before the next fork, so that its top
  *   is in use. Every child compares what its disk holds with what its ancestors wrote.
  */
@@ -21,10 +24,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/close_range.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -33,7 +34,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 
 #define PLAN_FD 4
@@ -55,6 +55,8 @@ struct plan {
 	_Atomic uint32_t maps;  /* KVM can map ahead; 2: and a signal comes at each piece */
 	_Atomic uint32_t moments; /* of a rehearsal, so far */
 	_Atomic uint32_t mapped;  /* pages that KVM was asked to map */
+	_Atomic uint32_t rings;   /* a copy's loop that looks into a ring makes a call */
+	_Atomic uint32_t looks;   /* of copies' loops into rings */
 	char name[64];            /* of the call that failed */
 };
 
@@ -70,7 +72,7 @@ static bool fails(const char *name)
 	uint32_t side;
 
 	if (!plan || !main_thread)
-		return false; /* main() has yet to find it */
+		return false; /* it has yet to be found */
 	side = self == (pid_t)plan->pid ? PARENT : CHILD;
 
 	if (plan->side != side || ++plan->count != plan->nth)
@@ -180,6 +182,18 @@ long __wrap_syscall(long n, ...)
 	return n;
 }
 
+int __real_virtq_peek(struct virtq *q, struct virtq_chain *ch);
+int __wrap_virtq_peek(struct virtq *q, struct virtq_chain *ch);
+int __wrap_virtq_peek(struct virtq *q, struct virtq_chain *ch)
+{
+	if (main_thread && self == 0) {
+		plan->looks++;
+		if (plan->rings)
+			__real_syscall(SYS_gettid);
+	}
+	return __real_virtq_peek(q, ch);
+}
+
 /* Cluster i of the disk holds bytes of value i; the next free one is filled. */
 static void write_more(struct layers *l)
 {
@@ -248,32 +262,42 @@ static int run(struct vcpu *v)
 	return v->id == 0 && (guest == SERVES || guest == BUSY) ? run_first(v) : still_run(v);
 }
 
-int main(int argc, char **argv)
+void __real_ctl_init(struct ctl *c, struct loop *loop, int fd);
+void __wrap_ctl_init(struct ctl *c, struct loop *loop, int fd);
+void __wrap_ctl_init(struct ctl *c, struct loop *loop, int fd)
 {
-	bool without_namespaces = argc == 2 && strcmp(argv[1], "--without-namespaces") == 0;
-	static struct ctl ctl;
-	static struct loop loop;
-	static struct jail jail;
-	struct err err = {0};
-	bool jailed;
+	__real_ctl_init(c, loop, fd);
+	c->machine.run = run;
+}
 
+/* A build with sanitizers makes calls that no filter knows. */
+static bool unjailed(void)
+{
+	return getenv("VMM_STILL_UNJAILED");
+}
+
+int __real_jail_enter(struct jail *j, bool without_namespaces, struct err *err);
+int __wrap_jail_enter(struct jail *j, bool without_namespaces, struct err *err);
+int __wrap_jail_enter(struct jail *j, bool without_namespaces, struct err *err)
+{
+	return unjailed() ? 0 : __real_jail_enter(j, without_namespaces, err);
+}
+
+int __real_jail_enter_thread(const struct jail *j, enum jail_kind kind);
+int __wrap_jail_enter_thread(const struct jail *j, enum jail_kind kind);
+int __wrap_jail_enter_thread(const struct jail *j, enum jail_kind kind)
+{
+	return unjailed() ? 0 : __real_jail_enter_thread(j, kind);
+}
+
+/* Before main(), which closes all that it does not know. */
+__attribute__((constructor)) static void find_plan(void)
+{
+	void *page = mmap(NULL, sizeof(*plan), PROT_READ | PROT_WRITE, MAP_SHARED, PLAN_FD, 0);
+
+	if (page == MAP_FAILED)
+		_exit(2);
 	self = getpid();
 	main_thread = true;
-	plan = mmap(NULL, sizeof(*plan), PROT_READ | PROT_WRITE, MAP_SHARED, PLAN_FD, 0);
-	if (plan == MAP_FAILED)
-		return 2;
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	signal(SIGPIPE, SIG_IGN);
-	if (close_range(CTL_FD + 1, ~0u, 0) < 0 || loop_init(&loop) < 0)
-		return 1;
-	/* A build with sanitizers makes calls that the filter does not know. */
-	jailed = !getenv("VMM_STILL_UNJAILED");
-	if (jailed && jail_enter(&jail, without_namespaces, &err) < 0) {
-		fprintf(stderr, "%s\n", err.msg);
-		return 1;
-	}
-	ctl_init(&ctl, &loop, CTL_FD);
-	ctl.machine.run = run;
-	ctl.machine.jail = jailed ? &jail : NULL;
-	_exit(ctl_run(&ctl) < 0 ? 1 : 0);
+	plan = page;
 }

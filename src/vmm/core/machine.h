@@ -124,7 +124,7 @@ struct machine {
 	bool paused;    /* stays parked: a template */
 	bool rehearsal; /* a child whose writes are logged */
 	bool leaf;      /* a child that is neither forked nor paused (vmm/jail/jail.h) */
-	/* Of a leaf with a jail: its threads, the loop's among them, wait here for each other. */
+	/* Of a leaf: its threads wait here for each other, the loop's with the devices resumed. */
 	pthread_barrier_t gate;
 	_Atomic int gate_errnum; /* one of a vCPU could not enter its jail; 0: all have */
 	uint64_t forked_ns;      /* when fork(2) was called last */

@@ -218,16 +218,16 @@ static int vcpu_enter(struct vcpu *v, bool *parking)
 }
 
 /*
- * The jail of its thread. A leaf's then waits until every other thread is in its own, too; when
- * one could not, none runs the guest, and the loop's thread tells of it.
+ * The jail of its thread. A leaf's then waits until every other thread is in its own, too, and the
+ * loop's has resumed the devices; when one could not, none runs the guest, and the loop's thread
+ * tells of it.
  */
 static int vcpu_enter_jail(struct machine *m)
 {
-	int rc;
+	int rc = 0;
 
-	if (!m->jail)
-		return 0;
-	rc = jail_enter_thread(m->jail, m->leaf ? JAIL_LEAF_VCPU : JAIL_VCPU);
+	if (m->jail)
+		rc = jail_enter_thread(m->jail, m->leaf ? JAIL_LEAF_VCPU : JAIL_VCPU);
 	if (!m->leaf)
 		return rc;
 	if (rc < 0)

@@ -67,7 +67,7 @@ int vcpu_run(struct vcpu *v);
 
 /*
  * Starts the thread, which enters its jail and then the guest; that of a leaf waits in between
- * until machine->gate has let all of them and the loop's thread in. There is no stop: a VM ends
+ * until all of them and the loop's thread have come to machine->gate. There is no stop: a VM ends
  * with its process.
  */
 __must_check int vcpu_start(struct vcpu *v, struct err *err);

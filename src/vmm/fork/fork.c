@@ -3,9 +3,10 @@
  * VM fork. Parent: room for a layer of the disk, park, save, new top of the
  * disk, fork, unpark. Child: what devices have of the parent's goes, then every
  * other descriptor that is not on the list; then it waits for the daemon; then a new VM with memory
- * slots before anything else, vCPUs, clock, state; then the devices' queues, then threads; of a
- * leaf at last the jail in which none of this can be done again. No lock is held across fork(2) and
- * no other thread of the VMM allocates, so the child finds every lock free and malloc intact.
+ * slots before anything else, vCPUs, clock, state; then the devices' queues, then threads. In a
+ * leaf the threads come first, and wait, and then the jail in which none of this can be done again.
+ * No lock is held across fork(2) and no other thread of the VMM allocates, so the child finds every
+ * lock free and malloc intact.
  */
 #define _GNU_SOURCE
 #include "vmm/fork/fork.h"
@@ -275,26 +276,43 @@ static int child_make_vm(struct machine *m, struct err *err)
 
 static int child_make_gate(struct machine *m, struct err *err)
 {
-	int rc = m->leaf && m->jail ? pthread_barrier_init(&m->gate, NULL, m->nvcpus + 1) : 0;
+	int rc = m->leaf ? pthread_barrier_init(&m->gate, NULL, m->nvcpus + 1) : 0;
 
 	return rc ? err_set(err, rc, "cannot make the gate of a leaf") : 0;
 }
 
-/* The threads of vCPUs go to theirs by themselves. When all are in, the guest runs. */
-static int child_enter_leaf(struct machine *m, struct err *err)
+static int child_start_vcpus(struct machine *m, struct err *err)
 {
-	int rc;
+	int rc = 0;
 
-	if (!m->leaf || !m->jail)
-		return 0;
-	rc = -jail_enter_thread(m->jail, JAIL_LEAF);
-	if (rc == 0) {
-		pthread_barrier_wait(&m->gate); /* orders it */
-		rc = atomic_load_explicit(&m->gate_errnum, memory_order_relaxed);
+	for (unsigned int i = 0; rc == 0 && i < m->nvcpus; i++) {
+		vcpu_stood(&m->vcpus[i]);
+		rc = vcpu_start(&m->vcpus[i], err);
 	}
-	return rc ? err_set(err, rc, "cannot enter the jail of a leaf") : 0;
+	return rc;
 }
 
+static int leaf_cannot_enter(int errnum, struct err *err)
+{
+	return errnum ? err_set(err, errnum, "cannot enter the jail of a leaf") : 0;
+}
+
+static int leaf_enter_jail(struct machine *m, struct err *err)
+{
+	return leaf_cannot_enter(m->jail ? -jail_enter_thread(m->jail, JAIL_LEAF) : 0, err);
+}
+
+/* The threads of vCPUs have gone to theirs by themselves. When all are in, the guest runs. */
+static int leaf_open_gate(struct machine *m, struct err *err)
+{
+	pthread_barrier_wait(&m->gate); /* orders it */
+	return leaf_cannot_enter(atomic_load_explicit(&m->gate_errnum, memory_order_relaxed), err);
+}
+
+/*
+ * Rings are read here that a guest has left, hence by a leaf in its jail, in which no thread can be
+ * started: those of its vCPUs are there before, and wait.
+ */
 static int child_run(struct machine *m, struct err *err)
 {
 	int rc = machine_init_handover(m, err);
@@ -305,14 +323,16 @@ static int child_run(struct machine *m, struct err *err)
 		rc = machine_watch_vsock(m, err);
 	m->paused = false;
 	machine_map(m, CTL_HOTSET_READY);
+	if (rc == 0 && m->leaf)
+		rc = child_start_vcpus(m, err);
+	if (rc == 0 && m->leaf)
+		rc = leaf_enter_jail(m, err);
 	/* After the local APICs have their state, or an interrupt would be overwritten. */
 	for (unsigned int i = 0; rc == 0 && i < MACHINE_DEVICES; i++)
 		virtio_dev_resume(m->devices[i]);
-	for (unsigned int i = 0; rc == 0 && i < m->nvcpus; i++) {
-		vcpu_stood(&m->vcpus[i]);
-		rc = vcpu_start(&m->vcpus[i], err);
-	}
-	return rc == 0 ? child_enter_leaf(m, err) : rc;
+	if (rc == 0)
+		rc = m->leaf ? leaf_open_gate(m, err) : child_start_vcpus(m, err);
+	return rc;
 }
 
 int machine_fork_child(struct machine *m, const struct fork_child *c, struct err *err)

@@ -54,8 +54,9 @@ struct fork_child {
 /*
  * In the child: makes the inherited machine its own and starts its vCPUs, both when the gate has
  * opened. Takes over all that c names but ctl_fd; of all other descriptors only the machine's own
- * are open afterwards. All threads of a leaf have entered its jail, the caller included, before its
- * guest runs. On failure the process is expected to end, and no guest has run.
+ * are open afterwards. All threads of a leaf have entered its jail before its guest runs, and the
+ * caller before it looks at what the guest has left in the devices' rings. On failure the process
+ * is expected to end, and no guest has run.
  */
 __must_check int machine_fork_child(struct machine *m, const struct fork_child *c, struct err *err);
 

@@ -88,6 +88,9 @@ static scmp_filter_ctx jail_context(enum jail_kind kind, int *rc)
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
 
 	*rc = ctx ? 0 : -ENOMEM;
+	/* Of IA-32's and x32's calls, too: libseccomp would have them end the thread alone. */
+	if (*rc == 0)
+		*rc = seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_KILL_PROCESS);
 	for (size_t i = 0; *rc == 0 && i < rules->n; i++) {
 		const struct jail_rule *r = &rules->rule[i];
 
