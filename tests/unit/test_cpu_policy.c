@@ -23,6 +23,9 @@
 
 #define ANY (~0u)
 
+/* Of KVM's own features: no delay at ports, kvm-clock, steal time, ends of interrupts, TLBs. */
+#define OF_KVM (1u << 1 | 1u << 3 | 1u << 5 | 1u << 6 | 1u << 9 | 1u << 24)
+
 /* Bits that no guest may see: eax, ebx, ecx, edx. */
 static const struct {
 	uint32_t function, index, mask[4];
@@ -36,7 +39,7 @@ static const struct {
 	{0x1c, 0, {ANY, ANY, ANY, ANY}}, /* records of branches */
 	{0x23, 0, {ANY, ANY, ANY, ANY}}, /* counters */
 	{0x23, 1, {ANY, ANY, ANY, ANY}},
-	{0x40000001, 0, {1u << 4 | 1u << 10 | 1u << 14, 0, 0, 0}}, /* asynchronous page faults */
+	{0x40000001, 0, {~OF_KVM, ANY, ANY, ANY}},
 	/* SVM, IBS, counters of a core, of the north bridge, of the last cache */
 	{0x80000001, 0, {0, 0, 1u << 2 | 1u << 10 | 1u << 23 | 1u << 24 | 1u << 28, 0}},
 	{0x8000000a, 0, {ANY, ANY, ANY, ANY}}, /* SVM */
@@ -56,11 +59,20 @@ static struct {
 	int vm, vcpu;    /* how many of each were made */
 	int asked;       /* how often the counters were taken away, */
 	int asked_early; /* of these, before there was a vCPU */
-	bool nothing;    /* it knows the leaves, and no bit of them */
+	int enforced;    /* how often KVM was told to refuse what is not shown */
+	int enforce_fails;
+	int shown;    /* how often a vCPU got its CPUID */
+	bool nothing; /* it knows the leaves, and no bit of them */
 } kvm;
 
 static int enable(const struct kvm_enable_cap *cap)
 {
+	if (cap->cap == KVM_CAP_ENFORCE_PV_FEATURE_CPUID) {
+		assert_int_equal(cap->args[0], 1);
+		kvm.enforced++;
+		errno = kvm.enforce_fails;
+		return kvm.enforce_fails ? -1 : 0;
+	}
 	if (cap->cap != KVM_CAP_PMU_CAPABILITY)
 		return 0;
 	assert_int_equal(cap->args[0], KVM_PMU_CAP_DISABLE);
@@ -113,6 +125,9 @@ int ioctl(int fd, unsigned long req, ...)
 		return enable(arg);
 	case KVM_GET_SUPPORTED_CPUID:
 		return supported(arg);
+	case KVM_SET_CPUID2:
+		kvm.shown++;
+		return 0;
 	default:
 		return 0;
 	}
@@ -194,6 +209,23 @@ static void test_a_kvm_that_does_not(void **state)
 	kvm_vm_free(&vm);
 }
 
+static void test_what_is_not_shown_is_refused(void **state)
+{
+	static struct cpuid_table t;
+	struct err err = {0};
+
+	(void)state;
+	assert_int_equal(cpuid_init(&t, -1, &err), 0);
+	for (unsigned int i = 0; i < 3; i++)
+		assert_int_equal(cpuid_set(&t, -1, i, 3, &err), 0);
+	assert_int_equal(kvm.enforced, 3);
+	assert_int_equal(kvm.shown, 3);
+	kvm.enforce_fails = EINVAL;
+	assert_int_equal(cpuid_set(&t, -1, 0, 1, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "features"));
+	assert_int_equal(kvm.shown, 3);
+}
+
 static void test_of_everything_that_there_is(void **state)
 {
 	static struct cpuid_table t;
@@ -264,6 +296,39 @@ static void check_shown(int vcpu, unsigned int n)
 	assert_true(seen >= 4);
 }
 
+/* Whether KVM takes the value for an MSR of a vCPU: it says to the VMM what it says to the guest.
+ */
+static int takes(int vcpu, uint32_t index, uint64_t value)
+{
+	struct {
+		struct kvm_msrs h;
+		struct kvm_msr_entry e;
+	} w = {.h.nmsrs = 1, .e = {.index = index, .data = value}};
+
+	return ioctl(vcpu, KVM_SET_MSRS, &w);
+}
+
+/* linux/kvm_para.h */
+static void check_refused(int vcpu)
+{
+	static const struct {
+		uint32_t index;
+		uint64_t value;
+		int taken;
+	} msrs[] = {
+		{0x4b564d01, 0x1001, 1}, /* kvm-clock */
+		{0x4b564d03, 0x2001, 1}, /* steal time */
+		{0x4b564d04, 0x3001, 1}, /* ends of interrupts */
+		{0x11, 0x1000, 0},       /* kvm-clock under its first numbers */
+		{0x12, 0x1001, 0},       {0x4b564d02, 0x4009, 0}, /* asynchronous page faults */
+		{0x4b564d05, 1, 0},                               /* polling */
+		{0x4b564d06, 0xf0, 0},                            /* of asynchronous page faults */
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(msrs); i++)
+		assert_int_equal(takes(vcpu, msrs[i].index, msrs[i].value), msrs[i].taken);
+}
+
 static void test_of_this_host(void **state)
 {
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
@@ -284,6 +349,7 @@ static void test_of_this_host(void **state)
 	assert_true(vcpu >= 0);
 	assert_int_equal(cpuid_set(&t, vcpu, 0, 1, &err), 0);
 	check_shown(vcpu, t.count);
+	check_refused(vcpu);
 	close(vcpu);
 	kvm_vm_free(&vm);
 	gmem_free(&ram);
@@ -295,6 +361,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_counters_are_taken_away, play, play_no_more),
 		cmocka_unit_test_setup_teardown(test_a_kvm_that_cannot, play, play_no_more),
 		cmocka_unit_test_setup_teardown(test_a_kvm_that_does_not, play, play_no_more),
+		cmocka_unit_test_setup_teardown(test_what_is_not_shown_is_refused, play,
+						play_no_more),
 		cmocka_unit_test_setup_teardown(test_of_everything_that_there_is, play,
 						play_no_more),
 		cmocka_unit_test_setup_teardown(test_of_nothing, play, play_no_more),

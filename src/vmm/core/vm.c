@@ -33,6 +33,7 @@ static const struct {
 	{KVM_CAP_XCRS, "XCRS"},
 	{KVM_CAP_ADJUST_CLOCK, "ADJUST_CLOCK"},
 	{KVM_CAP_TSC_DEADLINE_TIMER, "TSC_DEADLINE_TIMER"},
+	{KVM_CAP_ENFORCE_PV_FEATURE_CPUID, "ENFORCE_PV_FEATURE_CPUID"}, /* Linux 5.10 */
 };
 
 int kvm_ioctl(int fd, unsigned long req, const void *arg)

@@ -14,6 +14,24 @@
 #define AMD_SVM      (1u << 2)
 #define AMD_COUNTERS (1u << 10 | 1u << 23 | 1u << 24 | 1u << 28)
 
+/*
+ * What KVM offers beyond a processor (linux/kvm_para.h), as far as guests are better with it:
+ * - no delay after accesses to ports (1), each of which would be an exit;
+ * - kvm-clock by its newer numbers (3), and that it is the same on all processors (24);
+ * - steal time (5), without which a kernel takes the time of others for its own, and, by it, no
+ *   waiting for the TLB of a processor that does not run (9): there are more of them than the host
+ *   has. It tells a guest what its own clock does, too: how long it did not run;
+ * - ends of interrupts without an exit (6), where the processor has no APIC for guests.
+ *
+ * All else is off, and KVM refuses it (cpuid_set()): asynchronous page faults (4, 10, 14), whose
+ * waiters a fork would leave asleep; kicks of halted processors (7), interrupts (11) and yields
+ * (13) by hypercall, since with few processors the APIC does as well; the older numbers of
+ * kvm-clock (0), which are aliases; polling before halts (12), the memory of encrypted guests and
+ * their moves (16, 17), more processors than there may be (15), and the first MMU of KVM (2), for
+ * which no guest asks.
+ */
+#define KVM_FEATURES_KEPT (1u << 1 | 1u << 3 | 1u << 5 | 1u << 6 | 1u << 9 | 1u << 24)
+
 /* Bits cleared and set in a leaf, same for every vCPU. */
 static const struct {
 	uint32_t function, index;
@@ -30,8 +48,7 @@ static const struct {
 	{0x14, ANY_INDEX, {~0u, ~0u, ~0u, ~0u}, {0}},
 	{0x1c, ANY_INDEX, {~0u, ~0u, ~0u, ~0u}, {0}},
 	{0x23, ANY_INDEX, {~0u, ~0u, ~0u, ~0u}, {0}},
-	/* KVM features: asynchronous page faults (4, 10, 14) off. */
-	{0x40000001, ANY_INDEX, {1u << 4 | 1u << 10 | 1u << 14, 0, 0, 0}, {0}},
+	{0x40000001, ANY_INDEX, {~KVM_FEATURES_KEPT, ~0u, ~0u, ~0u}, {0}},
 	/* SVM (ecx 2) off, and its leaf empty. So are the counters and samples of AMD: of a core
 	   (23), the north bridge (24), the last cache (28), of instructions (10). Those of the K7
 	   are behind no bit: vm.c. */
@@ -120,11 +137,17 @@ static void cpuid_set_topology(struct kvm_cpuid_entry2 *e, unsigned int id, unsi
 int cpuid_set(const struct cpuid_table *t, int vcpu_fd, unsigned int id, unsigned int ncpus,
 	      struct err *err)
 {
+	const struct kvm_enable_cap enforce = {.cap = KVM_CAP_ENFORCE_PV_FEATURE_CPUID,
+					       .args = {1}};
 	_cleanup_free struct cpuid_wire *w = calloc(1, sizeof(*w));
 	int rc;
 
 	if (!w)
 		return err_set(err, ENOMEM, "CPUID table");
+	/* Else KVM answers hypercalls and MSRs of its features whether they are shown or not. */
+	rc = kvm_ioctl(vcpu_fd, KVM_ENABLE_CAP, &enforce);
+	if (rc < 0)
+		return err_set(err, -rc, "cannot take KVM's features from vCPU %u", id);
 	w->h.nent = t->count;
 	memcpy(w->entries, t->entries, t->count * sizeof(t->entries[0]));
 	for (uint32_t i = 0; i < t->count; i++)

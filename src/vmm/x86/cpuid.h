@@ -2,8 +2,8 @@
 /*
  * What the guest's CPUID shows: what KVM supports, less what a sandbox has no
  * use for (nested virtualization, performance counters and the like, which tell
- * of neighbours, asynchronous page faults, which do not survive a fork), plus
- * topology per vCPU, and CMPXCHG16B where the processor has it: KVM shows what
+ * of neighbours, most of what KVM has beyond a processor), plus topology per
+ * vCPU, and CMPXCHG16B where the processor has it: KVM shows what
  * the host's kernel uses, and that of the emulated host does without.
  *
  * Thread: loop thread. fork: the table is inherited and set again in the child.
@@ -30,6 +30,9 @@ bool cpuid_is_tcg(void);
 /* Asks KVM and applies the policy that is the same for all vCPUs. */
 __must_check int cpuid_init(struct cpuid_table *t, int kvm_fd, struct err *err);
 
-/* Sets the table on one vCPU with its id and the number of all. */
+/*
+ * Sets the table on one vCPU with its id and the number of all. What it does not show of KVM's own
+ * features, KVM refuses from then on, also to who saves the vCPU's MSRs.
+ */
 __must_check int cpuid_set(const struct cpuid_table *t, int vcpu_fd, unsigned int id,
 			   unsigned int ncpus, struct err *err);
