@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the guest's CPUID shows: what KVM supports, less what a sandbox has no
- * use for (nested virtualization, performance counters and the like, which tell
- * of neighbours, most of what KVM has beyond a processor), plus topology per
- * vCPU, and CMPXCHG16B where the processor has it: KVM shows what
- * the host's kernel uses, and that of the emulated host does without.
+ * What the guest's CPUID shows: of what KVM supports the leaves and bits of a
+ * list with reasons (cpuid.c): what programs compute with, and what a kernel
+ * needs; no virtualization, no performance counters and the like, which tell of
+ * neighbours, nothing that a fork does not carry over, and nothing that is not
+ * known. Beside it topology per vCPU, and CMPXCHG16B where the processor has it:
+ * KVM shows what the host's kernel uses, and that of the emulated host does without.
  *
  * Thread: loop thread. fork: the table is inherited and set again in the child.
  */
