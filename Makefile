@@ -49,10 +49,10 @@ test: deps-test all templates
 	@$(PYTHON) guest/template.py --build $(BUILD) build tests/e2e/web-tools
 	@$(PYTHON) tests/run.py --build $(BUILD)
 
-# Kills at random moments, and hostile guests, for longer than in make test; then the system as a whole.
+# Kills at random moments, and hostile guests for 20 minutes; then the system as a whole.
 soak: deps-test all templates
 	@PODFLARE_SOAK_KILLS=100 $(PYTHON) tests/run.py --build $(BUILD) --only vmm
-	@HOSTILE_OPS=100000 HOSTILE_SEEDS=8 PODFLARE_BUILD=$(BUILD) \
+	@HOSTILE_OPS=10000 HOSTILE_SECONDS=$(if $(findstring quick,$(SOAK)),120,1200) PODFLARE_BUILD=$(BUILD) \
 		$(PYTHON) -m pytest -q tests/guest/test_hostile.py
 	@$(PYTHON) tests/soak.py --build $(BUILD) $(SOAK)
 

@@ -169,6 +169,9 @@ print(json.dumps({
     "after": read(EFER),
     "vmx": [read(msr) for msr in (0x480, 0x481, 0x48B)],
     "traces": [read(msr) for msr in (0x570, 0x1C9, 0xC0011030)],
+    "clock": read(0x4B564D01),
+    "steal": read(0x4B564D03),
+    "hidden": [write(msr, 0) for msr in (0x11, 0x12, 0x4B564D02, 0x4B564D05, 0x4B564D06, 0x4B564D08)],
     "counters": counters,
 }))
 """
@@ -181,10 +184,19 @@ def test_registers_of_the_processor(own: Sandbox, build: Path) -> None:
     assert seen["efer"] & 0x500 == 0x500  # long mode: it is read from the processor
     assert seen["as it is"] == 8 and seen["SVME"] == refused and seen["after"] == seen["efer"]
     assert seen["vmx"] == [refused] * 3
-    # KVM answers 0 for some that are not there.
-    assert set(seen["traces"]) <= {refused, 0}
-    for name, (_, first, last) in seen["counters"].items():
-        assert first == last and first in (refused, 0), name
+    # Of KVM's own, those of what it shows, and no others.
+    assert seen["clock"] & 1 == seen["steal"] & 1 == 1  # in use
+    assert seen["hidden"] == [refused] * 6
+    assert seen["traces"] == [refused] * 3
+    for name, values in seen["counters"].items():
+        assert values == [refused] * 3, name
+
+
+def test_its_kernel_misses_no_register(own: Sandbox) -> None:
+    """One that it uses without asking, and is refused, it complains of."""
+    log = sh(own, "sudo dmesg 2>/dev/null || dmesg")
+    assert "Command line:" in log and "kvm-clock" in log
+    assert [line for line in log.splitlines() if "unchecked MSR access" in line] == []
 
 
 MOUNTS = r"""

@@ -23,30 +23,59 @@
 
 #define ANY (~0u)
 
-/* Bits that no guest may see: eax, ebx, ecx, edx. */
+/*
+ * All that a guest may see, as numbers, where cpuid.c has bits and their reasons: who shows another
+ * bit says so twice. What is not here is not there. eax, ebx, ecx, edx.
+ */
 static const struct {
-	uint32_t function, index, mask[4];
-} hidden[] = {
-	{0x1, 0, {0, 0, 1u << 5 | 1u << 15, 0}}, /* VMX, PDCM */
-	/* processor trace, WAITPKG, records of branches */
-	{0x7, 0, {0, 1u << 25, 1u << 5, 1u << 19}},
-	{0xa, 0, {ANY, ANY, ANY, ANY}},  /* counters */
-	{0x14, 0, {ANY, ANY, ANY, ANY}}, /* processor trace */
-	{0x14, 1, {ANY, ANY, ANY, ANY}},
-	{0x1c, 0, {ANY, ANY, ANY, ANY}}, /* records of branches */
-	{0x23, 0, {ANY, ANY, ANY, ANY}}, /* counters */
-	{0x23, 1, {ANY, ANY, ANY, ANY}},
-	{0x40000001, 0, {1u << 4 | 1u << 10 | 1u << 14, 0, 0, 0}}, /* asynchronous page faults */
-	/* SVM, IBS, counters of a core, of the north bridge, of the last cache */
-	{0x80000001, 0, {0, 0, 1u << 2 | 1u << 10 | 1u << 23 | 1u << 24 | 1u << 28, 0}},
-	{0x8000000a, 0, {ANY, ANY, ANY, ANY}}, /* SVM */
-	{0x8000001b, 0, {ANY, ANY, ANY, ANY}}, /* IBS */
-	{0x80000022, 0, {ANY, ANY, ANY, ANY}}, /* counters */
-	/* Nothing of these is. */
-	{0x7, 1, {0}},
-	{0xd, 0, {0}},
-	{0x80000008, 0, {0}},
+	uint32_t function, first, last, mask[4];
+} shown[] = {
+	{0x0, 0, ANY, {ANY, ANY, ANY, ANY}},
+	{0x1, 0, ANY, {ANY, ANY, 0xfffa3203, 0x1f8bfbff}},
+	{0x2, 0, ANY, {ANY, ANY, ANY, ANY}},
+	{0x4, 0, ANY, {ANY, ANY, ANY, ANY}},
+	{0x6, 0, ANY, {0x4, 0, 0, 0}},
+	{0x7, 0, 0, {ANY, 0xfdbf27eb, 0x1b415f5e, 0xbc80451c}},
+	{0x7, 1, 1, {0x4801cb7, 0, 0, 0x84430}},
+	{0x7, 2, 2, {0, 0, 0, 0x3f}},
+	{0xb, 0, ANY, {ANY, ANY, ANY, ANY}},
+	{0xd, 0, 0, {0x2e7, ANY, ANY, 0}},
+	{0xd, 1, 1, {0xf, ANY, 0, 0}},
+	{0xd, 2, 2, {ANY, ANY, ANY, ANY}},
+	{0xd, 5, 5, {ANY, ANY, ANY, ANY}},
+	{0xd, 6, 6, {ANY, ANY, ANY, ANY}},
+	{0xd, 7, 7, {ANY, ANY, ANY, ANY}},
+	{0xd, 9, 9, {ANY, ANY, ANY, ANY}},
+	{0x15, 0, ANY, {ANY, ANY, ANY, 0}},
+	{0x1f, 0, ANY, {ANY, ANY, ANY, ANY}},
+	{0x24, 0, 0, {ANY, ANY, 0, 0}},
+	{0x40000000, 0, ANY, {ANY, ANY, ANY, ANY}},
+	{0x40000001, 0, ANY, {0x0100026a, 0, 0, 0}},
+	{0x80000000, 0, ANY, {ANY, ANY, ANY, ANY}},
+	{0x80000001, 0, ANY, {ANY, ANY, 0x610bf3, 0xefd3fbff}},
+	{0x80000002, 0, ANY, {ANY, ANY, ANY, ANY}},
+	{0x80000003, 0, ANY, {ANY, ANY, ANY, ANY}},
+	{0x80000004, 0, ANY, {ANY, ANY, ANY, ANY}},
+	{0x80000005, 0, ANY, {ANY, ANY, ANY, ANY}},
+	{0x80000006, 0, ANY, {ANY, ANY, ANY, ANY}},
+	{0x80000007, 0, ANY, {0, 0, 0, 0x100}},
+	{0x80000008, 0, ANY, {ANY, 0x770fd205, ANY, 0}},
+	{0x80000019, 0, ANY, {ANY, ANY, 0, 0}},
+	{0x8000001a, 0, ANY, {0x7, 0, 0, 0}},
+	{0x8000001d, 0, ANY, {ANY, ANY, ANY, ANY}},
+	{0x8000001e, 0, ANY, {ANY, ANY, ANY, 0}},
+	{0x80000021, 0, ANY, {0x78120f67, 0, 0x6, 0}},
 };
+
+/* Its masks; NULL: nobody may see it. */
+static const uint32_t *masks(uint32_t function, uint32_t index)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(shown); i++)
+		if (shown[i].function == function && shown[i].first <= index &&
+		    index <= shown[i].last)
+			return shown[i].mask;
+	return NULL;
+}
 
 /* The KVM that is played. */
 static struct {
@@ -56,11 +85,22 @@ static struct {
 	int vm, vcpu;    /* how many of each were made */
 	int asked;       /* how often the counters were taken away, */
 	int asked_early; /* of these, before there was a vCPU */
-	bool nothing;    /* it knows the leaves, and no bit of them */
+	int enforced;    /* how often KVM was told to refuse what is not shown */
+	int enforce_fails;
+	int shown;     /* how often a vCPU got its CPUID */
+	uint32_t leaf; /* the one it knows, with so many indices, */
+	uint32_t indices;
+	uint32_t bits; /* each register having these bits */
 } kvm;
 
 static int enable(const struct kvm_enable_cap *cap)
 {
+	if (cap->cap == KVM_CAP_ENFORCE_PV_FEATURE_CPUID) {
+		assert_int_equal(cap->args[0], 1);
+		kvm.enforced++;
+		errno = kvm.enforce_fails;
+		return kvm.enforce_fails ? -1 : 0;
+	}
 	if (cap->cap != KVM_CAP_PMU_CAPABILITY)
 		return 0;
 	assert_int_equal(cap->args[0], KVM_PMU_CAP_DISABLE);
@@ -72,16 +112,15 @@ static int enable(const struct kvm_enable_cap *cap)
 
 static int supported(struct kvm_cpuid2 *c)
 {
-	uint32_t all = kvm.nothing ? 0 : ANY;
-
-	c->nent = ARRAY_SIZE(hidden);
+	assert_true(c->nent >= kvm.indices);
+	c->nent = kvm.indices;
 	for (uint32_t i = 0; i < c->nent; i++)
-		c->entries[i] = (struct kvm_cpuid_entry2){.function = hidden[i].function,
-							  .index = hidden[i].index,
-							  .eax = all,
-							  .ebx = all,
-							  .ecx = all,
-							  .edx = all};
+		c->entries[i] = (struct kvm_cpuid_entry2){.function = kvm.leaf,
+							  .index = i,
+							  .eax = kvm.bits,
+							  .ebx = kvm.bits,
+							  .ecx = kvm.bits,
+							  .edx = kvm.bits};
 	return 0;
 }
 
@@ -113,6 +152,9 @@ int ioctl(int fd, unsigned long req, ...)
 		return enable(arg);
 	case KVM_GET_SUPPORTED_CPUID:
 		return supported(arg);
+	case KVM_SET_CPUID2:
+		kvm.shown++;
+		return 0;
 	default:
 		return 0;
 	}
@@ -194,22 +236,57 @@ static void test_a_kvm_that_does_not(void **state)
 	kvm_vm_free(&vm);
 }
 
-static void test_of_everything_that_there_is(void **state)
+static void test_what_is_not_shown_is_refused(void **state)
 {
 	static struct cpuid_table t;
 	struct err err = {0};
 
 	(void)state;
 	assert_int_equal(cpuid_init(&t, -1, &err), 0);
-	assert_int_equal(t.count, ARRAY_SIZE(hidden));
-	for (uint32_t i = 0; i < t.count; i++) {
-		const struct kvm_cpuid_entry2 *e = &t.entries[i];
+	for (unsigned int i = 0; i < 3; i++)
+		assert_int_equal(cpuid_set(&t, -1, i, 3, &err), 0);
+	assert_int_equal(kvm.enforced, 3);
+	assert_int_equal(kvm.shown, 3);
+	kvm.enforce_fails = EINVAL;
+	assert_int_equal(cpuid_set(&t, -1, 0, 1, &err), -EINVAL);
+	assert_non_null(strstr(err.msg, "features"));
+	assert_int_equal(kvm.shown, 3);
+}
 
-		assert_int_equal(e->eax, ~hidden[i].mask[0]);
-		assert_int_equal(e->ebx, ~hidden[i].mask[1]);
-		assert_int_equal(e->ecx, ~hidden[i].mask[2]);
-		assert_int_equal(e->edx, ~hidden[i].mask[3]);
+/* All leaves that there could be, with all bits. */
+static void test_of_everything_that_there_is(void **state)
+{
+	static const uint32_t firsts[] = {0, 0x20000000, 0x40000000, 0x80000000, 0xc0000000};
+	static struct cpuid_table t;
+	struct err err = {0};
+	unsigned int n = 0;
+
+	(void)state;
+	kvm.bits = ANY;
+	kvm.indices = 64;
+	for (uint32_t i = 0; i < ARRAY_SIZE(firsts) * 0x200; i++) {
+		uint32_t k = 0;
+
+		kvm.leaf = firsts[i / 0x200] + i % 0x200;
+		assert_int_equal(cpuid_init(&t, -1, &err), 0);
+		for (uint32_t index = 0; index < kvm.indices; index++) {
+			const uint32_t *mask = masks(kvm.leaf, index);
+			const struct kvm_cpuid_entry2 *e = &t.entries[k];
+
+			if (!mask)
+				continue;
+			assert_true(k++ < t.count);
+			assert_int_equal(e->function, kvm.leaf);
+			assert_int_equal(e->index, index);
+			assert_int_equal(e->eax, mask[0]);
+			assert_int_equal(e->ebx, mask[1]);
+			assert_int_equal(e->ecx, mask[2]);
+			assert_int_equal(e->edx, mask[3]);
+		}
+		assert_int_equal(t.count, k);
+		n += k > 0;
 	}
+	assert_int_equal(n, 27); /* leaves of the table above */
 }
 
 /* A kernel that does without CMPXCHG16B does not take it from guests; what the processor lacks,
@@ -221,47 +298,110 @@ static void test_of_nothing(void **state)
 	struct err err = {0};
 
 	(void)state;
-	kvm.nothing = true;
+	kvm.indices = 1;
 	assert_int_not_equal(__get_cpuid(1, &eax, &ebx, &ecx, &edx), 0);
-	assert_int_equal(cpuid_init(&t, -1, &err), 0);
-	for (uint32_t i = 0; i < t.count; i++) {
-		const struct kvm_cpuid_entry2 *e = &t.entries[i];
-		uint32_t want = e->function == 1 ? 1u << 24 | 1u << 31 | (ecx & 1u << 13) : 0;
+	for (uint32_t i = 0; i < ARRAY_SIZE(shown); i++) {
+		const struct kvm_cpuid_entry2 *e = &t.entries[0];
+		uint32_t want = shown[i].function == 1 ? 1u << 24 | 1u << 31 | (ecx & 1u << 13) : 0;
 
+		kvm.leaf = shown[i].function;
+		assert_int_equal(cpuid_init(&t, -1, &err), 0);
+		assert_int_equal(t.count, 1);
 		assert_int_equal(e->eax | e->ebx | e->edx, 0);
 		assert_int_equal(e->ecx, want);
 	}
 }
 
-/* As KVM tells it of a vCPU that has the table: what its guest sees. */
-static void check_shown(int vcpu, unsigned int n)
+static const struct kvm_cpuid_entry2 *find(const struct kvm_cpuid_entry2 *e, uint32_t n,
+					   uint32_t function, uint32_t index)
 {
+	for (uint32_t i = 0; i < n; i++)
+		if (e[i].function == function && e[i].index == index)
+			return &e[i];
+	return NULL;
+}
+
+/*
+ * Of what the host's KVM offers: nothing but what is to be shown, and of that, in the leaves of
+ * features, all. That is asked of the table, not of the vCPU that has it: a KVM whose guests run
+ * without hardware virtualization shows them what it cannot hide.
+ */
+static void check_shown(int kvm_fd, const struct cpuid_table *t)
+{
+	static const uint32_t features[][2] = {{0x7, 0},        {0x7, 1},        {0x7, 2},
+					       {0x40000001, 0}, {0x80000001, 0}, {0x80000007, 0},
+					       {0x80000008, 0}, {0x80000021, 0}};
 	static struct {
 		struct kvm_cpuid2 h;
 		struct kvm_cpuid_entry2 entries[CPUID_MAX_ENTRIES];
-	} shown;
+	} offered;
 	unsigned int seen = 0;
 
-	shown.h.nent = CPUID_MAX_ENTRIES;
-	assert_int_equal(ioctl(vcpu, KVM_GET_CPUID2, &shown), 0);
-	assert_true(shown.h.nent >= n);
-	for (uint32_t i = 0; i < shown.h.nent; i++) {
-		const struct kvm_cpuid_entry2 *e = &shown.entries[i];
+	offered.h.nent = CPUID_MAX_ENTRIES;
+	assert_int_equal(ioctl(kvm_fd, KVM_GET_SUPPORTED_CPUID, &offered), 0);
+	assert_true(t->count >= 10);
+	for (uint32_t i = 0; i < t->count; i++) {
+		const struct kvm_cpuid_entry2 *e = &t->entries[i];
+		const uint32_t *mask = masks(e->function, e->index);
 
-		for (size_t k = 0; k < ARRAY_SIZE(hidden); k++) {
-			if (hidden[k].function != e->function || hidden[k].index != e->index)
-				continue;
-			seen++;
-			assert_int_equal(e->eax & hidden[k].mask[0], 0);
-			assert_int_equal(e->ebx & hidden[k].mask[1], 0);
-			assert_int_equal(e->ecx & hidden[k].mask[2], 0);
-			assert_int_equal(e->edx & hidden[k].mask[3], 0);
-		}
+		assert_non_null(mask);
+		assert_int_equal(e->eax & ~mask[0], 0);
+		assert_int_equal(e->ebx & ~mask[1], 0);
+		assert_int_equal(e->ecx & ~mask[2], 0);
+		assert_int_equal(e->edx & ~mask[3], 0);
 		/* That there is a hypervisor, and the deadline timer, is told. */
 		if (e->function == 1)
 			assert_int_equal(e->ecx >> 24 & 0x81, 0x81);
 	}
-	assert_true(seen >= 4);
+	for (size_t i = 0; i < ARRAY_SIZE(features); i++) {
+		uint32_t function = features[i][0], index = features[i][1];
+		const struct kvm_cpuid_entry2 *has = find(t->entries, t->count, function, index);
+		const struct kvm_cpuid_entry2 *of =
+			find(offered.entries, offered.h.nent, function, index);
+		const uint32_t *mask = masks(function, index);
+
+		if (!of)
+			continue;
+		seen++;
+		assert_non_null(has);
+		assert_int_equal(has->ebx, of->ebx & mask[1]);
+		assert_int_equal(has->ecx, of->ecx & mask[2]);
+		assert_int_equal(has->edx, of->edx & mask[3]);
+	}
+	assert_true(seen >= 3);
+}
+
+/* Whether KVM takes the value for an MSR of a vCPU: it says to the VMM what it says to the guest.
+ */
+static int takes(int vcpu, uint32_t index, uint64_t value)
+{
+	struct {
+		struct kvm_msrs h;
+		struct kvm_msr_entry e;
+	} w = {.h.nmsrs = 1, .e = {.index = index, .data = value}};
+
+	return ioctl(vcpu, KVM_SET_MSRS, &w);
+}
+
+/* linux/kvm_para.h */
+static void check_refused(int vcpu)
+{
+	static const struct {
+		uint32_t index;
+		uint64_t value;
+		int taken;
+	} msrs[] = {
+		{0x4b564d01, 0x1001, 1}, /* kvm-clock */
+		{0x4b564d03, 0x2001, 1}, /* steal time */
+		{0x4b564d04, 0x3001, 1}, /* ends of interrupts */
+		{0x11, 0x1000, 0},       /* kvm-clock under its first numbers */
+		{0x12, 0x1001, 0},       {0x4b564d02, 0x4009, 0}, /* asynchronous page faults */
+		{0x4b564d05, 1, 0},                               /* polling */
+		{0x4b564d06, 0xf0, 0},                            /* of asynchronous page faults */
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(msrs); i++)
+		assert_int_equal(takes(vcpu, msrs[i].index, msrs[i].value), msrs[i].taken);
 }
 
 static void test_of_this_host(void **state)
@@ -283,7 +423,8 @@ static void test_of_this_host(void **state)
 	vcpu = ioctl(vm.fd, KVM_CREATE_VCPU, 0);
 	assert_true(vcpu >= 0);
 	assert_int_equal(cpuid_set(&t, vcpu, 0, 1, &err), 0);
-	check_shown(vcpu, t.count);
+	check_shown(fd, &t);
+	check_refused(vcpu);
 	close(vcpu);
 	kvm_vm_free(&vm);
 	gmem_free(&ram);
@@ -295,6 +436,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_counters_are_taken_away, play, play_no_more),
 		cmocka_unit_test_setup_teardown(test_a_kvm_that_cannot, play, play_no_more),
 		cmocka_unit_test_setup_teardown(test_a_kvm_that_does_not, play, play_no_more),
+		cmocka_unit_test_setup_teardown(test_what_is_not_shown_is_refused, play,
+						play_no_more),
 		cmocka_unit_test_setup_teardown(test_of_everything_that_there_is, play,
 						play_no_more),
 		cmocka_unit_test_setup_teardown(test_of_nothing, play, play_no_more),

@@ -66,6 +66,7 @@ PROCESS = {
     "ioctl-memory-region": errno.ENOTTY,
     "ioctl-set-msrs": errno.ENOTTY,
     "ioctl-set-cpuid2": errno.ENOTTY,
+    "ioctl-msr-filter": errno.ENOTTY,
     "ioctl-enable-cap": errno.ENOTTY,
     "thread": 0,
     "prctl-name": 0,

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Creation of the KVM VM object and its memory slots. Order matters: memory
- * slots before anything else, split irqchip and the end of the performance
- * counters before the first vCPU.
+ * Creation of the KVM VM object and its memory slots. Order matters: the filter
+ * of MSRs first (msr_filter.h), memory slots before anything else, split irqchip
+ * and the end of the performance counters before the first vCPU.
  */
 #include "vmm/core/vm.h"
 #include "vmm/core/rom.h"
+#include "vmm/x86/msr_filter.h"
 
 #include <errno.h>
 #include <linux/kvm.h>
@@ -33,6 +34,8 @@ static const struct {
 	{KVM_CAP_XCRS, "XCRS"},
 	{KVM_CAP_ADJUST_CLOCK, "ADJUST_CLOCK"},
 	{KVM_CAP_TSC_DEADLINE_TIMER, "TSC_DEADLINE_TIMER"},
+	{KVM_CAP_ENFORCE_PV_FEATURE_CPUID, "ENFORCE_PV_FEATURE_CPUID"}, /* Linux 5.10 */
+	{KVM_CAP_X86_MSR_FILTER, "X86_MSR_FILTER"},                     /* Linux 5.10 */
 };
 
 int kvm_ioctl(int fd, unsigned long req, const void *arg)
@@ -139,7 +142,9 @@ int kvm_vm_create(struct kvm_vm *vm, const struct gmem *ram, const struct rom *r
 		return err_set(err, -rc, "KVM_CREATE_VM");
 	vm->fd = rc;
 	slots.fd = vm->fd;
-	rc = slot_add(&slots, 0, low, ram->base, flags, err);
+	rc = msr_filter_set(vm->fd, err);
+	if (rc == 0)
+		rc = slot_add(&slots, 0, low, ram->base, flags, err);
 	if (rc == 0)
 		rc = slot_add(&slots, GMEM_HIGH_START, gmem_high_size(ram), ram->base + low, flags,
 			      err);

@@ -58,9 +58,9 @@ __must_check int kvm_vm_init(struct kvm_vm *vm, int kvm_fd, struct err *err);
 void kvm_vm_free(struct kvm_vm *vm);
 
 /*
- * Creates the VM: memory slots first (an in-kernel object before them costs
- * milliseconds), then the split interrupt controller; no performance counters,
- * where that can be had. rom may be NULL.
+ * Creates the VM: the filter of MSRs, memory slots (an in-kernel object before
+ * them costs milliseconds), then the split interrupt controller; no performance
+ * counters, where that can be had. rom may be NULL.
  * log: what the guest writes to RAM can be asked for (and costs a fault for each page).
  */
 __must_check int kvm_vm_create(struct kvm_vm *vm, const struct gmem *ram, const struct rom *rom,

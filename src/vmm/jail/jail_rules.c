@@ -74,6 +74,7 @@ static const struct jail_rule process_rules[] = {
 	MAKE(IOCTL(KVM_CHECK_EXTENSION)), /* vm.c: that this KVM has what is needed */
 	MAKE(IOCTL(KVM_GET_VCPU_MMAP_SIZE)), /* vm.c: size of a vCPU's run page */
 	MAKE(IOCTL(KVM_CREATE_VM)), /* vm.c: at boot, and in each child */
+	MAKE(IOCTL(KVM_X86_SET_MSR_FILTER)), /* msr_filter.c */
 	MAKE(IOCTL(KVM_SET_USER_MEMORY_REGION)), /* vm.c: RAM and root image */
 	MAKE(IOCTL(KVM_SET_TSS_ADDR)), /* vm.c: three pages that Intel's need */
 	MAKE(IOCTL(KVM_SET_IDENTITY_MAP_ADDR)), /* vm.c: and one more */

@@ -12,6 +12,8 @@
 #define STATUS (DESC + 0x3100)
 #define DATA   (DESC + 0x4000)
 
+#define QUEUE_SIZE 8u
+
 /* Resets a device and brings it up; 0, or which step did not work. */
 static uint32_t driver_start(uint64_t device, uint32_t queues, uint32_t features)
 {
@@ -30,7 +32,7 @@ static uint32_t driver_start(uint64_t device, uint32_t queues, uint32_t features
 		return 2;
 	for (uint32_t q = 0; q < queues; q++) {
 		set(device, VIRTIO_MMIO_QUEUE_SEL, q);
-		set(device, VIRTIO_MMIO_QUEUE_NUM, 8);
+		set(device, VIRTIO_MMIO_QUEUE_NUM, QUEUE_SIZE);
 		set_address(device, VIRTIO_MMIO_QUEUE_DESC_LOW, DESC + 0x10000ull * q);
 		set_address(device, VIRTIO_MMIO_QUEUE_DRIVER_LOW, AVAIL + 0x10000ull * q);
 		set_address(device, VIRTIO_MMIO_QUEUE_DEVICE_LOW, USED + 0x10000ull * q);
@@ -148,4 +150,66 @@ uint32_t driver_works(void)
 		return 0x220 + rc;
 	rc = vsock();
 	return rc ? 0x228 + rc : 0;
+}
+
+/* The packets of a flood, by turns: none has a connection, so that each is answered by an RST. */
+static void flood_packet(uint64_t at, uint64_t cid, uint32_t n)
+{
+	static const uint16_t ops[QUEUE_SIZE] = {
+		VSOCK_OP_REQUEST,        VSOCK_OP_RW,       VSOCK_OP_CREDIT_UPDATE,
+		VSOCK_OP_CREDIT_REQUEST, VSOCK_OP_SHUTDOWN, VSOCK_OP_REQUEST,
+		VSOCK_OP_RESPONSE,       VSOCK_OP_RW,
+	};
+
+	for (uint64_t i = 0; i < VSOCK_HDR_BYTES; i++)
+		*(volatile uint8_t *)(at + i) = 0;
+	*(volatile uint64_t *)at = cid;
+	*(volatile uint64_t *)(at + 8) = VSOCK_CID_HOST;
+	*(volatile uint32_t *)(at + 16) = 1000 + n;
+	*(volatile uint32_t *)(at + 20) = 99;
+	*(volatile uint16_t *)(at + 28) = VSOCK_TYPE_STREAM;
+	*(volatile uint16_t *)(at + 30) = ops[n];
+}
+
+/* Offers all descriptors of a queue again, each a chain of its own. */
+static void offer_all(uint32_t q, uint16_t *n)
+{
+	uint64_t avail = AVAIL + 0x10000ull * q;
+
+	for (uint16_t i = 0; i < QUEUE_SIZE; i++)
+		*(volatile uint16_t *)(avail + 4 + 2 * i) = i;
+	*n = (uint16_t)(*n + QUEUE_SIZE);
+	__sync_synchronize();
+	*(volatile uint16_t *)(avail + 2) = *n;
+	__sync_synchronize();
+	set(VSOCK, VIRTIO_MMIO_QUEUE_NOTIFY, q);
+}
+
+uint32_t driver_floods(void)
+{
+	const uint64_t rx = DATA, tx = DATA + 0x10000;
+	uint16_t rx_n = 0, tx_n = 0;
+	uint32_t rc = driver_start(VSOCK, VSOCK_QUEUES, 0);
+	uint64_t cid = reg(VSOCK, VIRTIO_MMIO_CONFIG);
+
+	if (rc)
+		return 0x240 + rc;
+	for (uint32_t i = 0; i < QUEUE_SIZE; i++) {
+		flood_packet(tx + 64 * i, cid, i);
+		descriptor(VSOCK_QUEUE_TX, i, tx + 64 * i, VSOCK_HDR_BYTES, 0, 0);
+		descriptor(VSOCK_QUEUE_RX, i, rx + 0x1000 * i, 0x1000, VIRTQ_DESC_F_WRITE, 0);
+	}
+	for (uint32_t packets = 0;; packets += QUEUE_SIZE) {
+		for (uint32_t i = 0; i < QUEUE_SIZE; i++)
+			*(volatile uint16_t *)(rx + 0x1000 * i + 30) = 0;
+		offer_all(VSOCK_QUEUE_RX, &rx_n);
+		offer_all(VSOCK_QUEUE_TX, &tx_n);
+		await_used(VSOCK_QUEUE_TX, (uint16_t)(tx_n - 1));
+		await_used(VSOCK_QUEUE_RX, (uint16_t)(rx_n - 1));
+		for (uint32_t i = 0; i < QUEUE_SIZE; i++)
+			if (*(volatile uint16_t *)(rx + 0x1000 * i + 30) != VSOCK_OP_RST)
+				return 0x248;
+		if (packets % 4096 == 0)
+			say("\nflooded ", packets);
+	}
 }

@@ -8,7 +8,7 @@
  * is well.
  *
  * Words of its command line: seed=N, ops=N (steps to be made), spin=1 (instead:
- * leaves neither processor ever again).
+ * leaves neither processor ever again), flood=1 (instead: packets of vsock for ever).
  *
  * It spares what would only end itself: the power-off port, the local APIC, and
  * delivery modes that need handlers (NMI, INIT, SMI).
@@ -16,13 +16,11 @@
 #include <errno.h>
 
 #include "hostile.h"
-#include "proto/guest.h"
 
 /* Of start.S: from where a processor starts, in pages; its copy of what it begins with. */
 #define TRAMPOLINE 0x3000ull
 extern const uint8_t trampoline[], trampoline_end[];
 
-#define IOAPIC      0xfec00000ull
 #define LAPIC       0xfee00000ull
 #define SLEEP_PORT  0xf20
 #define CONSOLE     0x3f8
@@ -33,22 +31,29 @@ extern const uint8_t trampoline[], trampoline_end[];
 #define LAPIC_ICR_LOW  0x300
 #define LAPIC_ICR_HIGH 0x310
 
-#define STAGE ARENA /* rings of one queue are here, if they are where they should be */
-
-/* Linux's UAPI, linux/kvm_para.h, whose numbers are those of errno but for one. */
+/* Linux's UAPI, linux/kvm_para.h, whose errors are those of errno but for one. */
 #define HC_VAPIC_POLL_IRQ 1
-#define HC_KICK_CPU       5
 #define HC_CLOCK_PAIRING  9
-#define HC_SEND_IPI       10
-#define HC_SCHED_YIELD    11
 #define HC_ENOSYS         1000
 
-static uint64_t rom, rom_size;
+static const char *const names[WHATS] = {
+	" drivers=",   " blk-runs=", " vsock-runs=", " notifies=", " blk-chains=", " vsock-chains=",
+	" registers=", " ports=",    " memory=",     " ioapic=",   " hypercalls=",
+};
+static uint32_t counts[WHATS];
+
+void count(enum what w)
+{
+	__sync_fetch_and_add(&counts[w], 1);
+}
+
+uint64_t rom;
+static uint64_t rom_size;
 static volatile uint32_t wrong; /* what a hypercall should not have answered */
 
 /* What the second processor is told and tells. */
 static volatile uint64_t second_seed;
-static volatile int second_spins, second_stop, second_runs, second_done;
+static volatile int second_spins, second_floods, second_stop, second_runs, second_done;
 
 /* Each processor has a generator of its own, where its GS base leads. */
 static void set_seed(uint64_t seed)
@@ -56,7 +61,7 @@ static void set_seed(uint64_t seed)
 	__asm__ volatile("movq %0, %%gs:0" : : "r"(seed * 0x9e3779b97f4a7c15ull | 1));
 }
 
-static uint64_t next(void)
+uint64_t next(void)
 {
 	uint64_t seed;
 
@@ -68,8 +73,7 @@ static uint64_t next(void)
 	return seed * 0x2545f4914f6cdd1dull;
 }
 
-/* Below n. */
-static uint32_t any(uint32_t n)
+uint32_t any(uint32_t n)
 {
 	return (uint32_t)(next() >> 33) % n;
 }
@@ -82,6 +86,26 @@ static void out32(uint16_t port, uint32_t v)
 static void report(uint32_t v)
 {
 	out32(GUEST_STATUS_PORT, v);
+}
+
+static void put(uint16_t port, char c)
+{
+	__asm__ volatile("outb %b0, %1" : : "a"(c), "Nd"(port));
+}
+
+void say(const char *text, uint32_t n)
+{
+	char digits[12];
+	int k = 0;
+
+	put(CONSOLE + 3, 3); /* no divisor, whatever any_port() did */
+	while (*text)
+		put(CONSOLE, *text++);
+	do
+		digits[k++] = (char)('0' + n % 10);
+	while (n /= 10);
+	while (k)
+		put(CONSOLE, digits[--k]);
 }
 
 /* One access of one to eight bytes, wherever that is. */
@@ -103,114 +127,6 @@ static void touch(uint64_t at, int write, uint64_t v)
 	default:
 		write ? (void)(*(volatile uint64_t *)at = v) : (void)*(volatile uint64_t *)at;
 	}
-}
-
-/* An address for a device: often good, often almost, often none. */
-static uint64_t address(void)
-{
-	switch (any(14)) {
-	case 0:
-		return next();
-	case 1:
-		return MMIO_BASE + any(0x3000);
-	case 2:
-		return rom + any(0x10000);
-	case 3:
-		return RAM_END - any(64);
-	case 4:
-		return RAM_END + any(0x1000000);
-	case 5:
-		return IOAPIC + any(0x1000);
-	case 6:
-		return ~0ull - any(0x2000);
-	case 7:
-		return 0x100000000ull - any(0x40);
-	case 8:
-		return ARENA + any(ARENA_SIZE / 2); /* not aligned */
-	default:
-		return ARENA + 4096ull * any(ARENA_SIZE / 2 / 4096);
-	}
-}
-
-static uint32_t length(void)
-{
-	static const uint32_t some[] = {0,   1,    15,       16,         44,
-					512, 4096, 0x100000, 0x7fffffff, 0xffffffff};
-
-	return any(3) ? some[any(sizeof(some) / sizeof(some[0]))] : (uint32_t)next();
-}
-
-static uint16_t size_of_queue(void)
-{
-	static const uint16_t some[] = {0, 1, 2, 3, 8, 64, 128, 256, 1024, 0x8000, 0xffff};
-
-	return some[any(sizeof(some) / sizeof(some[0]))];
-}
-
-/* The bytes of a descriptor table, of rings and of what they point at, as the guest writes them. */
-static void scribble(void)
-{
-	uint64_t base = STAGE + 4096ull * any(16);
-
-	for (int i = 0; i < 16; i++) {
-		uint64_t at = base + 16ull * any(256);
-
-		*(volatile uint64_t *)at = address();
-		*(volatile uint32_t *)(at + 8) = length();
-		*(volatile uint16_t *)(at + 12) = (uint16_t)(any(4) ? any(8) : next());
-		*(volatile uint16_t *)(at + 14) = (uint16_t)(any(4) ? any(8) : next());
-	}
-	/* As a ring of available ones: index, and heads. */
-	*(volatile uint16_t *)(base + 2) = (uint16_t)(any(2) ? any(16) : next());
-	for (int i = 0; i < 8; i++)
-		*(volatile uint16_t *)(base + 4 + 2 * any(128)) =
-			(uint16_t)(any(3) ? any(8) : next());
-	/* As the head of a request to the disk, and as a packet of vsock. */
-	base = ARENA + 4096ull * any(ARENA_SIZE / 2 / 4096);
-	*(volatile uint32_t *)base = any(2) ? any(16) : (uint32_t)next();
-	*(volatile uint64_t *)(base + 8) = any(2) ? any(4096) : next();
-	base = ARENA + 4096ull * any(ARENA_SIZE / 2 / 4096);
-	*(volatile uint64_t *)base = any(2) ? 3 : next();                    /* from */
-	*(volatile uint64_t *)(base + 8) = any(2) ? VSOCK_CID_HOST : next(); /* to */
-	*(volatile uint32_t *)(base + 16) = any(2) ? any(4) : (uint32_t)next();
-	*(volatile uint32_t *)(base + 20) = any(2) ? GUEST_EGRESS_PORT : (uint32_t)next();
-	*(volatile uint32_t *)(base + 24) = length();
-	*(volatile uint16_t *)(base + 28) = VSOCK_TYPE_STREAM;
-	*(volatile uint16_t *)(base + 30) = (uint16_t)(any(4) ? any(9) : next());
-}
-
-/* What a driver does, in a driver's order, with what no driver would say. */
-static void begin_like_a_driver(uint64_t device)
-{
-	uint32_t queues = device == BLK ? 1 : VSOCK_QUEUES;
-
-	set(device, VIRTIO_MMIO_STATUS, 0);
-	set(device, VIRTIO_MMIO_STATUS, 1);
-	set(device, VIRTIO_MMIO_STATUS, 3);
-	for (uint32_t sel = 0; sel < 2; sel++) {
-		set(device, VIRTIO_MMIO_DEVICE_FEATURES_SEL, sel);
-		set(device, VIRTIO_MMIO_DRIVER_FEATURES_SEL, sel);
-		set(device, VIRTIO_MMIO_DRIVER_FEATURES,
-		    any(8) ? reg(device, VIRTIO_MMIO_DEVICE_FEATURES) : (uint32_t)next());
-	}
-	set(device, VIRTIO_MMIO_STATUS, 11);
-	for (uint32_t q = 0; q < queues + any(2); q++) {
-		set(device, VIRTIO_MMIO_QUEUE_SEL, any(16) ? q : (uint32_t)next());
-		set(device, VIRTIO_MMIO_QUEUE_NUM, any(4) ? 1u << any(8) : size_of_queue());
-		set_address(device, VIRTIO_MMIO_QUEUE_DESC_LOW,
-			    any(4) ? STAGE + 4096ull * any(16) : address());
-		set_address(device, VIRTIO_MMIO_QUEUE_DRIVER_LOW,
-			    any(4) ? STAGE + 4096ull * any(16) : address());
-		set_address(device, VIRTIO_MMIO_QUEUE_DEVICE_LOW, address());
-		set(device, VIRTIO_MMIO_QUEUE_READY, any(16) ? 1 : (uint32_t)next());
-	}
-	set(device, VIRTIO_MMIO_STATUS, any(16) ? 15 : (uint32_t)next());
-}
-
-static void notify(uint64_t device)
-{
-	scribble();
-	set(device, VIRTIO_MMIO_QUEUE_NOTIFY, any(8) ? any(4) : (uint32_t)next());
 }
 
 /* A register of a device, or what lies beside the registers, at any moment. */
@@ -300,19 +216,18 @@ static void any_memory(void)
 	touch(at, any(2) != 0, next());
 }
 
-/* What KVM may say to a call, whatever its arguments: most are none that it knows. */
+/*
+ * All are refused but two, which KVM answers whatever CPUID shows: one does nothing, and one writes
+ * the host's time and this guest's TSC, as kvm-clock has them, to where the guest says, if the
+ * host's clock is by its TSC and there is memory.
+ */
 static int is_answer(uint64_t call, int64_t r)
 {
 	switch (call) {
 	case HC_VAPIC_POLL_IRQ:
 		return r == 0;
-	case HC_KICK_CPU:
-	case HC_SCHED_YIELD:
-		return r == 0 || r == -HC_ENOSYS;
-	case HC_CLOCK_PAIRING: /* no such clock, no such address */
-		return r == 0 || r == -EFAULT || r == -EOPNOTSUPP || r == -HC_ENOSYS;
-	case HC_SEND_IPI: /* how many it was sent to, of 128 */
-		return (r >= 0 && r <= 128) || r == -EINVAL || r == -EOPNOTSUPP || r == -HC_ENOSYS;
+	case HC_CLOCK_PAIRING:
+		return r == 0 || r == -EFAULT || r == -EOPNOTSUPP;
 	default:
 		return r == -HC_ENOSYS;
 	}
@@ -339,26 +254,32 @@ static void step(void)
 	uint64_t device = any(2) ? BLK : VSOCK;
 
 	switch (any(64)) {
-	case 0:
-	case 1:
+	case 0 ... 3:
+		count(DRIVERS);
 		begin_like_a_driver(device);
 		break;
-	case 2 ... 29:
+	case 4 ... 29:
+		count(NOTIFIES);
 		notify(device);
 		break;
 	case 30 ... 45:
+		count(REGISTERS);
 		any_register();
 		break;
 	case 46 ... 52:
+		count(PORTS);
 		any_port();
 		break;
 	case 53 ... 57:
+		count(MEMORY);
 		any_memory();
 		break;
 	case 58 ... 61:
+		count(IOAPICS);
 		any_ioapic();
 		break;
 	default:
+		count(HYPERCALLS);
 		any_hypercall();
 	}
 }
@@ -401,6 +322,8 @@ void hostile_second(void)
 	second_runs = 1;
 	while (second_spins)
 		;
+	while (second_floods) /* beside the other one, for the same queue */
+		set(VSOCK, VIRTIO_MMIO_QUEUE_NOTIFY, VSOCK_QUEUE_TX);
 	set_seed(second_seed);
 	while (!second_stop)
 		step();
@@ -445,17 +368,25 @@ void hostile(const uint8_t *zero_page)
 		return;
 	}
 	second_spins = (int)option(line, "spin=", 0);
+	second_floods = (int)option(line, "flood=", 0);
 	second_seed = ~option(line, "seed=", 1);
 	set_seed(option(line, "seed=", 1));
 	image = checksum();
 	start_second();
 	while (second_spins)
 		;
+	if (second_floods) {
+		report(driver_floods());
+		return;
+	}
 	while (ops--)
 		step();
 	second_stop = 1;
 	while (!second_done)
 		__builtin_ia32_pause();
+	say("\ncounts of=", WHATS);
+	for (uint32_t w = 0; w < WHATS; w++)
+		say(names[w], counts[w]);
 	rc = wrong;
 	if (!rc)
 		rc = checksum() == image ? driver_works() : 0x230;

@@ -1,16 +1,30 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Runs the hostile guest once for each seed, two at a time, while a peaceful one (ready.tiny) is booted over
-# and over beside them, and one that leaves neither of its processors runs. Prints what vmboot saw of each, how
-# many of the peaceful ones were tried and came up, and how many processors of the last one were busy.
+# Runs the hostile guest once for each seed, two at a time, and on with further seeds until that many seconds
+# are over, while a peaceful one (ready.tiny) is booted over and over beside them, and one that leaves neither of
+# its processors runs. Then one that floods its VMM with packets, beside peaceful ones again, until it has been
+# at it for a tenth of those seconds, and has been looked at a few times. Prints what vmboot saw of each, how
+# many of the peaceful ones were tried and came up, how many processors of the one that runs were busy, how often
+# the flooded VMM answered and how many packets it had, and what the kernel complained of meanwhile.
 # Where podflare-vmm is: $VMM, else as in the emulated host.
 #
-#   run.sh OPS SEED...
+#   run.sh OPS SECONDS SEED...
 cd "$(dirname "$0")" || exit 1
 vmm=${VMM:-/usr/bin/podflare-vmm}
-ops=$1
-shift
+ops=$1 seconds=$2
+shift 2
 work=$(mktemp -d)
+began=$(cut -d. -f1 /proc/uptime)
+
+# Whether that many seconds have gone by since `began`.
+past() {
+	[ $(($(cut -d. -f1 /proc/uptime) - began)) -ge "$1" ]
+}
+
+# What the kernel has complained of so far. That it is slow is not of a guest's doing.
+complaints() {
+	dmesg | grep -E 'BUG|WARNING|Oops|[Gg]eneral protection|KASAN|UBSAN|ODEBUG' | grep -v 'soft lockup'
+}
 
 vmms() {
 	for comm in /proc/[0-9]*/comm; do
@@ -29,41 +43,89 @@ busy() {
 	done
 }
 
-before=$(vmms | wc -l)
-./vmboot "$vmm" hostile.elf filler filler 128 2 spin=1 >"$work/spin" 2>&1 &
-spinner=$!
-(
+# Boots peaceful guests until $1.halt is there; $1 has what was seen of those that failed, $1.count a line
+# "UP of TRIED".
+siblings() {
 	tried=0 up=0
-	while [ ! -e "$work/halt" ]; do
+	echo "0 of 0" >"$1.count"
+	while [ ! -e "$1.halt" ]; do
 		tried=$((tried + 1))
 		# Its status is 0 when the guest has said that it is up, and only then.
-		timeout 120 ./vmboot "$vmm" ready.tiny filler filler 128 1 >"$work/last" 2>&1 &&
-			up=$((up + 1)) || cat "$work/last"
-	done >"$work/sibling" 2>&1
-	echo "$up of $tried" >"$work/siblings"
-) &
-sibling=$!
-for seed in "$@"; do
-	timeout 600 ./vmboot "$vmm" hostile.elf filler filler 128 2 "seed=$seed ops=$ops" \
-		>"$work/seed$seed" 2>&1 &
+		timeout 120 ./vmboot "$vmm" ready.tiny filler filler 128 1 >"$1.last" 2>&1 &&
+			up=$((up + 1)) || cat "$1.last"
+		echo "$up of $tried" >"$1.next" && mv "$1.next" "$1.count"
+	done >"$1"
+}
+
+# Does it for the seed, beside the one before.
+attack() {
+	timeout $((300 + ops / 10)) ./vmboot "$vmm" hostile.elf filler filler 128 2 "seed=$1 ops=$ops" >"$work/seed$1" 2>&1 &
 	if [ -n "${last:-}" ]; then
 		wait "$last"
 	fi
 	last=$!
+	echo "$1" >>"$work/seeds"
+}
+
+before=$(vmms | wc -l)
+if dmesg >/dev/null 2>&1; then
+	complaints >"$work/complaints"
+fi
+./vmboot "$vmm" hostile.elf filler filler 128 2 spin=1 >"$work/spin" 2>&1 &
+spinner=$!
+siblings "$work/beside" &
+sibling=$!
+for seed in "$@"; do
+	attack "$seed"
+done
+while ! past "$seconds"; do
+	seed=$((seed + 1))
+	attack $seed
 done
 wait "$last"
-touch "$work/halt"
+touch "$work/beside.halt"
 wait $sibling
 kill -0 $spinner 2>/dev/null && echo "== still spinning: $(busy $spinner | wc -l)"
 kill $spinner
 wait $spinner 2>/dev/null
-for seed in "$@"; do
+
+./vmboot "$vmm" hostile.elf filler filler 128 2 flood=1 ask >"$work/flood" 2>&1 &
+flooder=$!
+siblings "$work/flooded" &
+sibling=$!
+began=$(cut -d. -f1 /proc/uptime) limit=$((300 + seconds))
+while kill -0 $flooder 2>/dev/null && ! past $limit; do
+	sleep 1
+	answers=$(grep -c ^stats "$work/flood")
+	read -r up _ <"$work/flooded.count"
+	if past $((seconds / 10)) && [ "$answers" -ge 5 ] && [ "$up" -ge 3 ]; then
+		break
+	fi
+done
+touch "$work/flooded.halt"
+wait $sibling
+kill -0 $flooder 2>/dev/null && echo "== still flooding: $answers answers"
+kill $flooder 2>/dev/null
+wait $flooder 2>/dev/null
+grep -a -e ^stats -e ^flooded -e message "$work/flood" | tail -n 5
+
+while read -r seed; do
 	echo "== seed $seed"
 	# What it wrote to its console is any bytes.
 	tr -cd '\n -~' <"$work/seed$seed" | tail -n 5
+done <"$work/seeds"
+for one in beside flooded; do
+	echo "== sibling $one: $(cat "$work/$one.count")"
+	tail -n 20 "$work/$one"
 done
-echo "== sibling: $(cat "$work/siblings")"
-tail -n 20 "$work/sibling"
+if [ -e "$work/complaints" ]; then
+	complaints >"$work/complaints.now"
+	# The kernel forgets what is old.
+	echo "== complaints: $(grep -c -v -x -F -f "$work/complaints" "$work/complaints.now")"
+	grep -v -x -F -f "$work/complaints" "$work/complaints.now"
+else
+	echo "== complaints: cannot be read"
+fi
 sleep 1
 echo "== left: $(($(vmms | wc -l) - before))"
 rm -rf "$work"
