@@ -39,6 +39,10 @@ static inline void input_bytes(struct input *in, void *dst, size_t len)
 	in->left -= n;
 }
 
+/* Of a model that is looked at often: how it compares is nothing that the fuzzer could learn from.
+ */
+#define UNGUIDED __attribute__((noinline, no_sanitize("coverage")))
+
 #define MUST_SAYING(how, cond)                                                            \
 	do {                                                                              \
 		if (!(cond)) {                                                            \
