@@ -269,6 +269,33 @@ def test_a_fuzz_target_tries_as_many_new_inputs_as_it_has(tmp_path, time_for, mo
     assert (tmp_path / "more").read_text(encoding="utf-8") == more
 
 
+@pytest.mark.parametrize(
+    "change, status, says",
+    [
+        ({}, 0, ""),
+        ({"src/vmm/virtio/blk.c": (84, 100)}, 1, "84/100    src/vmm/virtio/blk.c  <- below the goal"),
+        ({"src/vmm/core/exit.c": None}, 1, "0/0      src/vmm/core/exit.c  <- no target has it"),
+        ({"src/vmm/main.c": (0, 100), "src/vmm/virtio/spec.h": (0, 0)}, 0, ""),
+    ],
+)
+def test_coverage_judges_every_file_of_the_devices(monkeypatch, tmp_path, capsys, change, status, says):
+    spec = importlib.util.spec_from_file_location("fuzz_coverage", RUN.parent / "fuzz" / "coverage.py")
+    coverage = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(coverage)
+    lines = {path: (85, 100) for path in coverage.judged()} | change
+    lines = {path: count for path, count in lines.items() if count}
+    assert len(coverage.judged()) > 10
+    monkeypatch.setattr(coverage, "build", lambda directory, names: [tmp_path / n for n in names])
+    monkeypatch.setattr(coverage, "replay", lambda directory, program, learned: program)
+    monkeypatch.setattr(coverage, "lines_of", lambda directory, programs, profiles: lines)
+    monkeypatch.setattr(sys, "argv", ["coverage.py", "--build", str(tmp_path), "--committed"])
+    assert coverage.main() == status
+    told = capsys.readouterr().out
+    assert says in told and ("<-" in told) == bool(status)
+    total = len(coverage.judged())
+    assert told.endswith(f"{total - status} of {total} files reach 85 % of their lines\n")
+
+
 def test_fuzz_targets_say_why(run, tmp_path):
     lines = "a1  9 executions, ok\nb  UNSTEADY: FAILED (status 1), and not again\n    x.c:7: b\n"
     lines += "c  FAILED (status 77)\n    x.c:7: a\n    log: l\n2 passed, 1 failed, 0 skipped\n"
