@@ -177,6 +177,8 @@ def stages(build: Path) -> list[Stage]:
         ),
         Stage("types", "check", [PYTHON, "-m", "mypy", "--strict", f"--cache-dir={build}/mypy", "sdk/python/podflare"]),
         Stage("unit", "cmocka", [str(asan / "tests/unit")], env=SANITIZER_ENV),
+        # A minute and a half of a processor.
+        Stage("proof", "check", [PYTHON, "tests/proof/run.py"], timeout=3600),
         *fuzz_stages(clang),
     ]
     for name, directory in (
