@@ -17,7 +17,7 @@ help:
 	@echo "make demo   the same, then run the example in a real microVM and stop again"
 	@echo "make test   all tests, with all templates; ends with one line of counts"
 	@echo "make soak   the long test: a thousand creates, forks, kills (SOAK=--quick: a tenth)"
-	@echo "make proof  proofs about code that reads guest memory (installs Frama-C; a minute)"
+	@echo "make proof  proofs about code that reads guest memory (a minute and a half; in make test, too)"
 	@echo "make bench  figures with machine, mode, n and percentiles"
 	@echo "make fuzz   every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS)), as many at a time as there are"
 	@echo "            processors;  make fuzz-coverage  what their inputs reach of the device files"

@@ -120,7 +120,8 @@ def setup_build(directory: Path, options: list[str], *targets: str) -> list[str]
 
 
 def fuzz_stages(clang: Path) -> list[Stage]:
-    """Every input that is kept, once; and every target for a while, one at a time."""
+    """Every input that is kept, once, and how much of the devices that reaches; and every target for a
+    while, one at a time."""
     command = [PYTHON, "tests/fuzz/run.py", "--build", str(clang)]
     seconds = int(os.environ.get("FUZZ_SECONDS", "60"))
     count = len(list((ROOT / "tests/fuzz").glob("fuzz_*.c")))
@@ -130,6 +131,13 @@ def fuzz_stages(clang: Path) -> list[Stage]:
     nice = ["sh", "-c", humbly, "sh", *command, "--jobs", "1", "--seconds", str(seconds)]
     return [
         Stage("fuzz-replay", "fuzz", [*command, "--replay"], timeout=1800),
+        # A build of its own: less than two minutes of a processor, the first time.
+        Stage(
+            "coverage",
+            "check",
+            [PYTHON, "tests/fuzz/coverage.py", "--build", str(clang.parent / "coverage"), "--committed"],
+            timeout=3600,
+        ),
         # Beside busy lanes a start alone takes its time.
         Stage("fuzz", "fuzz", nice, timeout=count * (seconds + 120), lane="fuzz"),
     ]
@@ -169,6 +177,8 @@ def stages(build: Path) -> list[Stage]:
         ),
         Stage("types", "check", [PYTHON, "-m", "mypy", "--strict", f"--cache-dir={build}/mypy", "sdk/python/podflare"]),
         Stage("unit", "cmocka", [str(asan / "tests/unit")], env=SANITIZER_ENV),
+        # A minute and a half of a processor.
+        Stage("proof", "check", [PYTHON, "tests/proof/run.py"], timeout=3600),
         *fuzz_stages(clang),
     ]
     for name, directory in (

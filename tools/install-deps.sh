@@ -41,7 +41,7 @@ groups_for() {
 	case $1 in
 	build) echo compile image ;;
 	demo) echo compile image host client ;;
-	test) echo compile image host client tests ;;
+	test) echo compile image host client tests coverage proof ;;
 	fuzz) echo compile image host client tests coverage ;;
 	proof) echo proof ;;
 	*)

@@ -168,13 +168,20 @@ echo "stat::number_of_executed_units: 9"
 # Its find fails as often by itself as the file says.
 FINDER = """\
 #!/bin/sh
-say() {{ echo "../x.c:7: a == b"; echo "==1== ERROR: libFuzzer: deadly signal"; exit 77; }}
+say() {{ cat {here}/says; exit 77; }}
 case "$*" in
 *-max_total_time*) echo "Test unit written to {here}/find"; say;;
 esac
 echo >>{here}/tries
 [ "$(wc -l <{here}/tries)" != "$(cat {here}/fails_at)" ] || say
 """
+
+BROKEN = "../x.c:7: a == b\n==1== ERROR: libFuzzer: deadly signal\n"
+LATE = BROKEN.replace("a == b", "not yet: a == b")
+HUNG = "==1== ERROR: libFuzzer: timeout after 120 seconds\n"
+ASAN = "==1==ERROR: AddressSanitizer: heap-use-after-free on address 0x1\n"
+LSAN = "==1==ERROR: LeakSanitizer: detected memory leaks\n"
+UBSAN = "../x.c:7:3: runtime error: shift exponent 99 is too large\n"
 
 
 def fuzz_program(build: Path, text: str):
@@ -190,15 +197,103 @@ def fuzz_program(build: Path, text: str):
     return fuzz_run
 
 
-@pytest.mark.parametrize("fails_at", [0, 1, 3])
-def test_a_find_is_tried_again(tmp_path, fails_at):
-    (target,) = fuzz_program(tmp_path, FINDER).targets(tmp_path, ["ctl"])
-    (tmp_path / "fails_at").write_text(str(fails_at), encoding="utf-8")
+def found(directory: Path, says: str, fails_at: int):
+    """What the runner makes of a target that says this of its find, and again at that try."""
+    (target,) = fuzz_program(directory, FINDER).targets(directory, ["ctl"])
+    (directory / "fails_at").write_text(str(fails_at), encoding="utf-8")
+    (directory / "says").write_text(says, encoding="utf-8")
     result = target.fuzz(60, False)
+    assert "Test unit written to" in target.log.read_text(encoding="utf-8")
+    assert len((directory / "tries").read_text().splitlines()) == (fails_at or 3)
+    assert any(f"{directory}/find" in line for line in result.told)
+    return result
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 3])
+def test_a_find_about_time_is_tried_again(tmp_path, fails_at):
+    result = found(tmp_path, LATE, fails_at)
     assert result.ok == (fails_at == 0)
     assert result.text.startswith("UNSTEADY: FAILED (status 77)" if result.ok else "FAILED (status 77)")
-    assert result.told[0] == "../x.c:7: a == b" and f"{tmp_path}/find" in result.told[2]
-    assert "Test unit written to" in target.log.read_text(encoding="utf-8")
+    assert result.told[0] == "../x.c:7: not yet: a == b"
+
+
+def test_a_hang_that_does_not_come_again_is_unsteady(tmp_path):
+    assert found(tmp_path, HUNG, 0).ok
+
+
+@pytest.mark.parametrize("says", [BROKEN, ASAN, LSAN, UBSAN, LATE + ASAN, HUNG + LSAN, LATE + UBSAN, ""])
+def test_another_find_has_failed_though_it_does_not_come_again(tmp_path, says):
+    result = found(tmp_path, says, 0)
+    assert not result.ok
+    assert result.text == "FAILED (status 77), and not again in 3 tries"
+    assert set(says.splitlines()) <= set(result.told)
+
+
+# Has two inputs and the empty one, and time for as many others as the file says, all of which it
+# keeps; does as many runs as it is told to.
+SLOW = """\
+#!/bin/sh
+more=$(cat {here}/time_for)
+old=$((1 + $(ls {here}/seeds {here}/fuzz/ctl/corpus | grep -c kept)))
+for o; do
+    case "$o" in
+    -runs=*) [ "$more" = none ] || more=$((${{o#-runs=}} - old)); echo "$o" >>{here}/more;;
+    esac
+done
+[ "$more" != none ] || more=0
+for i in $(seq $more); do : >{here}/fuzz/ctl/corpus/kept$i; done
+printf '#%s\\tINITED cov: 5 ft: 5\\n#9\\tDONE   cov: 6 ft: 6\\n' $old
+echo "stat::number_of_executed_units: $((old + more))"
+"""
+
+
+@pytest.mark.parametrize(
+    "time_for, more, says",
+    [
+        ("3", "", "6 executions, 1 new edges of 6"),
+        ("2", "-runs=6\n", "11 executions, 1 new edges of 6"),
+        ("0", "-runs=6\n", "9 executions, 1 new edges of 6"),
+        ("none", "-runs=6\n", "FAILED: only 0 new inputs for 3 old ones"),
+    ],
+)
+def test_a_fuzz_target_tries_as_many_new_inputs_as_it_has(tmp_path, time_for, more, says):
+    (target,) = fuzz_program(tmp_path, SLOW).targets(tmp_path, ["ctl"])
+    (tmp_path / "time_for").write_text(time_for, encoding="utf-8")
+    (tmp_path / "more").touch()
+    target.seeds = tmp_path / "seeds"
+    target.seeds.mkdir()
+    for name in ("kept_a", "kept_b"):
+        (target.seeds / name).touch()
+    result = target.fuzz(1, False)
+    assert result.text.startswith(says) and result.ok == (time_for != "none")
+    assert (tmp_path / "more").read_text(encoding="utf-8") == more
+
+
+@pytest.mark.parametrize(
+    "change, status, says",
+    [
+        ({}, 0, ""),
+        ({"src/vmm/virtio/blk.c": (84, 100)}, 1, "84/100    src/vmm/virtio/blk.c  <- below the goal"),
+        ({"src/vmm/core/exit.c": None}, 1, "0/0      src/vmm/core/exit.c  <- no target has it"),
+        ({"src/vmm/main.c": (0, 100), "src/vmm/virtio/spec.h": (0, 0)}, 0, ""),
+    ],
+)
+def test_coverage_judges_every_file_of_the_devices(monkeypatch, tmp_path, capsys, change, status, says):
+    spec = importlib.util.spec_from_file_location("fuzz_coverage", RUN.parent / "fuzz" / "coverage.py")
+    coverage = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(coverage)
+    lines = {path: (85, 100) for path in coverage.judged()} | change
+    lines = {path: count for path, count in lines.items() if count}
+    assert len(coverage.judged()) > 10
+    monkeypatch.setattr(coverage, "build", lambda directory, names: [tmp_path / n for n in names])
+    monkeypatch.setattr(coverage, "replay", lambda directory, program, learned: program)
+    monkeypatch.setattr(coverage, "lines_of", lambda directory, programs, profiles: lines)
+    monkeypatch.setattr(sys, "argv", ["coverage.py", "--build", str(tmp_path), "--committed"])
+    assert coverage.main() == status
+    told = capsys.readouterr().out
+    assert says in told and ("<-" in told) == bool(status)
+    total = len(coverage.judged())
+    assert told.endswith(f"{total - status} of {total} files reach 85 % of their lines\n")
 
 
 def test_fuzz_targets_say_why(run, tmp_path):

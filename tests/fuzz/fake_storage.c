@@ -39,14 +39,26 @@ static bool fails(int errnum)
 	return true;
 }
 
+static ssize_t written(const struct iovec *iov, ssize_t done)
+{
+	for (size_t left = done > 0 ? (size_t)done : 0, part; fake_storage.copied && left; iov++) {
+		part = iov->iov_len < left ? iov->iov_len : left;
+		fake_storage.copied(iov->iov_base, part);
+		left -= part;
+	}
+	return done;
+}
+
 ssize_t __wrap_pwritev64(int fd, const struct iovec *iov, int n, off_t off)
 {
 	struct iovec half = {iov->iov_base, iov->iov_len / 2};
 
 	if (!fails(ENOSPC))
-		return __real_pwritev64(fd, iov, n, off);
+		return written(iov, __real_pwritev64(fd, iov, n, off));
 	/* Some of it arrives, and then no more. */
-	return fake_storage.bad && half.iov_len ? __real_pwritev64(fd, &half, 1, off) : -1;
+	if (!fake_storage.bad || !half.iov_len)
+		return -1;
+	return written(&half, __real_pwritev64(fd, &half, 1, off));
 }
 
 ssize_t __wrap_preadv64(int fd, const struct iovec *iov, int n, off_t off)

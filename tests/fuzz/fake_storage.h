@@ -11,6 +11,8 @@ struct fake_storage {
 	unsigned good;     /* calls that go well before the others */
 	unsigned bad;      /* calls that then fail; of a write but the last one some bytes arrive */
 	unsigned failures; /* calls that have failed */
+	/* If there is one: these bytes have been written. */
+	void (*copied)(const void *p, size_t len);
 };
 
 extern struct fake_storage fake_storage;

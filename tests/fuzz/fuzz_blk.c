@@ -4,11 +4,13 @@
  * accesses, writes to guest memory, requests with fields from the input, forks of
  * the disk, save and load. Well-formed requests go to a copy of the disk in plain
  * memory as well, and the disk must agree with it; where the host's storage has failed, the guest
- * is told, and what it reads is stable. The sanitizers watch the rest.
+ * is told, and what it reads is stable. All of it happens twice, the second time with a guest whose
+ * memory changes behind the device's reads (fetch.h). The sanitizers watch the rest.
  */
 #define _GNU_SOURCE
 #include "../virtio_driver.h"
 #include "fake_storage.h"
+#include "fetch.h"
 #include "ram.h"
 
 #include "vmm/virtio/blk.h"
@@ -24,14 +26,16 @@
 #define HEADER  0x2000u
 #define STATUS  0x2800u
 #define DATA    0x10000u /* to the end of RAM */
+#define STEPS   100u
 
 struct world {
 	struct gmem mem;
 	struct layers disk;
 	struct blk b;
 	uint8_t want[DISK];
-	bool known;   /* `want` is what the disk contains */
-	uint16_t idx; /* of the well-behaved driver */
+	bool marked[DISK / LAYERS_CLUSTER]; /* `want` has something else than zeros there, maybe */
+	bool known;                         /* `want` is what the disk contains */
+	uint16_t idx;                       /* of the well-behaved driver */
 	unsigned again;
 	uint64_t failed; /* requests that the host failed, as the device told */
 };
@@ -63,6 +67,7 @@ static void device_init(struct world *w, struct blk *b)
 static void reg(struct world *w, uint32_t off, uint32_t v)
 {
 	driver_write(&w->b.dev, off, v);
+	fetch_settle();
 }
 
 static void poke(struct world *w, uint32_t at, uint64_t v, unsigned n)
@@ -72,7 +77,7 @@ static void poke(struct world *w, uint32_t at, uint64_t v, unsigned n)
 }
 
 /* The start of a driver that keeps the rules. */
-static void start(struct world *w, uint8_t features)
+UNGUIDED static void start(struct world *w, uint8_t features)
 {
 	driver_negotiate(&w->b.dev, features & 1 ? 0u
 						 : VIRTIO_BLK_F_FLUSH | VIRTIO_BLK_F_DISCARD |
@@ -108,6 +113,7 @@ static void drive(struct world *w)
 	for (int i = 0; i < 64 && w->again; i++) {
 		w->again = 0;
 		blk_continue(&w->b);
+		fetch_settle();
 	}
 }
 
@@ -175,8 +181,11 @@ static void good_request(struct world *w, struct input *in)
 	MUST(w->b.io_errors == errors);
 	if (type == VIRTIO_BLK_T_IN && w->known)
 		MUST(memcmp(data, w->want + sector * VIRTIO_BLK_SECTOR, len) == 0);
-	if (type == VIRTIO_BLK_T_OUT)
+	if (type == VIRTIO_BLK_T_OUT) {
 		memset(w->want + sector * VIRTIO_BLK_SECTOR, seed, len);
+		for (uint64_t s = sector; s < sector + sectors; s++)
+			w->marked[s * VIRTIO_BLK_SECTOR / LAYERS_CLUSTER] = true;
+	}
 	if (type == VIRTIO_BLK_T_GET_ID)
 		MUST(memcmp(data, "podflare-scratch\0\0\0", VIRTIO_BLK_ID_BYTES) == 0 &&
 		     data[VIRTIO_BLK_ID_BYTES] == seed);
@@ -186,19 +195,28 @@ static void good_request(struct world *w, struct input *in)
 		memset(w->want + sector * VIRTIO_BLK_SECTOR, 0, len);
 }
 
-/* The disk as it is becomes what is wanted; or it is compared. */
-static void look(struct world *w)
+/* The disk as it is becomes what is wanted; or it is compared. Most of it is nothing on both sides.
+ */
+UNGUIDED static void look(struct world *w)
 {
-	static uint8_t got[DISK];
+	static uint8_t got[LAYERS_CLUSTER];
 	unsigned bad = fake_storage.bad;
-	struct iovec v = {got, DISK};
 
 	fake_storage.bad = 0;
-	MUST(layers_read(&w->disk, 0, &v, 1) == 0);
+	for (uint32_t c = 0; c < DISK / LAYERS_CLUSTER; c++) {
+		uint64_t off = c * (uint64_t)LAYERS_CLUSTER;
+		struct iovec v = {got, sizeof(got)};
+
+		if (!w->disk.map[c] && !w->marked[c])
+			continue;
+		MUST(layers_read(&w->disk, off, &v, 1) == 0);
+		if (w->known)
+			MUST(memcmp(got, w->want + off, sizeof(got)) == 0);
+		else
+			memcpy(w->want + off, got, sizeof(got));
+		w->marked[c] = w->disk.map[c];
+	}
 	fake_storage.bad = bad;
-	if (w->known)
-		MUST(memcmp(got, w->want, DISK) == 0);
-	memcpy(w->want, got, DISK);
 	w->known = true;
 }
 
@@ -222,6 +240,7 @@ static void fork_disk(struct world *w, uint8_t how)
 		MUST(layers_replace_top(&w->disk, b) == 0);
 	}
 	MUST(virtio_dev_fork_child(&w->b.dev) == 0);
+	fetch_settle();
 }
 
 /* Saves, loads into a second device, saves again: the same bytes; then a damaged copy. */
@@ -239,13 +258,14 @@ static void save_load(struct world *w, struct input *in)
 	a[input_int(in, 2) % (unsigned)len] ^= input_u8(in);
 	if (virtio_dev_load(&b2.dev, a, (size_t)len) == 0) {
 		virtio_dev_resume(&b2.dev);
+		fetch_settle();
 		w->known = false;
 	} else {
 		MUST(b2.dev.status == 0);
 	}
 }
 
-static void check(const struct world *w)
+UNGUIDED static void check(const struct world *w)
 {
 	const struct layers *l = &w->disk;
 	uint32_t held[LAYERS_MAX] = {0}, used = 0;
@@ -315,6 +335,7 @@ static void step(struct world *w, struct input *in)
 		}
 		w->known = false;
 		blk_continue(&w->b);
+		fetch_settle();
 		break;
 	case 11:
 		save_load(w, in);
@@ -323,20 +344,45 @@ static void step(struct world *w, struct input *in)
 	check(w);
 }
 
+/* What the device did of which it has not told in its rings. */
+static void tell(struct world *w)
+{
+	const uint64_t did[] = {w->b.dev.status,      w->b.bytes_read, w->b.bytes_written,
+				w->b.refused,         w->b.io_errors,  w->b.no_space,
+				fake_storage.failures};
+
+	fetch_told(did, sizeof(did));
+}
+
+static void run(struct world *w, struct input in, bool hostile)
+{
+	struct gmem mem = w->mem;
+
+	memset(w, 0, sizeof(*w));
+	w->mem = mem;
+	fake_storage = (struct fake_storage){.copied = fetch_copied};
+	fuzz_ram(&w->mem, RAM);
+	MUST(layers_init(&w->disk, DISK, fake_storage_layer()) == 0);
+	w->known = true; /* zeros */
+	device_init(w, &w->b);
+	fetch_begin(&w->mem, hostile);
+	for (unsigned i = 0; in.left && i < STEPS; i++) {
+		step(w, &in);
+		tell(w);
+	}
+	w->known = false;
+	look(w);
+	fetch_told(w->want, DISK);
+	fetch_told(w->mem.base, RAM);
+	fetch_end();
+	layers_free(&w->disk);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct world w;
-	struct input in = {data, size};
 
-	memset(&w, 0, sizeof(w));
-	fake_storage = (struct fake_storage){0};
-	fuzz_ram(&w.mem, RAM);
-	MUST(layers_init(&w.disk, DISK, fake_storage_layer()) == 0);
-	w.known = true; /* zeros */
-	device_init(&w, &w.b);
-	while (in.left)
-		step(&w, &in);
-	layers_free(&w.disk);
-	free(w.mem.base);
+	run(&w, (struct input){data, size}, false);
+	run(&w, (struct input){data, size}, true);
 	return 0;
 }

@@ -4,10 +4,12 @@
  * input is a script of register accesses, writes to guest memory, packets with
  * ports that exist, actions of the host on its sockets, and its switch and answers
  * for connections of the guest. After every step
- * the invariants of the device are checked; the sanitizers watch the rest.
+ * the invariants of the device are checked; the sanitizers watch the rest. All of it happens twice,
+ * the second time with a guest whose memory changes behind the device's reads (fetch.h).
  */
 #define _GNU_SOURCE
 #include "../virtio_driver.h"
+#include "fetch.h"
 #include "ram.h"
 
 #include "lib/io.h"
@@ -80,6 +82,7 @@ static void device_init(struct world *w, struct vsock *v)
 static void reg(struct world *w, uint32_t off, uint32_t v)
 {
 	driver_write(&w->v.dev, off, v);
+	fetch_settle();
 }
 
 static void poke(struct world *w, uint32_t at, uint64_t v, unsigned n)
@@ -265,6 +268,7 @@ static void host_acts(struct world *w, struct input *in)
 {
 	static uint8_t data[65536];
 	uint8_t what = input_u8(in);
+	ssize_t n;
 	int *fd;
 
 	if (!w->opened)
@@ -277,7 +281,8 @@ static void host_acts(struct world *w, struct input *in)
 		(void)io_send_some(*fd, data, (size_t)input_int(in, 2));
 		break;
 	case 1:
-		(void)io_read_some(*fd, data, (size_t)input_int(in, 2));
+		n = io_read_some(*fd, data, (size_t)input_int(in, 2));
+		fetch_told(data, n > 0 ? (size_t)n : 0);
 		break;
 	case 2:
 		shutdown(*fd, SHUT_WR);
@@ -315,7 +320,7 @@ static void save_load(struct world *w, struct input *in)
 }
 
 /* A slot for connections of the guest that is in use. */
-static void check_guest_slot(const struct world *w, unsigned i)
+UNGUIDED static void check_guest_slot(const struct world *w, unsigned i)
 {
 	const struct vsock_conn *c = &w->v.conn[i];
 	bool told = w->v.told >> (i - VSOCK_CONNS) & 1;
@@ -331,7 +336,7 @@ static void check_guest_slot(const struct world *w, unsigned i)
 		     w->v.conn[k].guest_port != c->guest_port);
 }
 
-static void check_questions(const struct world *w)
+UNGUIDED static void check_questions(const struct world *w)
 {
 	unsigned out = 0;
 
@@ -343,7 +348,7 @@ static void check_questions(const struct world *w)
 	MUST(!w->v.untold || out == VSOCK_ASKING || w->told);
 }
 
-static void check(const struct world *w)
+UNGUIDED static void check(const struct world *w)
 {
 	unsigned live = 0;
 
@@ -443,22 +448,62 @@ static void step(struct world *w, struct input *in)
 			virtio_mmio_write(&w->v.dev, input_int(in, 2), buf, 1 + op / 12 % 8);
 		break;
 	}
+	fetch_settle();
 	check(w);
+}
+
+/* What the device did of which it has not told in its rings. */
+static void tell(struct world *w)
+{
+	static uint8_t data[65536];
+	ssize_t n;
+
+	fetch_told(&w->v.dev.status, sizeof(w->v.dev.status));
+	fetch_told(&w->v.bad_packets, sizeof(w->v.bad_packets));
+	fetch_told(w->connects, sizeof(w->connects));
+	fetch_told(w->ends, sizeof(w->ends));
+	fetch_told(w->question, sizeof(w->question));
+	for (unsigned i = 0; i < w->opened; i++)
+		while (w->host[i] >= 0 && (n = io_read_some(w->host[i], data, sizeof(data))) > 0)
+			fetch_told(data, (size_t)n);
+	fetch_told(w->mem.base, RAM);
+}
+
+static void run(struct world *w, struct input in, bool hostile)
+{
+	struct gmem mem = w->mem;
+
+	memset(w, 0, sizeof(*w));
+	w->mem = mem;
+	fuzz_ram(&w->mem, RAM);
+	device_init(w, &w->v);
+	fetch_begin(&w->mem, hostile);
+	while (in.left)
+		step(w, &in);
+	tell(w);
+	fetch_end();
+	vsock_free(&w->v);
+	for (unsigned i = 0; i < w->opened; i++)
+		close_fd(&w->host[i]);
+}
+
+ssize_t __real_io_send_some(int fd, const void *p, size_t len);
+ssize_t __wrap_io_send_some(int fd, const void *p, size_t len);
+
+ssize_t __wrap_io_send_some(int fd, const void *p, size_t len)
+{
+	ssize_t n = __real_io_send_some(fd, p, len);
+
+	if (n > 0)
+		fetch_copied(p, (size_t)n);
+	return n;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static struct world w;
-	struct input in = {data, size};
 
-	memset(&w, 0, sizeof(w));
-	fuzz_ram(&w.mem, RAM);
-	device_init(&w, &w.v);
-	while (in.left)
-		step(&w, &in);
-	vsock_free(&w.v);
-	for (unsigned i = 0; i < w.opened; i++)
-		close_fd(&w.host[i]);
-	free(w.mem.base);
+	run(&w, (struct input){data, size}, false);
+	run(&w, (struct input){data, size}, true);
 	return 0;
 }

@@ -3,7 +3,8 @@
  * Packet headers and one connection. The input is a list of steps: packets
  * with any header, what the host does to its end of the socket, packets taken
  * for the guest. A model beside it counts bytes; every byte that comes out on
- * either side must be the one that went in, in order.
+ * either side must be the one that went in, in order, although the guest's memory
+ * changes as soon as a byte was taken from it.
  */
 #define _GNU_SOURCE
 #include "input.h"
@@ -61,19 +62,33 @@ struct model {
 	bool eof_sent, host_eof;
 };
 
+static uint8_t guest[VSOCK_PACKET_MAX]; /* memory of a packet from the guest */
+
+ssize_t __real_io_send_some(int fd, const void *p, size_t len);
+ssize_t __wrap_io_send_some(int fd, const void *p, size_t len);
+
+ssize_t __wrap_io_send_some(int fd, const void *p, size_t len)
+{
+	ssize_t n = __real_io_send_some(fd, p, len);
+	size_t off = (size_t)((const uint8_t *)p - guest);
+
+	if (n > 0 && (const uint8_t *)p >= guest && off < sizeof(guest))
+		memset(guest + off, 0xff, (size_t)n);
+	return n;
+}
+
 static void from_guest(struct model *m, uint32_t len)
 {
-	static uint8_t data[VSOCK_PACKET_MAX];
 	uint32_t window = VSOCK_BUF_ALLOC - (m->c.rx_cnt - m->c.told_fwd);
 	bool shut = m->c.guest_shut & VSOCK_SHUT_SEND;
 	struct iovec iov[3];
 	uint32_t cut = len / 3;
 	int rc;
 
-	memcpy(data, stream_at(m->to_host), len);
-	iov[0] = (struct iovec){data, cut};
-	iov[1] = (struct iovec){data + cut, cut};
-	iov[2] = (struct iovec){data + 2 * cut, len - 2 * cut};
+	memcpy(guest, stream_at(m->to_host), len);
+	iov[0] = (struct iovec){guest, cut};
+	iov[1] = (struct iovec){guest + cut, cut};
+	iov[2] = (struct iovec){guest + 2 * cut, len - 2 * cut};
 	rc = vsock_conn_receive(&m->c, iov, 3, len);
 	MUST((rc == 0) == (len <= window && !shut));
 	if (rc == 0)

@@ -39,13 +39,26 @@ static inline void input_bytes(struct input *in, void *dst, size_t len)
 	in->left -= n;
 }
 
-/* A broken invariant is a find. */
-#define MUST(cond)                                                                 \
-	do {                                                                       \
-		if (!(cond)) {                                                     \
-			fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond); \
-			abort();                                                   \
-		}                                                                  \
+/* Of a model that is looked at often: how it compares is nothing that the fuzzer could learn from.
+ */
+#define UNGUIDED __attribute__((noinline, no_sanitize("coverage")))
+
+#define MUST_SAYING(how, cond)                                                            \
+	do {                                                                              \
+		if (!(cond)) {                                                            \
+			fprintf(stderr, "%s:%d: " how "%s\n", __FILE__, __LINE__, #cond); \
+			abort();                                                          \
+		}                                                                         \
 	} while (0)
+
+/* A broken invariant is a find. */
+#define MUST(cond) MUST_SAYING("", cond)
+
+/*
+ * Must be by now: what the target waits for with some patience only, and what another process can
+ * delay (one that looks at /proc/PID/fd holds descriptors). run.py forgives it when it does not
+ * come again, and nothing else but a hang.
+ */
+#define MUST_SOON(cond) MUST_SAYING("not yet: ", cond)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Memory of a guest that a target plays; the caller frees mem->base. */
+/* Memory of a guest that a target plays: of the same size for all inputs, and allocated once. */
 #pragma once
 
 #include "input.h"
@@ -8,7 +8,8 @@
 /* Exactly len zeros on the heap: one byte beyond is a find. */
 static inline void fuzz_ram(struct gmem *mem, size_t len)
 {
-	mem->base = aligned_alloc(4096, len);
+	if (!mem->base)
+		mem->base = aligned_alloc(4096, len);
 	mem->size = len;
 	MUST(mem->base);
 	memset(mem->base, 0, len);

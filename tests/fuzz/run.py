@@ -15,9 +15,13 @@ it has N of the target.
 On a busy machine a target gets a part of the processors only: with --cpu the seconds are those that it
 ran, however long that takes. What it got is in its line.
 
-A find is tried again by itself. One that does not come again (a machine that was too busy for the
-target's patience, another process that meddled) is told of as UNSTEADY, with what was said and where the
-input is; the target has passed then.
+A target that was given too little of the processors for more than its corpus goes on until it has
+tried as many new inputs as it has old ones; one that cannot do that in EXTRA_S more seconds has failed.
+
+A find is tried again by itself. One that does not come again is told of as UNSTEADY, with what was said and
+where the input is, and the target has passed, only if it was about time: a hang, or MUST_SOON() of
+input.h. Everything else has failed, whether it comes again or not: no machine is so busy that memory
+errors come of it.
 
 One line for each target, then one of counts. The exit status is 0 when no target has failed.
 """
@@ -42,6 +46,7 @@ ROOT = HERE.parent.parent
 HANG_S = 120
 MAX_LEN = 4096
 TRIES = 3  # of a find by itself
+EXTRA_S = 1200  # for a target that has not done its least in its time
 RUNNING: set[subprocess.Popen] = set()
 # Of the leaks that libFuzzer finds by itself, the sanitizer tells the place.
 OPTIONS = {
@@ -58,6 +63,12 @@ class Result:
     ok: bool = True
     text: str = ""  # the rest of its line
     told: list[str] = field(default_factory=list)  # lines below it
+
+
+def about_time(output: str) -> bool:
+    """A find that a busy machine may have made: nothing was said but that something took too long."""
+    late = re.search(r"ERROR: libFuzzer: timeout|^\S+\.[ch]:\d+: not yet: ", output, re.MULTILINE)
+    return bool(late) and not re.search(r"ERROR: \w+Sanitizer|runtime error: ", output)
 
 
 class Target:
@@ -126,14 +137,17 @@ class Target:
         return result
 
     def judged(self, result: Result, output: str) -> Result:
-        """A failed run, or one with a find that does not come again."""
+        """A failed run, with whether its find comes again; unsteady, if it does not and may have been
+        an accident."""
         finds = re.findall(r"Test unit written to (\S+)", output)
         log = self.log.read_bytes()
         again = any(self.call([find], 10 * HANG_S)[0] != 0 for find in finds for _ in range(TRIES))
         self.log.write_bytes(log)
         if finds and not again:
-            result.ok = True
-            result.text = f"UNSTEADY: {result.text}, and not again in {TRIES} tries"
+            result.ok = about_time(output)
+            result.text += f", and not again in {TRIES} tries"
+            if result.ok:
+                result.text = f"UNSTEADY: {result.text}"
         return result
 
     def replay(self) -> Result:
@@ -149,25 +163,44 @@ class Target:
 
     def fuzz(self, seconds: int, by_cpu: bool) -> Result:
         """Runs it for so long, beginning with all that is there. By the processor's time: libFuzzer
-        knows the clock only, so it is run again for what is missing."""
+        knows the clock only, so it is run again for what is missing. The inputs that are there do not
+        count; of new ones there must be as many."""
         self.corpus.mkdir(parents=True, exist_ok=True)
         dirs = [str(d) for d in (self.corpus, self.seeds, self.found) if d.is_dir()]
-        executions, before, left = 0, None, float(seconds)
-        while before is None or by_cpu and left >= 1:
-            options = [f"-max_total_time={int(left)}", f"-max_len={MAX_LEN}", "-print_final_stats=1"]
+        old = new = executions = 0
+        before, left, limit = None, float(seconds), [f"-max_total_time={seconds}"]
+        while limit:
+            options = [*limit, f"-max_len={MAX_LEN}", "-print_final_stats=1"]
             status, output = self.call([*options, *dirs], int(left) + 10 * HANG_S)
             if status != 0:
                 return self.judged(self.failed(status, output), output)
             runs = re.search(r"stat::number_of_executed_units: (\d+)", output)
             edges = [int(n) for n in re.findall(r" cov: (\d+) ", output)]
-            first = re.search(r"INITED\s+cov: (\d+)", output)
+            first = re.search(r"^#(\d+)\s+INITED\s+cov: (\d+)", output, re.MULTILINE)
             if not runs or not edges or not first:
                 return self.failed(status, output)
             executions += int(runs.group(1))
-            before = int(first.group(1)) if before is None else before
-            left = seconds - self.cpu_s
+            new += int(runs.group(1)) - int(first.group(1))
+            old = old or int(first.group(1))
+            before = int(first.group(2)) if before is None else before
+            if new < old and "-runs" in limit[0]:
+                text = f"FAILED: only {new} new inputs for {old} old ones in {EXTRA_S} seconds more"
+                return Result(self.name, False, text, [f"log: {shown(self.log)}"])
+            left = seconds - self.cpu_s if by_cpu else 0
+            if left >= 1:
+                limit = [f"-max_total_time={int(left)}"]
+            elif new < old:
+                # All that is there by now is run first, after an empty one.
+                there = 1 + sum(len(os.listdir(d)) for d in dirs)
+                left = EXTRA_S
+                limit = [f"-runs={there + old - new}", f"-max_total_time={EXTRA_S}"]
+            else:
+                limit = []
         text = f"{executions} executions, {edges[-1] - before} new edges of {edges[-1]}"
-        return Result(self.name, True, f"{text}, {self.cpu_s:.0f} s of the processor, ok")
+        speed = executions / max(self.cpu_s, 1)
+        return Result(
+            self.name, True, f"{text}, {self.cpu_s:.0f} s of the processor, {speed:.0f} a second, ok"
+        )
 
     def take_seeds(self, most: int) -> Result:
         """Adds to the committed corpus the inputs that cover the most."""
