@@ -137,7 +137,7 @@ static int turn_on(int dir, unsigned int set, struct err *err)
 	return 0;
 }
 
-/* dir: of the group that we were started in. *move_us: how long moving ourselves took. */
+/* dir: of the group that was delegated. *move_us: how long moving ourselves took. */
 static int settle(struct cgroups *g, int dir, const char *name, uint64_t *move_us, struct err *err)
 {
 	uint64_t t;
@@ -162,9 +162,9 @@ static int settle(struct cgroups *g, int dir, const char *name, uint64_t *move_u
 }
 
 /* As if we had never been there; what does not work stays. */
-static void unsettle(struct cgroups *g, int dir, const char *name)
+static void unsettle(struct cgroups *g, int dir, const char *name, bool in_start)
 {
-	(void)!cgroups_write(dir, "cgroup.procs", "0");
+	(void)!cgroups_write(dir, in_start ? CGROUP2_START "/cgroup.procs" : "cgroup.procs", "0");
 	if (g->dir_fd >= 0)
 		unlinkat(g->dir_fd, "daemon", AT_REMOVEDIR);
 	close_fd(&g->dir_fd);
@@ -227,7 +227,7 @@ static int try_start(struct cgroups *g, const struct config *c, struct err *err)
 		 (unsigned long long)st.st_ino);
 	rc = settle(g, dir, name, &move_us, err);
 	if (rc < 0) {
-		unsettle(g, dir, name);
+		unsettle(g, dir, name, p.in_start);
 		return rc;
 	}
 	g->on = true;
