@@ -78,14 +78,6 @@ no_vmms() {
 	[ -z "$(all_vmms | grep -vxF "$others")" ]
 }
 
-# VMMs and proxies that are not the living daemon's: whoever started them is gone, or they have ended and
-# nobody has noticed.
-strays() {
-	cat /proc/[0-9]*/stat 2>/dev/null | awk -v daemon="$daemon" '
-		($2 == "(podflare-vmm)" || $2 == "(podflare-egress)") && ($4 != daemon || $3 == "Z") {print $1}' |
-		grep -vxF "$others"
-}
-
 # Neither those, nor more than the clients can have: each a sandbox and two copies, of which one has
 # reached out; the template and its rehearsal.
 in_order() {

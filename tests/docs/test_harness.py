@@ -251,3 +251,48 @@ def test_what_left_the_session_is_found() -> None:
         wait_until("it is there", lambda: list(process.descendants().values()) == ["sleep 1000 "], 10)
     finally:
         process.kill()
+
+
+# A parent whose child, of this name, lives; and then waits to be reaped.
+PARENT = """
+import os, sys
+pid = os.posix_spawn(sys.argv[1], [sys.argv[1], "1000"], {})
+print(pid, flush=True)
+sys.stdin.readline()
+os.kill(pid, 9)
+os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+print("ended", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("name", ["podflare-vmm", "podflare-egress", "podflare-other"])
+def test_strays_are_found(name: str, tmp_path: Path) -> None:
+    """A daemon's VMMs and proxies are none while they live; those of nobody, and those that nobody reaps,
+    are. Others on this machine may be there as well."""
+    program = tmp_path / name
+    program.write_bytes(Path("/bin/sleep").read_bytes())
+    program.chmod(0o755)
+
+    def strays(daemon: int, others: str = "none") -> set[int]:
+        script = '. ./common; daemon=$1 others=$2; strays; rm -r "$LOG" "$WORK"'
+        return {int(pid) for pid in run(["sh", "-c", script, "sh"], str(daemon), others).split()}
+
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        try:
+            pid = int(parent.stdout.readline())
+            ours = name != "podflare-other"
+            assert pid not in strays(parent.pid)
+            assert (pid in strays(os.getpid())) == ours
+            assert pid not in strays(os.getpid(), f"1\n{pid}")
+            print(file=parent.stdin, flush=True)
+            assert parent.stdout.readline() == "ended\n"
+            assert (pid in strays(parent.pid)) == ours
+        finally:
+            parent.kill()
+            try:
+                os.kill(pid, 9)
+            except ProcessLookupError:
+                pass
