@@ -4,7 +4,7 @@
 
     tests/soak.py [--build DIR] [--quick] [--only PART ...] [--cycles N] [--forks N] [--children N]
                   [--depth N] [--idle N] [--kills N] [--crashes N] [--group-crashes N]
-                  [--emulators N]
+                  [--emulators N] [--seed N]
 
 Parts, in order:
   unique   CHILDREN copies at once, and every source of random numbers in each of them
@@ -17,6 +17,8 @@ Parts, in order:
   groups   the same GROUP-CRASHES times, with a delegated control group for each VM (as root)
   emulator EMULATORS times kill -9 of the emulated host's QEMU, while it starts or clients work; each
            start is on what the one before has left (tests/e2e/emulator.py)
+
+SEED decides what is killed and when; it is printed, and the same one repeats a run's plan.
 
 Progress appears as it is made; a line for each check; at the end `N passed, N failed`. In the
 emulated host all of it takes long; --quick does a tenth of everything.
@@ -183,15 +185,14 @@ def from_outside(args: argparse.Namespace, checks: Checks, state: Path) -> None:
 def emulators(args: argparse.Namespace, checks: Checks, state: Path) -> None:
     """The machine around the daemon, killed again and again."""
     ids: list[str] = []
-    seed = int(time.time())
     for n in range(1, args.emulators + 1):
 
         def once() -> str:
             nonlocal ids
-            when, ids = emulator.life(args.build, state, seed + n, ids)
+            when, ids = emulator.life(args.build, state, args.seed + n, ids)
             return f": {when}"
 
-        checks.run(f"kill {n} of {args.emulators} of QEMU (seed {seed + n})", once)
+        checks.run(f"kill {n} of {args.emulators} of QEMU (seed {args.seed + n})", once)
 
     def last() -> str:
         emulator.last_life(args.build, state, ids)
@@ -207,7 +208,7 @@ def beside_the_daemon(
     script, box = ROOT / "tests" / name, ROOT / "tests" / "e2e" / "box"
     arguments = [str(one) for one in values]
     if args.emulated:
-        added = [f"--add={box / file}" for file in ("common", "egress.json")]
+        added = [f"--add={box / file}" for file in ("common", "client", "egress.json")]
         argv = [str(args.build / "podflare"), "box", "run", *added]
         process = Process([*argv, str(script), *arguments])
     else:
@@ -285,6 +286,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="only these parts")
     for name, number in defaults.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{number} if not given")
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="the clock if not given")
     args = parser.parse_args()
     args.build = args.build.resolve()
     for name, number in defaults.items():
@@ -293,20 +295,21 @@ def main() -> int:
     args.emulated = emulated(args.build)
 
     checks = Checks()
+    say(f"# seed {args.seed}")
     say(f"# guests run in {'the emulated host' if args.emulated else 'hardware'}")
     with tempfile.TemporaryDirectory() as scratch:
         if "unique" in args.only or "depth" in args.only:
             from_outside(args, checks, Path(scratch, "state"))
         if "host" in args.only:
-            numbers = [args.cycles, args.forks, args.idle, args.kills]
+            numbers = [args.cycles, args.forks, args.idle, args.kills, args.seed]
             beside_the_daemon(args, checks, Path(scratch), "soak.sh", numbers)
         if "crash" in args.only:
-            beside_the_daemon(args, checks, Path(scratch), "crash.sh", [args.crashes])
+            beside_the_daemon(args, checks, Path(scratch), "crash.sh", [args.crashes, args.seed])
         if "groups" in args.only and not args.emulated and os.geteuid() != 0:
             say("# groups: left out, as only root can delegate a control group")
         elif "groups" in args.only:
             beside_the_daemon(
-                args, checks, Path(scratch), "crash.sh", [args.group_crashes, "cgroups"]
+                args, checks, Path(scratch), "crash.sh", [args.group_crashes, args.seed, "cgroups"]
             )
         if "emulator" in args.only and not args.emulated:
             say("# emulator: left out, as guests run in hardware")

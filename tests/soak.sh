@@ -4,14 +4,34 @@
 # daemon. tests/soak.py starts it: in the emulated host (podflare box run --add=common), or on
 # hardware as tests/e2e/box/common says.
 #
-#   soak.sh CYCLES FORKS IDLE KILLS
+#   soak.sh CYCLES FORKS IDLE KILLS SEED [plan]
 #
 # CYCLES times create and close; FORKS times fork and close; IDLE children alive at once; KILLS times
-# kill -9 of some VMM at some moment of a fork. 0 leaves a part out. Prints "ok - ..." or "not ok -
+# kill -9 of some VMM at some moment of a fork, which SEED decides. 0 leaves a part out. plan: only
+# says the moment and the victim's number of each kill, one a line. Prints "ok - ..." or "not ok -
 # ..." for each part, and progress in lines that begin with "#".
 set -u
 . ./common
 cycles=$1 forks=$2 idle=$3 kills=$4
+seed "$5"
+
+# What the next kill is to be: how many milliseconds after the request, and which of the processes.
+next_kill() {
+	draw 700
+	delay=$drawn
+	draw 1000000
+	which=$drawn
+}
+
+if [ "${6:-}" = plan ]; then
+	i=0
+	while [ $((i += 1)) -le "$kills" ]; do
+		next_kill
+		echo "$delay $which"
+	done
+	rm -rf "$LOG" "$WORK"
+	exit
+fi
 
 progress() {
 	echo "# $*"
@@ -142,11 +162,10 @@ if [ "$kills" -gt 0 ]; then
 		fi
 		fork "$id" 3 >"$WORK/victims" 2>/dev/null &
 		forker=$!
-		sleep "0.$(printf %03d "$(random 700 "$i")")"
+		next_kill
+		sleep "0.$(printf %03d "$delay")"
 		# Any of them but the template: the sandbox that is forked, or a child at whatever point.
-		vmms | tail -n +2 >"$WORK/pids"
-		n=$(wc -l <"$WORK/pids")
-		pid=$(sed -n "$((1 + $(random "$n" $((i + 7919)))))p" "$WORK/pids")
+		pid=$(vmms | tail -n +2 | line "$which")
 		[ -z "$pid" ] || kill -9 "$pid" 2>/dev/null
 		wait $forker
 		[ -e "/proc/$daemon" ] || fail "the daemon is gone after kill $i"

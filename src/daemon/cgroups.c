@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "daemon/cgroups.h"
+#include "daemon/disk_of.h"
 #include "daemon/vm_limits.h"
 #include "lib/cgroup2.h"
 #include "lib/io.h"
@@ -18,7 +19,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/vfs.h>
 #include <time.h>
 
@@ -88,43 +88,25 @@ static void remove_left(int dir, const char *name)
 
 /* --- limits ------------------------------------------------------------------------------ */
 
-/* The disk that a file system is on, whole: io.max knows no partitions. */
-static int disk_of(const char *dir, unsigned int *major_nr, unsigned int *minor_nr, struct err *err)
-{
-	_cleanup_free char *text = NULL;
-	char path[80];
-	struct stat st;
-	int rc;
-
-	if (stat(dir, &st) < 0)
-		return err_set(err, errno, "cannot look at %s", dir);
-	*major_nr = major(st.st_dev);
-	*minor_nr = minor(st.st_dev);
-	if (*major_nr == 0)
-		return err_text(
-			err, ENOTBLK,
-			"PODFLARE_CGROUP_IO_MIB is set, but the disks of sandboxes are on no "
-			"block device of their own (%s)",
-			dir);
-	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/partition", *major_nr, *minor_nr);
-	if (access(path, F_OK) < 0)
-		return 0;
-	snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/../dev", *major_nr, *minor_nr);
-	rc = io_read_file(path, 64, &text, NULL);
-	if (rc == 0 && sscanf(text, "%u:%u", major_nr, minor_nr) != 2)
-		rc = -EINVAL;
-	return rc < 0 ? err_set(err, -rc, "cannot read %s", path) : 0;
-}
-
 static int set_io(struct cgroups *g, const struct config *c, struct err *err)
 {
 	unsigned long long bytes = (unsigned long long)c->cgroup_io_mib << 20;
 	unsigned int maj, min;
-	int rc = c->cgroup_io_mib ? disk_of(c->disk_dir, &maj, &min, err) : 0;
+	struct stat st;
+	int rc;
 
-	if (rc == 0 && c->cgroup_io_mib)
-		snprintf(g->io, sizeof(g->io), "%u:%u rbps=%llu wbps=%llu", maj, min, bytes, bytes);
-	return rc;
+	if (!c->cgroup_io_mib)
+		return 0;
+	if (stat(c->disk_dir, &st) < 0)
+		return err_set(err, errno, "cannot look at %s", c->disk_dir);
+	rc = disk_of("", st.st_dev, &maj, &min, err);
+	if (rc < 0)
+		return err_prefix(err,
+				  "PODFLARE_CGROUP_IO_MIB is set, and the disk that the disks of "
+				  "sandboxes are on (%s) cannot be limited",
+				  c->disk_dir);
+	snprintf(g->io, sizeof(g->io), "%u:%u rbps=%llu wbps=%llu", maj, min, bytes, bytes);
+	return 0;
 }
 
 static bool in_memory(const char *dir)
@@ -155,7 +137,7 @@ static int turn_on(int dir, unsigned int set, struct err *err)
 	return 0;
 }
 
-/* dir: of the group that we were started in. *move_us: how long moving ourselves took. */
+/* dir: of the group that was delegated. *move_us: how long moving ourselves took. */
 static int settle(struct cgroups *g, int dir, const char *name, uint64_t *move_us, struct err *err)
 {
 	uint64_t t;
@@ -180,9 +162,9 @@ static int settle(struct cgroups *g, int dir, const char *name, uint64_t *move_u
 }
 
 /* As if we had never been there; what does not work stays. */
-static void unsettle(struct cgroups *g, int dir, const char *name)
+static void unsettle(struct cgroups *g, int dir, const char *name, bool in_start)
 {
-	(void)!cgroups_write(dir, "cgroup.procs", "0");
+	(void)!cgroups_write(dir, in_start ? CGROUP2_START "/cgroup.procs" : "cgroup.procs", "0");
 	if (g->dir_fd >= 0)
 		unlinkat(g->dir_fd, "daemon", AT_REMOVEDIR);
 	close_fd(&g->dir_fd);
@@ -245,7 +227,7 @@ static int try_start(struct cgroups *g, const struct config *c, struct err *err)
 		 (unsigned long long)st.st_ino);
 	rc = settle(g, dir, name, &move_us, err);
 	if (rc < 0) {
-		unsettle(g, dir, name);
+		unsettle(g, dir, name, p.in_start);
 		return rc;
 	}
 	g->on = true;

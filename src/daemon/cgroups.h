@@ -9,7 +9,9 @@
  *     vm-N                          one for each VMM, templates' included (vm_group.h)
  *
  * It does not stay in DIR itself, as a group with processes cannot have
- * controllers turned on for those below it.
+ * controllers turned on for those below it. For the same reason no process gets
+ * into DIR any more when it was killed there: who starts it again in the same
+ * group does so by way of DIR/podflare-start (lib/cgroup2.h), which it leaves.
  *
  * What a daemon that was killed has left is found at the next start on the same
  * state directory, whose lock says that there is no other: its processes, if

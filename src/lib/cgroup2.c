@@ -153,6 +153,16 @@ static int find_dir(struct cgroup2_place *p, const char *root, struct err *err)
 			group);
 }
 
+/* The group above, for who was started in one that is there for that only. */
+static void leave_start(struct cgroup2_place *p)
+{
+	char *slash = strrchr(p->dir, '/');
+
+	p->in_start = slash && strcmp(slash + 1, CGROUP2_START) == 0;
+	if (p->in_start)
+		*slash = '\0';
+}
+
 int cgroup2_find(struct cgroup2_place *p, const char *root, struct err *err)
 {
 	static const char *const ours[] = {"", "/cgroup.procs", "/cgroup.subtree_control"};
@@ -165,6 +175,7 @@ int cgroup2_find(struct cgroup2_place *p, const char *root, struct err *err)
 	rc = find_dir(p, root, err);
 	if (rc < 0)
 		return rc;
+	leave_start(p);
 	for (size_t i = 0; i < ARRAY_SIZE(ours); i++) {
 		snprintf(path, sizeof(path), "%s%s", p->dir, ours[i]);
 		if (access(path, W_OK) < 0)

@@ -4,6 +4,10 @@
  * it is ours to use ("delegated", cgroup-v2.rst): directory, cgroup.procs and
  * cgroup.subtree_control of its group can be written. It is not changed.
  *
+ * A group that gives controllers to those below it lets no process in: what a daemon that was
+ * killed has left, nobody can be started in again. So one may be started in a group of the name
+ * CGROUP2_START directly below the one that is meant, where there is always room.
+ *
  * Thread: any. fork: no state.
  */
 #pragma once
@@ -26,8 +30,11 @@ void cgroup2_names(unsigned int controllers, char *out, size_t len);
 /* Names, separated by blanks; unknown ones do not count. */
 unsigned int cgroup2_parse(const char *names);
 
+#define CGROUP2_START "podflare-start"
+
 struct cgroup2_place {
-	char dir[PATH_MAX]; /* of the group that this process is in */
+	char dir[PATH_MAX]; /* of the group that this process is in, or the one above: */
+	bool in_start;      /* it is in CGROUP2_START there */
 	/* Moving a process does not wait for all processors of the host (mount option). */
 	bool favordynmods;
 	unsigned int controllers; /* that can be turned on below it */

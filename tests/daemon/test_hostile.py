@@ -186,6 +186,7 @@ def send_all(d: Daemon, requests: list[bytes]) -> Iterator[bytes]:
 COUNT = 10_000
 
 
+@pytest.mark.bounds
 def test_malformed_requests(fleet: Fleet) -> None:
     """Ten thousand: each is answered as described, or with the end of its connection."""
     d = fleet.d
@@ -206,8 +207,10 @@ def test_malformed_requests(fleet: Fleet) -> None:
     print(f"{COUNT} requests, first answers by status (0: closed without one): {dict(sorted(seen.items()))}")
     assert sum(seen[x] for x in (400, 404, 405)) > COUNT / 4
     fleet.check()
-    # What the sanitizers hold back of freed memory is theirs.
-    assert d.rss_kib() - rss < (300 << 10 if SANITIZED else 8 << 10)
+    # What the sanitizers hold back of freed memory is theirs: measured without them.
+    grown = d.rss_kib() - rss
+    print(f"{grown} KiB more")
+    assert SANITIZED or grown < 512
 
 
 def read_all(s: socket.socket) -> bytes:
@@ -282,6 +285,7 @@ def test_pipelines(fleet: Fleet) -> None:
         assert re.findall(rb"HTTP/1\.1 (\d{3}) ", read_all(s)) == [b"200", b"400", b"200"] * 100
 
 
+@pytest.mark.bounds
 def test_bombs_of_headers(fleet: Fleet) -> None:
     """A hundred heads of a MiB, in one header, in many, in a chunk's extension, in trailers."""
     post = b"POST /v1/sandboxes HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -293,11 +297,14 @@ def test_bombs_of_headers(fleet: Fleet) -> None:
         b"G" * (1 << 20),
         post + b"0\r\n" + b"T: x\r\n" * (1 << 18),
     ]
-    rss = fleet.d.rss_kib()
-    for answer in send_all(fleet.d, bombs * 12):
-        assert not answer or re.match(rb"HTTP/1\.1 (400|413|414|431) ", answer), answer[:80]
-    fleet.check()
-    assert fleet.d.rss_kib() - rss < (300 << 10 if SANITIZED else 8 << 10)
+    rss = []
+    for _ in range(3):  # the first time makes what is kept for the next ones
+        for answer in send_all(fleet.d, bombs * 12):
+            assert not answer or re.match(rb"HTTP/1\.1 (400|413|414|431) ", answer), answer[:80]
+        fleet.check()
+        rss.append(fleet.d.rss_kib())
+    print(f"KiB: {rss}")
+    assert SANITIZED or rss[-1] - rss[0] < 1 << 10
 
 
 @pytest.mark.bounds

@@ -35,6 +35,13 @@ def wait_until(what: str, condition: Callable[[], object], seconds: float) -> No
         time.sleep(0.05)
 
 
+def stat_of(process: Path) -> tuple[str, str, int]:
+    """Name, state and session of a process, whosever it is; /proc/PID as its argument."""
+    name, _, rest = (process / "stat").read_text(errors="replace").partition("(")[2].rpartition(")")
+    fields = rest.split()
+    return name, fields[0], int(fields[3])
+
+
 class Daemon:
     """A daemon at `url`. `log()` is what it has said so far, None if nobody can know."""
 
@@ -55,8 +62,9 @@ class ExternalDaemon(Daemon):
 
 
 class Process:
-    """A program whose output is gathered, and all of whose descendants can be found again: they
-    inherit an environment variable that nobody else has."""
+    """A program whose output is gathered, and all of whose descendants can be found again: they are in
+    its session, or inherit an environment variable that nobody else has. VMMs and proxies have no
+    environment, and refuse to show what they have; their session everybody sees."""
 
     def __init__(
         self, argv: list[str], env: Mapping[str, str] = {}, cwd: Optional[Path] = None
@@ -92,19 +100,26 @@ class Process:
         return status
 
     def descendants(self) -> dict[int, str]:
-        """Every living process that has the mark: pid -> command line."""
+        """Every living process of the session or with the mark: pid -> command line."""
         found = {}
-        mark = f"E2E_MARK={self._mark}".encode()
         for entry in os.scandir("/proc"):
             if not entry.name.isdigit():
                 continue
             try:
-                if mark in Path(entry.path, "environ").read_bytes().split(b"\0"):
-                    command = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ")
-                    found[int(entry.name)] = command.decode("utf-8", "replace")
+                name, state, session = stat_of(Path(entry.path))
+                if state in "ZX" or session != self.process.pid and not self._marked(Path(entry.path)):
+                    continue
+                command = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ")
+                found[int(entry.name)] = command.decode("utf-8", "replace") or name
             except OSError:
                 continue  # it ended while we looked
         return found
+
+    def _marked(self, process: Path) -> bool:
+        try:
+            return f"E2E_MARK={self._mark}".encode() in (process / "environ").read_bytes().split(b"\0")
+        except PermissionError:
+            return False
 
     def kill(self) -> None:
         """For the way out of a failed test."""

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the guest's first program is started."""
+"""How the guest's first program is started, and what is ready before anything of the user's is."""
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from guest import probe
 
 from podflare import Sandbox
 
@@ -48,3 +51,40 @@ def test_a_boot_id_that_was_unmounted(parent: Sandbox) -> None:
             with children[0].fork() as (child,):
                 shown, own = root(child, read).split()
                 assert shown == own and shown not in (ids[0][0], ids[1][0])
+
+
+# Started as user or root; by the kernel's clock, which does not go on in a template that waits.
+SEEDED = r"""
+import errno, json, os
+def getrandom(flags):
+    try:
+        return len(os.getrandom(256, flags))
+    except OSError as e:
+        return errno.errorcode[e.errno]
+def stat(pid):
+    with open(f"/proc/{pid}/stat") as f:
+        return f.read().rpartition(")")[2].split()
+seen = {"getrandom": [getrandom(os.GRND_NONBLOCK), getrandom(os.GRND_NONBLOCK | os.GRND_RANDOM)]}
+with open("/proc/sys/kernel/random/entropy_avail") as f:
+    seen["bits"] = int(f.read())
+ticks = os.sysconf("SC_CLK_TCK")
+seen["starts"] = []
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        if os.stat(f"/proc/{pid}").st_uid == 1000 and stat(pid)[0] != "Z":
+            seen["starts"].append(int(stat(pid)[19]) / ticks)
+    except OSError:
+        pass
+print(json.dumps(seen))
+"""
+
+
+def test_random_numbers_are_seeded_before_anybody_asks(shared: Sandbox) -> None:
+    """Neither root nor the user has to wait for them; the kernel says that it was ready before the
+    first program of the user's, the session of the template, was started."""
+    seeded = re.findall(r"^\[ *([0-9.]+)\] random: crng init done$", root(shared, "dmesg"), re.M)
+    assert len(seeded) == 1
+    for as_root in (False, True):
+        seen = probe(shared, SEEDED, as_root)
+        assert seen["getrandom"] == [256, 256] and seen["bits"] == 256
+        assert seen["starts"] and min(seen["starts"]) >= float(seeded[0]), (seeded, seen)

@@ -52,6 +52,10 @@ print(json.dumps({
     "index": [name for _, name in socket.if_nameindex()],
     "dev": [line.split(":")[0].strip() for line in read("/proc/net/dev").splitlines()[2:]],
     "routes": read("/proc/net/route").splitlines()[1:],
+    "routes6": sorted({line.split()[9] for line in read("/proc/net/ipv6_route").splitlines()})
+               if os.path.exists("/proc/net/ipv6_route") else None,
+    "addresses6": sorted({line.split()[5] for line in read("/proc/net/if_inet6").splitlines()})
+               if os.path.exists("/proc/net/if_inet6") else None,
     "virtio": [int(read(f"/sys/bus/virtio/devices/{d}/device"), 16)
                for d in os.listdir("/sys/bus/virtio/devices")],
     "pci": os.listdir("/sys/bus/pci/devices") if os.path.isdir("/sys/bus/pci/devices") else [],
@@ -144,6 +148,8 @@ def test_no_interface_but_lo_and_no_device_that_could_be_one(shared: Sandbox, ro
     seen = probe(shared, INTERFACES, root)
     assert seen["sys"] == seen["index"] == seen["dev"] == ["lo"]
     assert seen["routes"] == []
+    # Of IPv6 what the kernel has for lo, where it is on.
+    assert seen["routes6"] in (["lo"], None) and seen["addresses6"] in (["lo"], None)
     assert seen["pci"] == [] and seen["usb"] == []
     # Virtio device 2 is the disk, 19 is vsock, the streams of the host; 1 would be a network card.
     assert sorted(seen["virtio"]) == [2, 19]
@@ -176,10 +182,10 @@ def ip(*words):
 def counted(name, what):
     with open(f"/sys/class/net/{name}/statistics/{what}") as f:
         return int(f.read())
-def attempt(address):
+def attempt(address, family=socket.AF_INET):
     seen = []
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-        with socket.socket(socket.AF_INET, kind) as s:
+        with socket.socket(family, kind) as s:
             s.settimeout(3)
             try:
                 s.connect((address, 53))
@@ -202,6 +208,15 @@ def way(name, address, far):
 seen = {}
 ip("link", "add", "d0", "type", "dummy")
 seen["dummy"] = way("d0", "192.0.2.2", "192.0.2.1")
+# The same over IPv6. Nobody can say whether an address is in use where nobody hears the question.
+ip("-6", "addr", "add", "2001:db8::2/64", "dev", "d0", "nodad")
+ip("-6", "route", "add", "default", "via", "2001:db8::1", "dev", "d0")
+with open("/proc/net/ipv6_route") as f:
+    seen["routes6"] = sorted({line.split()[9] for line in f})
+before = counted("d0", "tx_packets")
+seen["dummy6"] = [attempt(to, socket.AF_INET6) for to in ("2001:db8::1", "2001:4860:4860::8888")]
+seen["sent6"] = counted("d0", "tx_packets") - before
+seen["received6"] = counted("d0", "rx_packets")
 ip("link", "del", "d0")
 
 if not os.path.exists("/dev/net/tun"):
@@ -246,6 +261,11 @@ def test_root_cannot_bring_up_a_way_out(daemon: Daemon, client: Client, build: P
             assert seen[name]["received"] == 0, seen
             for outcomes in seen[name]["outcomes"]:
                 assert set(outcomes) <= {"TimeoutError", "ETIMEDOUT", "EHOSTUNREACH"}, seen
+        # That routes over IPv6 are seen where there are any.
+        assert seen["routes6"] == ["d0", "lo"]
+        assert seen["sent6"] > 0 and seen["received6"] == 0, seen
+        for outcomes in seen["dummy6"]:
+            assert set(outcomes) <= {"TimeoutError", "ETIMEDOUT", "EHOSTUNREACH"}, seen
         # All of it came to the program that made the tunnel.
         assert {"198.51.100.1", "8.8.8.8", "10.0.2.2"} <= set(seen["to"])
         assert "answered" not in seen["lo"], seen

@@ -43,6 +43,17 @@ def test_status(proxy: Proxy) -> None:
         assert int(s[capabilities], 16) == 0
 
 
+def test_limits(proxy: Proxy) -> None:
+    """What it may have is limited, control groups or not: memory, descriptors, no other process."""
+    ready(proxy)
+    lines = Path(f"/proc/{proxy.pid}/limits").read_text().splitlines()
+    limits = {line[:25].strip(): line[25:].split()[:2] for line in lines}
+    assert limits["Max data size"] == [str(512 << 20)] * 2
+    assert limits["Max processes"] == ["0", "0"]
+    assert limits["Max core file size"] == ["0", "0"]
+    assert int(limits["Max open files"][1]) <= 2048
+
+
 @root_only
 def test_it_is_nobody(proxy: Proxy) -> None:
     s = ready(proxy)

@@ -2,11 +2,15 @@
 /* What is written to a VM's control group, to the byte; and what the kernel says of it. */
 #include "unit.h"
 
+#include "daemon/disk_of.h"
 #include "daemon/vm_limits.h"
 #include "lib/cgroup2.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
 
 #define ALL (CGROUP2_CPU | CGROUP2_MEMORY | CGROUP2_PIDS | CGROUP2_IO)
 
@@ -101,12 +105,88 @@ static void test_names(void **state)
 	assert_int_equal(cgroup2_parse(""), 0);
 }
 
+/* --- whole disks -------------------------------------------------------------------------- */
+
+/* Makes the path below root; a file if there is text for it, else a directory. */
+static void put(const char *root, const char *name, const char *text)
+{
+	char path[256];
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", root, name);
+	for (char *p = path + strlen(root) + 1; (p = strchr(p, '/')); *p++ = '/') {
+		*p = '\0';
+		mkdir(path, 0700);
+	}
+	if (!text) {
+		mkdir(path, 0700);
+		return;
+	}
+	f = fopen(path, "w");
+	assert_non_null(f);
+	fputs(text, f);
+	fclose(f);
+}
+
+static void disk_is(const char *root, dev_t dev, const char *expected)
+{
+	struct err err = {0};
+	unsigned int maj = 0, min = 0;
+	char text[32] = "";
+	int rc = disk_of(root, dev, &maj, &min, &err);
+
+	if (rc == 0)
+		snprintf(text, sizeof(text), "%u:%u", maj, min);
+	assert_string_equal(text, expected);
+	assert_int_equal(rc == 0, err.msg[0] == '\0');
+}
+
+static void test_disk_of(void **state)
+{
+	static const char *const links[][2] = {
+		{"8:0", "../../devices/pci/sda"},        {"8:1", "../../devices/pci/sda/sda1"},
+		{"259:3", "../../devices/nvme/n1/n1p2"}, {"254:16", "../../devices/virtio/vdb"},
+		{"253:0", "../../devices/virtual/dm-0"}, {"8:17", "../../devices/pci/sdb/sdb1"},
+		{"8:33", "../../devices/pci/sdc/sdc1"},
+	};
+	char root[] = "/tmp/disk_of.XXXXXX", path[256];
+
+	(void)state;
+	assert_non_null(mkdtemp(root));
+	put(root, "sys/devices/pci/sda/dev", "8:0\n");
+	put(root, "sys/devices/pci/sda/sda1/partition", "1\n");
+	put(root, "sys/devices/pci/sda/sda1/dev", "8:1\n");
+	put(root, "sys/devices/nvme/n1/dev", "259:0\n");
+	put(root, "sys/devices/nvme/n1/n1p2/partition", "2\n");
+	put(root, "sys/devices/virtio/vdb/dev", "254:16\n");
+	put(root, "sys/devices/virtual/dm-0/dev", "253:0\n");
+	put(root, "sys/devices/pci/sdb/sdb1/partition", "1\n");
+	put(root, "sys/devices/pci/sdc/sdc1/partition", "1\n");
+	put(root, "sys/devices/pci/sdc/dev", "none\n");
+	put(root, "sys/dev/block", NULL);
+	for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++) {
+		snprintf(path, sizeof(path), "%s/sys/dev/block/%s", root, links[i][0]);
+		assert_int_equal(symlink(links[i][1], path), 0);
+	}
+	disk_is(root, makedev(8, 0), "8:0");
+	disk_is(root, makedev(8, 1), "8:0");
+	disk_is(root, makedev(259, 3), "259:0");
+	disk_is(root, makedev(254, 16), "254:16");
+	disk_is(root, makedev(253, 0), "253:0"); /* a mapped one is limited as what it is */
+	disk_is(root, makedev(0, 42), "");       /* none: a tmpfs */
+	disk_is(root, makedev(8, 17), "");       /* a partition of what does not say its number */
+	disk_is(root, makedev(8, 33), "");
+	snprintf(path, sizeof(path), "rm -r %s", root);
+	assert_int_equal(system(path), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_values),          cmocka_unit_test(test_only_what_there_is),
 		cmocka_unit_test(test_disks_in_memory), cmocka_unit_test(test_copies),
 		cmocka_unit_test(test_events),          cmocka_unit_test(test_names),
+		cmocka_unit_test(test_disk_of),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

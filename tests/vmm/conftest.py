@@ -333,12 +333,12 @@ class Host:
     def holders(self) -> list[str]:
         """Descriptors in this process and in any VMM that keep layers of this test on the disk. Of
         other processes no descriptor is looked at: to look is to hold it, and it is not closed
-        meanwhile."""
+        meanwhile. Into a VMM only root can look: it is not dumpable."""
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 name = (process / "comm").read_text(errors="replace").strip()
-                if int(process.name) != os.getpid() and name != "podflare-vmm":
+                if int(process.name) != os.getpid() and name != STILL.name:
                     continue
                 for fd in os.scandir(process / "fd"):
                     link = os.readlink(fd.path)

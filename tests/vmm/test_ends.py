@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A machine that ends while it is to park: who asked is told at once why it ended."""
+"""A machine that ends while it is to park: who asked is told at once why it ended. And that layers which
+a machine still has would be found."""
 
 from __future__ import annotations
 
 import errno
+import os
 
 import pytest
 
@@ -30,3 +32,14 @@ def test_a_machine_that_ends_instead_of_parking(host: Host, vcpus: int, asked: i
     assert vmm.receive() is None
     if asked == FORKED:
         assert child.receive() is None
+
+
+def test_layers_of_a_machine_that_lives_are_found(host: Host) -> None:
+    """What each test's end looks for is there before, of the machine and of its copy."""
+    if os.geteuid() != 0:
+        pytest.skip("only root sees the descriptors of a VMM")
+    assert host.holders() == []
+    vmm = host.booted()
+    child = vmm.fork()
+    found = {int(line.partition(":")[0]) for line in host.holders()}
+    assert found == {vmm.pid, child.pid}

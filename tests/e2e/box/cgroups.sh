@@ -56,6 +56,23 @@ templates_are_ready() {
 	[ "$(grep -c "template booting" "$LOG")" = "$(grep -c "template ready" "$LOG")" ]
 }
 
+# Where another process is in the way none are used, if that is allowed, and the daemon goes back to where it
+# was started.
+sleep 1000 &
+stray=$!
+echo $stray >"$GROUP/cgroup.procs"
+PODFLARE_CGROUP=auto
+start
+grep -q "no control groups.*other processes are in the same group" "$LOG" || fail "the daemon does not say why"
+[ "$(group_of "$daemon")" = "$GROUP/podflare-start" ] || fail "the daemon is in $(group_of "$daemon")"
+id=$(create)
+[ -n "$id" ] && alive "$id" || fail "no sandbox was created"
+stop
+kill $stray
+wait $stray 2>/dev/null
+PODFLARE_CGROUP=require
+ok "beside another process there are none, and nothing is moved"
+
 start
 grep -q "every virtual machine has a control group" "$LOG" || fail "the daemon does not say so"
 case $(group_of "$daemon") in
@@ -104,7 +121,10 @@ ok "what comes to its limit ends with the reason, alone"
 kill -9 "$daemon"
 wait "$daemon" 2>/dev/null
 daemon=
-take_back
+for controller in cpu memory pids; do
+	grep -qw $controller "$GROUP/cgroup.subtree_control" || fail "$controller is not left turned on"
+done
+! sh -c "echo \$\$ >$GROUP/cgroup.procs" 2>/dev/null || fail "a process gets into the group that was left"
 left=$(groups)
 [ "$left" -ge 2 ] || fail "no groups were left to be removed"
 start
@@ -112,6 +132,8 @@ grep -q "that a daemon before this one has left were removed" "$LOG" || fail "le
 id=$(create)
 [ -n "$id" ] && alive "$id" || fail "no new sandbox was created"
 within 10 groups_are 2 || fail "there are $(groups) groups, not 2"
+within 10 all_alone || fail "a VMM is not alone in its group"
+limit_is "$(youngest)" pids.max 34
 ok "after kill -9 the next start removes $left groups"
 
 stop
