@@ -65,6 +65,7 @@ struct vmm_host {
 	struct list claims;      /* those whose process has not spoken yet (vmm_claim.c) */
 	struct cgroups *groups;  /* every VMM gets one; NULL: none does */
 	bool reap_again;         /* what has ended is being moved to its group */
+	int message_cost;        /* of a control message that was not read, by SIOCOUTQ; 0: ? */
 	/*
 	 * Children of the daemon that are not VMMs: whether one is, and to reap it. A VMM must not
 	 * be able to call one its own child. NULL: there are none.
@@ -80,6 +81,12 @@ struct vmm_params {
 	uint32_t memory_mib, vcpus, disk_mib;
 };
 
+/* A request to fork that was not answered. */
+struct vmm_ask {
+	uint32_t id;
+	uint64_t sent; /* vmm->sent when it was */
+};
+
 struct vmm {
 	struct vmm_host *host;
 	const struct vmm_ops *ops;
@@ -88,8 +95,9 @@ struct vmm {
 	struct loop_src ctl, proc;
 	int console_fd;
 	uint32_t next_id;
-	bool ended; /* ops->ended was called, or is not wanted */
-	bool gone;  /* ops->reaped comes, or has come */
+	uint64_t sent; /* messages */
+	bool ended;    /* ops->ended was called, or is not wanted */
+	bool gone;     /* ops->reaped comes, or has come */
 
 	/* vmm_guest.c: what did not fit into its socket. */
 	bool egress, egress_unsent;
@@ -97,8 +105,9 @@ struct vmm {
 	unsigned int nrejects;
 	struct loop_timer exit_timer;
 
-	struct list forks;      /* children that were not told of yet, oldest first */
-	unsigned int in_flight; /* requests to fork that were not answered */
+	struct list forks; /* children that were not told of yet, oldest first */
+	struct vmm_ask asks[LIMIT_FORKS_IN_FLIGHT];
+	unsigned int in_flight; /* of asks */
 
 	struct vmm *parent;    /* until told of */
 	struct list fork_link; /* parent->forks */
@@ -110,6 +119,7 @@ struct vmm {
 	bool listening; /* for its first message */
 	pid_t speaker;  /* who has sent that; 0: nobody yet */
 	pid_t claim;    /* what its parent has told */
+	pid_t claim_by; /* that parent */
 	int claim_fd;   /* of that process, until it has spoken; -1 */
 
 	/* vmm_group.c */

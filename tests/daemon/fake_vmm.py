@@ -92,6 +92,7 @@ class Vmm:
         self.wire = 0  # bytes of a message: as long as the daemon's first one
         self.boot: tuple[int, int, int] = (0, 0, 0)
         self.paused = False
+        self.told = 0
         self.state = fresh_state()
         self.once_words: dict[str, list[str]] = {}
         self.streams: set = set()
@@ -241,6 +242,19 @@ class Vmm:
             self.send(FORKED, ident, code=1)
             self.send(FORKED, ident, code=1)
             self.send(FORKED, ident + 1000, code=1)
+        elif word == "nobody":
+            # Of the children that it was not asked for yet, with a process that there is.
+            self.send(FORKED, 0, value=self.clone(fds, "child-dies", leaf=False))
+            time.sleep(60)
+        elif word == "deaf":
+            # Answers what it has not read.
+            for i in range(16):
+                self.send(FORKED, ident + i, code=12, text="no memory")
+            time.sleep(60)
+        elif word == "twice":
+            os.dup(fds["control"])  # it does not end
+            self.told = self.told or self.clone(fds, "mute", leaf=False)
+            self.send(FORKED, ident, value=self.told)
         else:
             if word == "slow":
                 time.sleep(float(rest))
@@ -328,6 +342,9 @@ class Vmm:
         os.close(mem)
         self.mode, self.fds, self.boot = told["mode"], told["fds"], tuple(told["boot"])
         self.state, self.wire = told["state"], told["wire"]
+        if self.mode == "mute":
+            self.ctl.recv(1)
+            os._exit(9)
         self.send(HERE)
         if os.read(self.fds["gate"], 1) == b"":
             os._exit(8)
