@@ -1,10 +1,15 @@
 """VMMs that their guests have taken over: what they can say and leave behind is bounded."""
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from conftest import Daemon, stdout_of, wait_for
+
+KEYS = ("pk_ann_1f0c", "pk_bob_77e2")
 
 
 @pytest.mark.parametrize(
@@ -48,3 +53,35 @@ def test_one_process_for_two_children(start: Callable[..., Daemon]) -> None:
     assert sum("it was not ready after 5 s" in x for x in ends) == 1, ends
     assert stdout_of(d.exec(sid, "echo alive")) == "alive"
     wait_for(lambda: len(d.children()) == 2)
+
+
+def test_silent_copies_hold_up_nobody_else(start: Callable[..., Daemon]) -> None:
+    """More of them than can have had their turns when they are given up, all before another's."""
+    limit, slots = 20, 2 * (os.cpu_count() or 1)
+    d = start(
+        env={"PODFLARE_API_KEYS": f"{KEYS[0]},{KEYS[1]}", "PODFLARE_CREATE_TIMEOUT": str(limit)},
+        args=["--max-fork", "24"],
+    )
+    http = [
+        httpx.Client(base_url=d.url, timeout=120, headers={"Authorization": f"Bearer {k}"})
+        for k in KEYS
+    ]
+    d.http.headers["Authorization"] = f"Bearer {KEYS[0]}"
+    sids = []
+    for _ in range(-(-6 * slots // 24)):
+        sids.append(d.create())
+        for _ in range(24):
+            d.exec(sids[-1], "#fake:once fork silent")
+    with ThreadPoolExecutor() as pool:
+        forks = [pool.submit(http[0].post, f"/v1/sandboxes/{s}/fork", json={"n": 24}) for s in sids]
+        # All have their turns or wait for them.
+        wait_for(lambda: len(d.children()) >= 1 + 25 * len(sids), limit / 2)
+        r = http[1].post("/v1/sandboxes")
+        assert r.status_code == 200, r.text
+        assert not any(f.done() for f in forks)
+        # Neither those of the same key.
+        r = http[0].post("/v1/sandboxes")
+        assert r.status_code == 200, r.text
+        assert not any(f.done() for f in forks)
+        for s in sids:
+            http[0].delete(f"/v1/sandboxes/{s}")
