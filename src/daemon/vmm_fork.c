@@ -61,6 +61,7 @@ static int fork_send(struct vmm *parent, struct vmm *v, struct err *err)
 	rc = vmm_gate(v, &gate);
 	if (rc < 0)
 		return err_set(err, -rc, "cannot make a gate for the new virtual machine");
+	strays_asked(v);
 	rc = vmm_send(parent, &m,
 		      (int[CTL_FORK_FDS]){
 			      [CTL_FORK_CONTROL] = v->peer_fd,

@@ -2,8 +2,8 @@
 /*
  * What the files behind vmm_client.h share: vmm_client.c (messages and boot),
  * vmm_proc.c (processes), vmm_fork.c (forks), vmm_claim.c (whose a process is), vmm_guest.c
- * (connections that the guest opens), vmm_group.c (control groups), console.c (the ring). Thread:
- * the loop's. fork: no state.
+ * (connections that the guest opens), strays.c (processes that nobody has told of), vmm_group.c
+ * (control groups), console.c (the ring). Thread: the loop's. fork: no state.
  */
 #pragma once
 
@@ -69,6 +69,14 @@ void vmm_claim_take(struct vmm *v);
 struct vmm *vmm_claim_by_pid(struct vmm_host *h, pid_t pid);
 /* It waits for none any more. */
 void vmm_claim_drop(struct vmm *v);
+
+void strays_init(struct vmm_host *h);
+/* A VMM has ended: it is looked soon whether it has left something behind. */
+void strays_soon(struct vmm_host *h);
+/* Its fork is asked for now. */
+void strays_asked(struct vmm *v);
+/* One has ended and was reaped; a line a second at most. */
+void strays_log(struct vmm_host *h, pid_t pid);
 
 /* CTL_GUEST_CONNECT. False: it broke the protocol. */
 bool vmm_on_guest_connect(struct vmm *v, const struct ctl_msg *m);

@@ -33,6 +33,7 @@ void vmm_host_init(struct vmm_host *h, struct loop *loop, const char *vmm_path,
 			       .message_cost = vmm_message_cost()};
 	list_init(&h->vmms);
 	list_init(&h->claims);
+	strays_init(h);
 }
 
 /* The process is reaped (or was, by whoever): the last callback. */
@@ -52,6 +53,7 @@ static void vmm_gone(struct vmm *v, const char *how)
 	vmm_end_forks(v, how);
 	vmm_group_leave(v);
 	close_fd(&v->console_fd);
+	strays_soon(v->host);
 	v->ops->reaped(v);
 }
 
@@ -127,8 +129,7 @@ void vmm_host_reap(struct vmm_host *h)
 		}
 		if (waitid(P_PID, (id_t)si.si_pid, &si, WEXITED | WNOHANG) < 0)
 			return;
-		log_warn("a virtual machine's process that nobody told of has ended (pid %d)",
-			 (int)si.si_pid);
+		strays_log(h, si.si_pid);
 	}
 }
 

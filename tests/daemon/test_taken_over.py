@@ -1,8 +1,11 @@
 """VMMs that their guests have taken over: what they can say and leave behind is bounded."""
 
 import os
+import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -85,3 +88,65 @@ def test_silent_copies_hold_up_nobody_else(start: Callable[..., Daemon]) -> None
         assert not any(f.done() for f in forks)
         for s in sids:
             http[0].delete(f"/v1/sandboxes/{s}")
+
+
+def make_helper(d: Daemon, sid: str) -> int:
+    """Its VMM makes a process that it does not tell of."""
+    known = set(d.children())
+    d.exec(sid, "#fake:once fork helper")
+    assert d.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 1}).status_code == 503
+    (pid,) = set(d.children()) - known
+    return pid
+
+
+def test_what_it_leaves_behind_ends(start: Callable[..., Daemon]) -> None:
+    """With the VMM that has made it, soon."""
+    d = start()
+    sid = d.create()
+    pids = [make_helper(d, sid) for _ in range(3)]
+    assert set(pids) <= set(d.children())
+    d.http.delete(f"/v1/sandboxes/{sid}")
+    wait_for(lambda: len(d.children()) == 1)
+    lines = [x for x in d.log_text().splitlines() if "nobody told of has ended" in x]
+    assert 1 <= len(lines) <= 3
+
+
+def test_it_does_not_outlive_the_daemon(start: Callable[..., Daemon]) -> None:
+    d = start()
+    sid = d.create()
+    pids = [make_helper(d, sid) for _ in range(3)]
+    assert d.stop() == 0
+    assert not [p for p in pids if os.path.exists(f"/proc/{p}")]
+
+
+def test_a_child_that_is_yet_to_be_told_of_stays(start: Callable[..., Daemon]) -> None:
+    """What is older than the forks that are open goes, and what may be their child does not."""
+    d = start()
+    a, b = d.create(), d.create()
+    helper = make_helper(d, a)
+    known = set(d.children())
+    time.sleep(0.05)  # the kernel tells the start of a process in hundredths of a second
+    d.exec(b, "#fake:once fork late 4")
+    with ThreadPoolExecutor() as pool:
+        honest = pool.submit(d.http.post, f"/v1/sandboxes/{b}/fork", json={"n": 1})
+        (pid,) = wait_for(lambda: set(d.children()) - known)
+        httpx.delete(f"{d.url}/v1/sandboxes/{a}", timeout=60)
+        wait_for(lambda: helper not in d.children())
+        assert pid in d.children() and not honest.done()
+        r = honest.result()
+    assert r.status_code == 200, r.text
+    assert d.info(r.json()["children"][0])["pid"] == pid
+
+
+def test_what_was_there_before_the_daemon_stays(start: Callable[..., Daemon]) -> None:
+    """Children of the program in whose place it was started."""
+    d = start(prefix=["sh", "-c", 'sleep 60 & exec "$@"', "sh"])
+    (before,) = [p for p in d.children() if "sleep" in Path(f"/proc/{p}/comm").read_text()]
+    sid = d.create()
+    helper = make_helper(d, sid)
+    d.http.delete(f"/v1/sandboxes/{sid}")
+    wait_for(lambda: helper not in d.children())
+    assert before in d.children()
+    d.stop()
+    assert "sleep" in Path(f"/proc/{before}/comm").read_text()
+    os.kill(before, signal.SIGKILL)
