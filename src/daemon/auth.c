@@ -50,6 +50,23 @@ static bool host_is_public(const struct config *c, const char *host)
 			  strncasecmp(host, c->public_addr, len) == 0));
 }
 
+static bool is_loopback(const char *addr)
+{
+	return strncmp(addr, "127.", 4) == 0 || strncmp(addr, "[::1]", 5) == 0 ||
+	       strncasecmp(addr, "localhost:", 10) == 0;
+}
+
+/*
+ * Whether names are looked at. On a public address that is open to everybody any name may be right,
+ * as behind a forwarder that does not say how it is called.
+ */
+static bool names_matter(const struct config *c)
+{
+	if (c->trust_forward)
+		return c->public_addr && (!c->auth_disabled || is_loopback(c->public_addr));
+	return !c->auth_disabled || c->loopback;
+}
+
 /* A page served from the address that it calls; anything else is foreign. */
 static bool origin_is_host(const char *origin, const char *host)
 {
@@ -65,13 +82,9 @@ enum auth_result auth_check(const struct config *c, const char *authorization, c
 	size_t len;
 
 	if (!c->auth) {
-		if (c->auth_disabled || c->nkeys)
-			return AUTH_OK;
 		if (origin && !origin_is_host(origin, host))
 			return AUTH_ORIGIN;
-		/* Behind a forwarder that does not say how it is called, any name may be right. */
-		if (host && (!c->trust_forward || c->public_addr) && !host_is_literal(host) &&
-		    !host_is_public(c, host))
+		if (host && names_matter(c) && !host_is_literal(host) && !host_is_public(c, host))
 			return AUTH_ORIGIN;
 		return AUTH_OK;
 	}

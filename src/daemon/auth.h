@@ -2,8 +2,9 @@
 /*
  * Who may call: the Authorization header against the accepted keys, in a time
  * that does not depend on how much of a key was right; and, where no key is
- * asked for, protection of a local daemon against web pages (a page can send
- * requests to 127.0.0.1, and by DNS rebinding read the answers).
+ * asked for, protection against web pages (a page can send requests to 127.0.0.1, and by
+ * DNS rebinding read the answers): one of another origin is refused, whoever opened the
+ * daemon to whom, and on a loopback address a request to a name that is not localhost.
  * Pure over the configuration; any thread. fork: no state.
  */
 #pragma once

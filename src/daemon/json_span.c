@@ -350,15 +350,53 @@ uint8_t *json_span_text(struct json_span s, size_t *len)
 	return out;
 }
 
+/* Of a string in a text that was checked, its marks included. */
+static size_t string_length(const uint8_t *p)
+{
+	size_t n = 1;
+
+	while (p[n] != '"')
+		n += p[n] == '\\' ? 2 : 1;
+	return n + 1;
+}
+
+/* Of a number that begins here; 0: none does. */
+static size_t number_length(const uint8_t *p, const uint8_t *end)
+{
+	size_t n = 0;
+
+	if (*p != '-' && (*p < '0' || *p > '9'))
+		return 0;
+	while (p + n < end && ((p[n] >= '0' && p[n] <= '9') || memchr("+-.eE", p[n], 5)))
+		n++;
+	return n;
+}
+
 int json_span_append(struct buf *out, struct json_span s)
 {
-	uint8_t *o = buf_reserve(out, s.len);
+	/* Two quotation marks for each number that is too long. */
+	uint8_t *start = buf_reserve(out, s.len + 2 * (s.len / JSON_SPAN_NUMBER)), *o = start;
+	const uint8_t *p = s.p, *end = s.p + s.len;
 
-	if (!o)
+	if (!start)
 		return -ENOMEM;
-	/* Inside of strings there are none: they are escaped there. */
-	for (size_t i = 0; i < s.len; i++)
-		o[i] = s.p[i] == '\n' || s.p[i] == '\r' ? ' ' : s.p[i];
-	buf_commit(out, s.len);
+	while (p < end) {
+		size_t n = *p == '"' ? string_length(p) : number_length(p, end);
+		bool quote = *p != '"' && n > JSON_SPAN_NUMBER;
+
+		if (n == 0) { /* between values, or of a word */
+			*o++ = *p == '\n' || *p == '\r' ? ' ' : *p;
+			p++;
+			continue;
+		}
+		if (quote)
+			*o++ = '"';
+		memcpy(o, p, n);
+		o += n;
+		p += n;
+		if (quote)
+			*o++ = '"';
+	}
+	buf_commit(out, (size_t)(o - start));
 	return 0;
 }

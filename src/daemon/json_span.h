@@ -2,7 +2,7 @@
 /*
  * JSON that a guest wrote and that is passed on as it came: checked whole, its
  * members found, nothing built of it. A text of 8 MiB costs no memory beyond
- * itself, and numbers keep all their digits.
+ * itself, and numbers keep all their digits, as strings if there are many.
  *
  * Accepted is RFC 8259 in UTF-8, nested at most JSON_SPAN_DEPTH deep. An escape
  * of half a surrogate pair is let through: Python writes such.
@@ -18,6 +18,8 @@
 #include <stdint.h>
 
 #define JSON_SPAN_DEPTH 512u
+/* Longest number that is passed on as one: Python's json refuses integers of 4300 digits. */
+#define JSON_SPAN_NUMBER 4000u
 
 /* One value inside a text that was checked, without blanks around it. p NULL: absent. */
 struct json_span {
@@ -48,5 +50,9 @@ bool json_span_equals(struct json_span s, const char *text);
  */
 uint8_t *json_span_text(struct json_span s, size_t *len);
 
-/* Appends it on one line: line ends between tokens become blanks. As buf_append(). */
+/*
+ * Appends it on one line: line ends between tokens become blanks; and a number of more than
+ * JSON_SPAN_NUMBER characters a string of them, as not all readers take it for a number. As
+ * buf_append().
+ */
 __must_check int json_span_append(struct buf *out, struct json_span s);

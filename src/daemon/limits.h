@@ -175,6 +175,7 @@
 /* Stop. */
 #define STOP_DRAIN_NS (2 * SECOND_NS) /* replies may finish */
 #define STOP_VMM_NS   (5 * SECOND_NS) /* killed VMMs must be gone */
+#define STOP_SWEEP_MS 5               /* until it is looked again what they have left behind */
 
 /* State. */
 #define STORE_KEEP_DAYS  90           /* ended sandboxes are remembered */

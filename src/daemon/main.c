@@ -225,6 +225,15 @@ static bool all_gone(const struct daemon *d)
 	       list_empty(&d->egress.proxies);
 }
 
+/* What VMMs have left behind and nobody knows of: each that is killed may have made another. */
+static void stop_strays(struct daemon *d, uint64_t until)
+{
+	while (vmm_host_sweep(&d->vmms) && io_now_ns() < until)
+		if (loop_run_once(&d->loop, STOP_SWEEP_MS) < 0)
+			break;
+	vmm_host_stop(&d->vmms);
+}
+
 static void stop(struct daemon *d)
 {
 	uint64_t now = io_now_ns(), replies = now + STOP_DRAIN_NS, vmms = now + STOP_VMM_NS;
@@ -243,6 +252,7 @@ static void stop(struct daemon *d)
 			break;
 		now = io_now_ns();
 	}
+	stop_strays(d, vmms);
 	if (!all_gone(d))
 		log_warn("a killed VMM or proxy is not gone yet");
 }

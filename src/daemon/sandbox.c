@@ -74,7 +74,7 @@ static void sandbox_on_renew(struct agent_stream *s)
 		sb->renew = NULL;
 		sb->renewed = true;
 		sandbox_check_ready(sb);
-		turn_done(&sb->turn);
+		turn_done(&sb->turn, true);
 		return;
 	}
 	if (rc < 0 && sandbox_is_ending(sb))
@@ -222,6 +222,7 @@ static void sandbox_on_reaped(struct vmm *v)
 	registry_gone(&sb->d->registry, sb);
 	exec_forget_all(sb);
 	egress_free(sb);
+	turn_free(&sb->turn);
 	json_decref(sb->metadata);
 	loop_defer_free(&sb->d->loop, sb);
 }
@@ -301,10 +302,11 @@ struct sandbox *sandbox_new(struct daemon *d, const struct sandbox_params *p,
 	list_init(&sb->execs);
 	list_init(&sb->past);
 	list_init(&sb->forks);
-	turn_init(&sb->turn, &d->renewals, sandbox_renew);
 	agent_init(&sb->agent, &d->loop, &sb->vmm);
 	sb->vmm.ops = &sandbox_vmm_ops;
-	if (egress_set(sb, p->grant) < 0) {
+	if (turn_init(&sb->turn, &d->renewals, sandbox_renew, sb->owner, sb->root) < 0 ||
+	    egress_set(sb, p->grant) < 0) {
+		turn_free(&sb->turn);
 		free(sb);
 		return NULL;
 	}
@@ -349,6 +351,7 @@ void sandbox_count(struct sandbox *sb, const char *owner)
 {
 	sb->counted = true;
 	snprintf(sb->owner, sizeof(sb->owner), "%s", owner);
+	turn_give(&sb->turn, owner);
 }
 
 int sandbox_announce(struct sandbox *sb)
@@ -403,7 +406,7 @@ void sandbox_end(struct sandbox *sb, bool deleted, const char *fmt, ...)
 	sb->renew = NULL;
 	agent_free(&sb->agent);
 	vmm_kill(&sb->vmm, true);
-	turn_done(&sb->turn);
+	turn_done(&sb->turn, false);
 }
 
 void sandbox_add_user(struct sandbox *sb, struct sandbox_user *u, sandbox_user_fn *fn, void *arg)

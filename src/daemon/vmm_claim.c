@@ -9,6 +9,10 @@
  * A child that ended before it spoke is taken at its parent's word: a dead process
  * is nothing that could be moved or killed.
  *
+ * Two VMMs may tell of the same process, and who was first says nothing: the one whose
+ * child speaks has it, and the other is refused then. One VMM that tells of a process for
+ * two children lies at once.
+ *
  * Invariant: a struct vmm with claim_fd >= 0 is in host->claims and has no process.
  */
 #define _GNU_SOURCE
@@ -59,15 +63,34 @@ static void claim_refused(struct vmm *v)
 	vmm_fork_failed(v, "the virtual machine told of a child that is none");
 }
 
+/* Somebody has it: whoever else waits for a word of it has been lied to. */
+static void claim_settled(struct vmm_host *h, pid_t pid)
+{
+	struct vmm *v;
+
+	while ((v = vmm_claim_by_pid(h, pid)))
+		claim_refused(v);
+}
+
+bool vmm_claim_twice(struct vmm_host *h, pid_t by, pid_t pid)
+{
+	list_for_each (v, &h->claims, struct vmm, link)
+		if (v->claim == pid && v->claim_by == by)
+			return true;
+	return false;
+}
+
 void vmm_claim_take(struct vmm *v)
 {
+	struct vmm_host *h = v->host;
+	pid_t pid = v->claim;
 	struct err err = {0};
 
-	if (vmm_by_pid(v->host, v->claim)) {
+	if (vmm_by_pid(h, pid)) {
 		claim_refused(v); /* another one has it */
 		return;
 	}
-	v->pid = v->claim;
+	v->pid = pid;
 	if (vmm_watch(v, claim_end(v), &err) < 0) {
 		vmm_abandon(v);
 		vmm_fork_failed(v, err.msg);
@@ -76,6 +99,7 @@ void vmm_claim_take(struct vmm *v)
 	} else if (v->ops->forked) {
 		v->ops->forked(v);
 	}
+	claim_settled(h, pid);
 }
 
 static bool claim_has_ended(const struct vmm *v)
@@ -100,9 +124,10 @@ static void claim_silent(struct vmm *v)
 	loop_timer_set(v->host->loop, &v->exit_timer, SILENT_NS);
 }
 
-void vmm_claim(struct vmm *v, pid_t pid, int pidfd)
+void vmm_claim(struct vmm *v, pid_t by, pid_t pid, int pidfd)
 {
 	v->claim = pid;
+	v->claim_by = by;
 	v->claim_fd = pidfd;
 	list_add_tail(&v->host->claims, &v->link);
 	vmm_poll(v); /* it may have spoken */

@@ -15,8 +15,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 /* After its last word a VMM has this long to exit by itself. */
@@ -68,15 +71,39 @@ void vmm_close_ctl(struct vmm *v)
 		loop_timer_set(v->host->loop, &v->exit_timer, EXIT_NS);
 }
 
+void vmm_breach(struct vmm *v, const char *text)
+{
+	log_warn("VMM %d %s", (int)v->pid, text);
+	vmm_kill(v, false);
+	vmm_close_ctl(v);
+}
+
 /* A positive errno out of a message. */
 static int errno_of(uint32_t code)
 {
 	return code > 0 && code < 4096 ? (int)code : EIO;
 }
 
+/*
+ * It has booted, so it is in its jail, which has a limit for disks of any size: from here on no
+ * layer of it, or of a copy, gets larger than this one.
+ */
+static void vmm_limit_layers(struct vmm *v)
+{
+	rlim_t most = (rlim_t)v->size.disk_mib << 20;
+	struct rlimit r = {.rlim_cur = most, .rlim_max = most};
+
+	if (v->pid && v->boot.disk_mib && prlimit(v->pid, RLIMIT_FSIZE, &r, NULL) < 0)
+		log_warn("the files of VMM %d could not be limited: %s", (int)v->pid,
+			 strerror(errno));
+}
+
 static void vmm_message(struct vmm *v, struct ctl_msg *m)
 {
 	switch (m->type) {
+	case CTL_BOOTED:
+		vmm_limit_layers(v);
+		break;
 	case CTL_STATUS:
 		if (v->ops->status)
 			v->ops->status(v, m->code);
@@ -115,17 +142,14 @@ static void vmm_message(struct vmm *v, struct ctl_msg *m)
 	case CTL_GUEST_CONNECT:
 		if (vmm_on_guest_connect(v, m))
 			break;
-		log_warn("VMM %d asked for a connection that there is not", (int)v->pid);
-		vmm_kill(v, false);
+		vmm_breach(v, "asked for a connection that there is not");
 		break;
-	case CTL_BOOTED:
 	case CTL_CONNECTED:
 	case CTL_STATS:
 	case CTL_HERE:
 		break;
 	default:
-		log_warn("VMM %d sent a message that only we send", (int)v->pid);
-		vmm_kill(v, false);
+		vmm_breach(v, "sent a message that only we send");
 		break;
 	}
 }
@@ -150,10 +174,8 @@ void vmm_poll(struct vmm *v)
 		if (rc == -ECONNRESET)
 			continue;
 		if (rc <= 0) {
-			if (rc == -EPROTO) {
-				log_warn("VMM %d broke the control protocol", (int)v->pid);
-				vmm_kill(v, false);
-			}
+			if (rc == -EPROTO)
+				vmm_breach(v, "broke the control protocol");
 			vmm_close_ctl(v);
 			return;
 		}
@@ -168,6 +190,41 @@ static void vmm_on_ctl(struct loop_src *src, uint32_t events)
 	if (events & EPOLLOUT)
 		vmm_guest_flush(src->arg);
 	vmm_poll(src->arg);
+}
+
+/* --- what is sent ------------------------------------------------------------------------ */
+
+int vmm_send(struct vmm *v, const struct ctl_msg *m, const int *fds)
+{
+	int rc = v->ctl.fd < 0 ? -ENOTCONN : ctl_send(v->ctl.fd, m, fds);
+
+	if (rc == 0)
+		v->sent++;
+	return rc;
+}
+
+bool vmm_has_read(const struct vmm *v, uint64_t sent)
+{
+	int unread, cost = v->host->message_cost;
+
+	if (cost == 0 || ioctl(v->ctl.fd, SIOCOUTQ, &unread) < 0)
+		return true;
+	/* All are of one size, and are read in order: only what was sent after it may lie there. */
+	return (uint64_t)unread <= (v->sent - sent) * (uint64_t)cost;
+}
+
+int vmm_message_cost(void)
+{
+	struct ctl_msg m = {.type = CTL_STOP};
+	int sv[2], cost = 0;
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sv) < 0)
+		return 0;
+	if (ctl_send(sv[0], &m, NULL) < 0 || ioctl(sv[0], SIOCOUTQ, &cost) < 0)
+		cost = 0;
+	close(sv[0]);
+	close(sv[1]);
+	return cost;
 }
 
 /* --- boot -------------------------------------------------------------------------------- */
@@ -278,21 +335,21 @@ int vmm_pause(struct vmm *v)
 {
 	struct ctl_msg m = {.type = CTL_PAUSE, .id = ++v->next_id};
 
-	return v->ctl.fd < 0 ? -ENOTCONN : ctl_send(v->ctl.fd, &m, NULL);
+	return vmm_send(v, &m, NULL);
 }
 
 int vmm_record(struct vmm *v, enum ctl_hotset set)
 {
 	struct ctl_msg m = {.type = CTL_RECORD, .id = ++v->next_id, .code = set};
 
-	return v->ctl.fd < 0 ? -ENOTCONN : ctl_send(v->ctl.fd, &m, NULL);
+	return vmm_send(v, &m, NULL);
 }
 
 int vmm_learn(struct vmm *v)
 {
 	struct ctl_msg m = {.type = CTL_LEARN, .id = ++v->next_id};
 
-	return v->ctl.fd < 0 ? -ENOTCONN : ctl_send(v->ctl.fd, &m, NULL);
+	return vmm_send(v, &m, NULL);
 }
 
 void vmm_warm(struct vmm *v, enum ctl_hotset set)
@@ -300,14 +357,14 @@ void vmm_warm(struct vmm *v, enum ctl_hotset set)
 	struct ctl_msg m = {.type = CTL_WARM, .code = set};
 
 	/* A full socket only costs the gain. */
-	if (v->ctl.fd >= 0 && ctl_send(v->ctl.fd, &m, NULL) < 0)
+	if (v->ctl.fd >= 0 && vmm_send(v, &m, NULL) < 0)
 		log_info("VMM %d could not be told what it will write", (int)v->pid);
 }
 
 int64_t vmm_connect(struct vmm *v, uint32_t port, int fd)
 {
 	struct ctl_msg m = {.type = CTL_CONNECT, .id = ++v->next_id, .port = port};
-	int rc = v->ctl.fd < 0 ? -ENOTCONN : ctl_send(v->ctl.fd, &m, &fd);
+	int rc = vmm_send(v, &m, &fd);
 
 	return rc < 0 ? rc : (int64_t)m.id;
 }

@@ -65,6 +65,11 @@ struct vmm_host {
 	struct list claims;      /* those whose process has not spoken yet (vmm_claim.c) */
 	struct cgroups *groups;  /* every VMM gets one; NULL: none does */
 	bool reap_again;         /* what has ended is being moved to its group */
+	/* strays.c */
+	struct loop_timer sweep;
+	uint64_t sweep_ns, began_ticks, stray_logged_ns;
+	unsigned int strays_unlogged;
+	int message_cost; /* of a control message that was not read, by SIOCOUTQ; 0: ? */
 	/*
 	 * Children of the daemon that are not VMMs: whether one is, and to reap it. A VMM must not
 	 * be able to call one its own child. NULL: there are none.
@@ -80,6 +85,12 @@ struct vmm_params {
 	uint32_t memory_mib, vcpus, disk_mib;
 };
 
+/* A request to fork that was not answered. */
+struct vmm_ask {
+	uint32_t id;
+	uint64_t sent; /* vmm->sent when it was */
+};
+
 struct vmm {
 	struct vmm_host *host;
 	const struct vmm_ops *ops;
@@ -88,8 +99,9 @@ struct vmm {
 	struct loop_src ctl, proc;
 	int console_fd;
 	uint32_t next_id;
-	bool ended; /* ops->ended was called, or is not wanted */
-	bool gone;  /* ops->reaped comes, or has come */
+	uint64_t sent; /* messages */
+	bool ended;    /* ops->ended was called, or is not wanted */
+	bool gone;     /* ops->reaped comes, or has come */
 
 	/* vmm_guest.c: what did not fit into its socket. */
 	bool egress, egress_unsent;
@@ -97,12 +109,14 @@ struct vmm {
 	unsigned int nrejects;
 	struct loop_timer exit_timer;
 
-	struct list forks;      /* children that were not told of yet, oldest first */
-	unsigned int in_flight; /* requests to fork that were not answered */
+	struct list forks; /* children that were not told of yet, oldest first */
+	struct vmm_ask asks[LIMIT_FORKS_IN_FLIGHT];
+	unsigned int in_flight; /* of asks */
 
 	struct vmm *parent;    /* until told of */
 	struct list fork_link; /* parent->forks */
 	uint32_t fork_id;      /* of the request; 0 = not sent */
+	uint64_t asked_ticks;  /* when that was (strays.c) */
 	enum ctl_fork_kind kind;
 	int peer_fd; /* the child's end of its control socket, until sent */
 
@@ -110,6 +124,7 @@ struct vmm {
 	bool listening; /* for its first message */
 	pid_t speaker;  /* who has sent that; 0: nobody yet */
 	pid_t claim;    /* what its parent has told */
+	pid_t claim_by; /* that parent */
 	int claim_fd;   /* of that process, until it has spoken; -1 */
 
 	/* vmm_group.c */
@@ -129,6 +144,14 @@ void vmm_host_init(struct vmm_host *h, struct loop *loop, const char *vmm_path,
  * included (a VMM may fork and end before it tells).
  */
 void vmm_host_reap(struct vmm_host *h);
+
+/*
+ * Kills child processes of ours that no struct vmm has and no VMM may have yet to tell of: what one
+ * that was taken over has made. It is done by itself some moments after the end of each VMM. How
+ * many there were that are nobody's; those that were killed are reaped like all others.
+ */
+unsigned int vmm_host_sweep(struct vmm_host *h);
+void vmm_host_stop(struct vmm_host *h);
 
 /* v->ops is set by the caller before, here and in vmm_fork(). */
 int vmm_start(struct vmm *v, struct vmm_host *h, const struct vmm_params *p, struct err *err);

@@ -5,9 +5,14 @@
  * layers of both disks) are made when its request is sent, so that a long queue
  * holds few.
  *
- * Invariants: a struct vmm in parent->forks has no process; parent->in_flight
- * counts the requests without an answer, those of children that have been given
- * up meanwhile included.
+ * Invariants: a struct vmm in parent->forks has no process; parent->asks are the
+ * requests without an answer, those of children that have been given up meanwhile
+ * included.
+ *
+ * The kernel counts descriptors that lie in sockets for all of a user's together, and
+ * refuses more beyond a number. So a VMM must answer what it was asked, once each, and
+ * after it has read it: otherwise it could let requests pile up in its socket by
+ * answering them, and nobody else would get any.
  */
 #define _GNU_SOURCE
 #include "daemon/limits.h"
@@ -56,22 +61,22 @@ static int fork_send(struct vmm *parent, struct vmm *v, struct err *err)
 	rc = vmm_gate(v, &gate);
 	if (rc < 0)
 		return err_set(err, -rc, "cannot make a gate for the new virtual machine");
-	rc = parent->ctl.fd < 0 ? -ENOTCONN
-				: ctl_send(parent->ctl.fd, &m,
-					   (int[CTL_FORK_FDS]){
-						   [CTL_FORK_CONTROL] = v->peer_fd,
-						   [CTL_FORK_CONSOLE] = v->console_fd,
-						   [CTL_FORK_PARENT_RW] = prw,
-						   [CTL_FORK_PARENT_RO] = pro,
-						   [CTL_FORK_CHILD_RW] = crw,
-						   [CTL_FORK_CHILD_RO] = cro,
-						   [CTL_FORK_GATE] = gate,
-					   });
+	strays_asked(v);
+	rc = vmm_send(parent, &m,
+		      (int[CTL_FORK_FDS]){
+			      [CTL_FORK_CONTROL] = v->peer_fd,
+			      [CTL_FORK_CONSOLE] = v->console_fd,
+			      [CTL_FORK_PARENT_RW] = prw,
+			      [CTL_FORK_PARENT_RO] = pro,
+			      [CTL_FORK_CHILD_RW] = crw,
+			      [CTL_FORK_CHILD_RO] = cro,
+			      [CTL_FORK_GATE] = gate,
+		      });
 	if (rc < 0)
 		return err_set(err, -rc, "cannot ask the virtual machine to fork");
 	v->fork_id = m.id;
 	close_fd(&v->peer_fd);
-	parent->in_flight++;
+	parent->asks[parent->in_flight++] = (struct vmm_ask){m.id, parent->sent};
 	return 0;
 }
 
@@ -142,11 +147,11 @@ int vmm_fork(struct vmm *v, struct vmm *parent, enum ctl_fork_kind kind, struct 
  */
 static void fork_adopt(struct vmm *parent, struct vmm *v, uint64_t pid)
 {
-	int fd = vmm_prove_child(parent->host, pid);
+	int fd = vmm_prove_child(parent->host, parent->pid, pid);
 
 	vmm_leave_parent(v);
 	if (fd >= 0) {
-		vmm_claim(v, (pid_t)pid, fd);
+		vmm_claim(v, parent->pid, (pid_t)pid, fd);
 		return;
 	}
 	/* Its own word counts more, if it had time for one. */
@@ -158,17 +163,30 @@ static void fork_adopt(struct vmm *parent, struct vmm *v, uint64_t pid)
 					: "the new virtual machine's process ended at once");
 }
 
+/* Takes the request off the list: what is wrong with the answer, or NULL. */
+static const char *fork_answered(struct vmm *parent, uint32_t id)
+{
+	for (unsigned int i = 0; i < parent->in_flight; i++) {
+		struct vmm_ask ask = parent->asks[i];
+
+		if (ask.id != id)
+			continue;
+		parent->asks[i] = parent->asks[--parent->in_flight];
+		return vmm_has_read(parent, ask.sent) ? NULL : "told of a fork before it was asked";
+	}
+	return "told of a fork that nobody asked for";
+}
+
 void vmm_on_forked(struct vmm *parent, struct ctl_msg *m)
 {
 	char text[CTL_TEXT_MAX + 64];
+	const char *wrong = fork_answered(parent, m->id);
 	struct vmm *v = NULL;
 
-	if (parent->in_flight == 0) {
-		log_warn("VMM %d told of a fork that nobody asked for", (int)parent->pid);
-		vmm_kill(parent, false);
+	if (wrong) {
+		vmm_breach(parent, wrong);
 		return;
 	}
-	parent->in_flight--;
 	list_for_each (it, &parent->forks, struct vmm, fork_link)
 		if (it->fork_id == m->id)
 			v = it;

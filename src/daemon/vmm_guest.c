@@ -5,7 +5,6 @@
  * open; one that has more breaks the protocol) and sent when there is room.
  */
 #include "daemon/vmm_impl.h"
-#include "lib/log.h"
 #include "proto/guest.h"
 
 #include <errno.h>
@@ -29,7 +28,7 @@ static bool send_egress(struct vmm *v)
 {
 	struct ctl_msg m = {.type = CTL_EGRESS, .code = v->egress};
 
-	v->egress_unsent = v->ctl.fd >= 0 && !done(v, ctl_send(v->ctl.fd, &m, NULL));
+	v->egress_unsent = v->ctl.fd >= 0 && !done(v, vmm_send(v, &m, NULL));
 	return !v->egress_unsent;
 }
 
@@ -37,7 +36,7 @@ static bool send_reject(struct vmm *v, uint32_t id)
 {
 	struct ctl_msg m = {.type = CTL_REJECT, .id = id};
 
-	return v->ctl.fd < 0 || done(v, ctl_send(v->ctl.fd, &m, NULL));
+	return v->ctl.fd < 0 || done(v, vmm_send(v, &m, NULL));
 }
 
 void vmm_guest_flush(struct vmm *v)
@@ -63,7 +62,7 @@ int vmm_accept(struct vmm *v, uint32_t id, int fd)
 {
 	struct ctl_msg m = {.type = CTL_ACCEPT, .id = id};
 
-	return v->ctl.fd < 0 ? -ENOTCONN : ctl_send(v->ctl.fd, &m, &fd);
+	return vmm_send(v, &m, &fd);
 }
 
 void vmm_reject(struct vmm *v, uint32_t id)
@@ -71,8 +70,7 @@ void vmm_reject(struct vmm *v, uint32_t id)
 	if (v->nrejects == 0 && send_reject(v, id))
 		return;
 	if (v->nrejects == LIMIT_GUEST_CONNECTS) {
-		log_warn("VMM %d asks for connections and takes no answers", (int)v->pid);
-		vmm_kill(v, false);
+		vmm_breach(v, "asks for connections and takes no answers");
 		return;
 	}
 	v->rejects[v->nrejects++] = id;

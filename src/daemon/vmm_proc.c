@@ -29,9 +29,11 @@ void vmm_host_init(struct vmm_host *h, struct loop *loop, const char *vmm_path,
 			       .vmm_path = vmm_path,
 			       .kvm_path = kvm_path,
 			       .disk_dir = disk_dir,
-			       .child = {.oom_fd = -1, .stderr_fd = -1}};
+			       .child = {.oom_fd = -1, .stderr_fd = -1},
+			       .message_cost = vmm_message_cost()};
 	list_init(&h->vmms);
 	list_init(&h->claims);
+	strays_init(h);
 }
 
 /* The process is reaped (or was, by whoever): the last callback. */
@@ -45,11 +47,13 @@ static void vmm_gone(struct vmm *v, const char *how)
 	v->proc.fd = -1;
 	list_del(&v->link);
 	vmm_close_ctl(v);
+	close_fd(&v->peer_fd);
 	loop_timer_cancel(&v->exit_timer);
 	vmm_end(v, how);
 	vmm_end_forks(v, how);
 	vmm_group_leave(v);
 	close_fd(&v->console_fd);
+	strays_soon(v->host);
 	v->ops->reaped(v);
 }
 
@@ -125,8 +129,7 @@ void vmm_host_reap(struct vmm_host *h)
 		}
 		if (waitid(P_PID, (id_t)si.si_pid, &si, WEXITED | WNOHANG) < 0)
 			return;
-		log_warn("a virtual machine's process that nobody told of has ended (pid %d)",
-			 (int)si.si_pid);
+		strays_log(h, si.si_pid);
 	}
 }
 
@@ -213,12 +216,13 @@ int vmm_watch(struct vmm *v, int pidfd, struct err *err)
 	return 0;
 }
 
-int vmm_prove_child(struct vmm_host *h, uint64_t pid)
+int vmm_prove_child(struct vmm_host *h, pid_t by, uint64_t pid)
 {
 	_cleanup_fd int fd = -1;
 	siginfo_t si;
 
 	if (pid <= 1 || pid > INT_MAX || vmm_by_pid(h, (pid_t)pid) ||
+	    vmm_claim_twice(h, by, (pid_t)pid) ||
 	    (h->others_own && h->others_own(h->others, (pid_t)pid)))
 		return -EPERM;
 	fd = pidfd_open((pid_t)pid, 0);

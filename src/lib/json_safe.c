@@ -9,6 +9,7 @@
 #include "lib/wipe.h"
 
 #include <errno.h>
+#include <string.h>
 
 #define JSON_TEXT_FIRST 1024u /* enough for most */
 
@@ -81,6 +82,29 @@ char *json_text_with(const json_t *value, size_t flags)
 char *json_text(const json_t *value)
 {
 	return json_text_with(value, JSON_COMPACT);
+}
+
+/* The library takes DEL for a printable character. It is within strings only. */
+char *json_text_ascii(const json_t *value)
+{
+	char *text = json_text_with(value, JSON_COMPACT | JSON_ENSURE_ASCII), *out, *at;
+	size_t n = 0;
+
+	for (const char *c = text; c && *c; c++)
+		n += *c == 0x7f;
+	if (n == 0)
+		return text;
+	out = at = malloc(strlen(text) + 5 * n + 1);
+	for (const char *c = text; out && *c; c++) {
+		if (*c != 0x7f)
+			*at++ = *c;
+		else
+			at = stpcpy(at, "\\u007f");
+	}
+	if (out)
+		*at = '\0';
+	wipe_free(text);
+	return out;
 }
 
 json_t *json_clone(const json_t *value)

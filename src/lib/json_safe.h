@@ -30,6 +30,11 @@ int json_safe_fault(void);
 char *json_text_with(const json_t *value, size_t flags);
 /* Compact. */
 char *json_text(const json_t *value);
+/*
+ * Compact, of printable ASCII alone: whatever is not, DEL and the controls of U+0080 to U+009F
+ * among it, is escaped. For texts that are looked at as they are, and may be somebody else's.
+ */
+char *json_text_ascii(const json_t *value);
 
 /* As json_deep_copy(); NULL as well when the copy has not become like the original. */
 json_t *json_clone(const json_t *value);

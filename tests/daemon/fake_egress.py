@@ -10,7 +10,7 @@ policy, answered by "allow" or "deny REASON", and ends with the connection or th
 are orders: {"raw": TEXT} sends a message as it is, {"record": {...}} a decision with these members
 changed, {"end": {...}} the same of an end, {"exit": N}, {"signal": N}, {"close": true} ends the control
 socket only, {"fd": true} a message with a descriptor, {"deaf": true} reads no orders any more,
-{"flood": N} that many decisions, {"stream": true} says what it knows of the connection.
+{"flood": N, "hosts": M} that many decisions about M hosts, {"stream": true} says what it knows of the connection.
 """
 
 from __future__ import annotations
@@ -109,8 +109,10 @@ class Proxy:
         if "end" in o:
             self.send(o["end"])
         if "flood" in o:
-            for _ in range(o["flood"]):
-                self.decide(stream, None, {"host": "flood.test"})
+            for i in range(o["flood"]):
+                host = f"flood{i % o['hosts']}.test" if "hosts" in o else "flood.test"
+                ident, _ = self.decide(stream, None, {"host": host})
+                self.end(ident)
         if "exit" in o:
             os._exit(o["exit"])
         if "signal" in o:

@@ -92,6 +92,7 @@ class Vmm:
         self.wire = 0  # bytes of a message: as long as the daemon's first one
         self.boot: tuple[int, int, int] = (0, 0, 0)
         self.paused = False
+        self.told = 0
         self.state = fresh_state()
         self.once_words: dict[str, list[str]] = {}
         self.streams: set = set()
@@ -241,6 +242,23 @@ class Vmm:
             self.send(FORKED, ident, code=1)
             self.send(FORKED, ident, code=1)
             self.send(FORKED, ident + 1000, code=1)
+        elif word == "nobody":
+            # Of the children that it was not asked for yet, with a process that there is.
+            self.send(FORKED, 0, value=self.clone(fds, "child-dies", leaf=False))
+            time.sleep(60)
+        elif word == "deaf":
+            # Answers what it has not read.
+            for i in range(16):
+                self.send(FORKED, ident + i, code=12, text="no memory")
+            time.sleep(60)
+        elif word == "helper":
+            # A process that nobody is told of, which has nothing to do with us.
+            self.helper()
+            self.send(FORKED, ident, code=12, text="no memory")
+        elif word == "twice":
+            os.dup(fds["control"])  # it does not end
+            self.told = self.told or self.clone(fds, "mute", leaf=False)
+            self.send(FORKED, ident, value=self.told)
         else:
             if word == "slow":
                 time.sleep(float(rest))
@@ -321,6 +339,20 @@ class Vmm:
         os.close(mem)
         return pid
 
+    def helper(self) -> None:
+        """A child of the daemon that holds none of our descriptors, and lives by itself."""
+        argv = (ctypes.c_char_p * 3)(b"sleep", b"600", None)
+        envp = (ctypes.c_char_p * 1)(None)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(3600)
+        time.sleep(0.01)
+        pid = libc.syscall(SYS_CLONE, CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
+        if pid == 0:
+            libc.close_range(CTL_FD, 0xFFFFFFFF, 0)
+            libc.execve(b"/bin/sleep", argv, envp)
+            libc._exit(99)
+        sys.setswitchinterval(interval)
+
     def become_child(self, mem: int) -> None:
         """Takes over the parent's state; the child's misbehaviour, if one was ordered."""
         os.lseek(mem, 0, 0)
@@ -328,6 +360,9 @@ class Vmm:
         os.close(mem)
         self.mode, self.fds, self.boot = told["mode"], told["fds"], tuple(told["boot"])
         self.state, self.wire = told["state"], told["wire"]
+        if self.mode == "mute":
+            self.ctl.recv(1)
+            os._exit(9)
         self.send(HERE)
         if os.read(self.fds["gate"], 1) == b"":
             os._exit(8)

@@ -287,8 +287,10 @@ def test_keys_ignored_when_disabled(start: Callable[..., Daemon]) -> None:
     assert "WARN" in d.log_text() and "PODFLARE_AUTH_DISABLED" in d.log_text()
 
 
-def test_web_pages_of_other_origins(daemon: Daemon) -> None:
+@pytest.mark.parametrize("env", [{}, {"PODFLARE_AUTH_DISABLED": "1"}])
+def test_web_pages_of_other_origins(start: Callable[..., Daemon], env: dict[str, str]) -> None:
     """Without keys a page must not reach the API, directly or by DNS rebinding."""
+    daemon = start(env=env)
     for headers in (
         {"origin": "https://evil.example"},
         {"origin": "null"},

@@ -117,6 +117,84 @@ def test_the_file_is_rotated(start: Callable[..., Daemon], tmp_path: Any) -> Non
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_older_files_are_kept(start: Callable[..., Daemon]) -> None:
+    """Four of them: what they hold can be told from their names."""
+    d = start()
+    path = d.state / "egress.jsonl"
+    for i in range(6):
+        sid = d.create(egress=grant("allowed.test"))
+        ask(d, sid, f"host{i}.test", name="a")
+        d.stop()
+        with open(path, "r+b") as f:
+            f.truncate((64 << 20) - 100)
+            f.seek(-1, os.SEEK_END)
+            f.write(b"\n")
+        d.start()
+    for i in range(4):
+        assert f"host{4 - i}.test".encode() in (d.state / f"egress.jsonl.{i + 1}").open("rb").read(1000)
+    assert not (d.state / "egress.jsonl.5").exists()
+
+
+def lines_of(d: Daemon, sid: str) -> list[dict]:
+    """What the file has of one sandbox."""
+    all_lines = [json.loads(x) for x in (d.state / "egress.jsonl").read_text().splitlines()]
+    return [x for x in all_lines if x["sandbox"] == sid]
+
+
+def test_a_flood_takes_a_share_of_the_file(daemon: Daemon) -> None:
+    """Equal denials become one line, which says for how many; all are counted."""
+    other, sid = (daemon.create(egress=grant("allowed.test")) for _ in range(2))
+    order(daemon, sid, flood=6000)
+    ask(daemon, other, "quiet.test", name="q")
+    assert [x["host"] for x in lines_of(daemon, other)] == ["quiet.test"]
+    wait_for(lambda: metrics(daemon)[DENIED] == 6001)
+    assert log(daemon, sid, "?limit=1")[0]["id"] == 6000, "its own log has the last ones"
+    daemon.http.delete(f"/v1/sandboxes/{sid}")
+    wait_for(lambda: any("suppressed" in x for x in lines_of(daemon, sid)))
+    every = lines_of(daemon, sid)
+    held = [x for x in every if "suppressed" in x]
+    # It may write one more a second, and what is held waits for a minute at most.
+    own = len(every) - len(held)
+    suppressed = sum(x["suppressed"] for x in held)
+    assert 2000 <= own < 4000 and own + suppressed == 6000
+    assert metrics(daemon)["podflare_egress_suppressed_total"] == suppressed
+    for x in held:
+        assert (x["host"], x["verdict"], x["reason"]) == ("flood.test", "deny", "not_allowed")
+        assert x["id"] > 2000 and x["until"] == x["time"] == "2026-11-24T03:04:05.678Z"
+
+
+def test_a_flood_of_many_kinds(start: Callable[..., Daemon]) -> None:
+    """Sixteen are told apart, the rest is one line of each kind; bytes are those of all."""
+    d = start()
+    sid = d.create(egress=grant("flood1.test", "flood2.test"))
+    order(d, sid, flood=6000, hosts=40)
+    wait_for(lambda: log(d, sid, "?limit=1")[0]["id"] == 6000)
+    put(d, sid, False)
+    d.http.delete(f"/v1/sandboxes/{sid}")
+    wait_for(lambda: any("suppressed" in x for x in lines_of(d, sid)))
+    every = lines_of(d, sid)
+    held = [x for x in every if "suppressed" in x]
+    assert len(every) - len(held) < 4000 and len(held) > 16
+    for kind, verdict, n in (("decision", "deny", 5700), ("decision", "allow", 300), ("end", "allow", 300)):
+        of = [x for x in every if (x["type"], x["verdict"]) == (kind, verdict)]
+        assert sum(x.get("suppressed", 1) for x in of) == n
+        if kind == "end":
+            assert sum(x["bytes_up"] for x in of) == 10 * n and sum(x["bytes_down"] for x in of) == 20 * n
+    rest = [x for x in held if x["verdict"] == "deny" and x["host"] is None]
+    assert rest and all(x["port"] == 0 and x["rule"] is None for x in rest)
+    assert {x["reason"] for x in rest} == {"not_allowed"}
+
+
+def test_the_file_is_plain_text(daemon: Daemon) -> None:
+    """Nothing in it that a terminal, or a reader, could take for something else."""
+    sid = daemon.create(egress=grant("allowed.test"))
+    odd = "a\x7fb\u009b31mc\u202ed\u0085e\u2066"
+    order(daemon, sid, record={"verdict": "deny", "reason": "port", "detail": odd})
+    assert log(daemon, sid)[0]["detail"] == odd
+    raw = (daemon.state / "egress.jsonl").read_bytes()
+    assert all(0x20 <= c < 0x7F or c == 0x0A for c in raw)
+
+
 def test_a_torn_line_is_ended(daemon: Daemon) -> None:
     """What a crash left begins no record of now."""
     daemon.stop()
@@ -138,6 +216,7 @@ def test_metrics(daemon: Daemon) -> None:
         'podflare_egress_bytes_total{direction="up"}': 0,
         'podflare_egress_bytes_total{direction="down"}': 0,
         "podflare_egress_connections": 0,
+        "podflare_egress_suppressed_total": 0,
     }
     sid = daemon.create(egress=grant("allowed.test"))
     for i in range(3):

@@ -280,9 +280,22 @@ static void test_browser(void **state)
 	assert_int_equal(check(&k, NULL, NULL, "host.example:7071"), AUTH_ORIGIN);
 	assert_int_equal(check(&k, NULL, NULL, "host.exampl"), AUTH_ORIGIN);
 	assert_int_equal(check(&k, NULL, NULL, "rebound.example:7070"), AUTH_ORIGIN);
-	/* Who opened it to everybody has opened it. */
+	/* Who opened it to everybody has not opened it to every page that somebody looks at. */
 	k.auth_disabled = true;
-	assert_int_equal(check(&k, NULL, "http://evil", "host.example:7070"), AUTH_OK);
+	assert_int_equal(check(&k, NULL, "http://evil", "host.example:7070"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, NULL, "any.example:7070"), AUTH_OK);
+	k.public_addr = "127.0.0.1:7070";
+	assert_int_equal(check(&k, NULL, NULL, "rebound.example:7070"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, NULL, "localhost:7070"), AUTH_OK);
+	/* Keys that are there and not asked for are of no use to a page either. */
+	k = (struct config){.auth_disabled = true, .nkeys = 1, .keys = {ARG("k")}};
+	assert_int_equal(check(&k, NULL, "http://evil", "10.0.0.1:7070"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, "http://a.example", "a.example"), AUTH_OK);
+	assert_int_equal(check(&k, NULL, NULL, "a.example"), AUTH_OK);
+	k.loopback = true;
+	assert_int_equal(check(&k, NULL, NULL, "a.example"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, "http://a.example", "a.example"), AUTH_ORIGIN);
+	assert_int_equal(check(&k, NULL, "http://localhost:1", "localhost:1"), AUTH_OK);
 }
 
 int main(void)

@@ -159,12 +159,41 @@ static void test_one_line(void **state)
 	buf_free(&out);
 }
 
+/* Python reads no integer of 4300 digits; a text of them is read by everybody. */
+static void test_long_numbers(void **state)
+{
+	static char text[3 * JSON_SPAN_NUMBER + 200], wanted[sizeof(text)];
+	struct buf out;
+
+	(void)state;
+	for (unsigned int n = JSON_SPAN_NUMBER - 1; n <= JSON_SPAN_NUMBER + 1; n++) {
+		const char *mark = n > JSON_SPAN_NUMBER ? "\"" : "";
+		char number[JSON_SPAN_NUMBER + 2];
+
+		memset(number, '7', n);
+		number[n] = '\0';
+		number[0] = '-';
+		number[1] = '1';
+		number[2] = n % 2 ? '.' : '7';
+		snprintf(text, sizeof(text), "{\"a\":[%s,\"\\\"%s\",{\"b\":%s}, 1e9 ,true]}",
+			 number, number, number);
+		snprintf(wanted, sizeof(wanted), "[%s%s%s,\"\\\"%s\",{\"b\":%s%s%s}, 1e9 ,true]",
+			 mark, number, mark, number, mark, number, mark);
+		assert_int_equal(scan(text), 0);
+		buf_init(&out, sizeof(text));
+		assert_int_equal(json_span_append(&out, v[0]), 0);
+		assert_int_equal(buf_len(&out), strlen(wanted));
+		assert_memory_equal(buf_data(&out), wanted, buf_len(&out));
+		buf_free(&out);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_members),  cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_depth),    cmocka_unit_test(test_text),
-		cmocka_unit_test(test_one_line),
+		cmocka_unit_test(test_one_line), cmocka_unit_test(test_long_numbers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

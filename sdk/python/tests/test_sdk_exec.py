@@ -191,6 +191,23 @@ def test_a_line_that_is_no_event_is_an_error(daemon: FakeDaemon, line):
         Sandbox().run_code("")
 
 
+def test_a_number_that_python_does_not_take(daemon: FakeDaemon):
+    """It is left as its digits, and the end of the command comes."""
+    digits = "1" * 5000
+
+    def answer(r):
+        r.start_stream()
+        line = '{"type":"result","data":{"application/json":{"n":%s,"m":-7}},"seq":0,"ts":0}\n'
+        r.send((line % digits).encode())
+        r.send(b'{"type":"exit","data":0,"seq":1,"ts":0}\n')
+        r.end_stream()
+
+    daemon.on_exec(answer)
+    execution = Sandbox().run_code("")
+    assert execution.ok
+    assert execution.results[0].json == {"n": digits, "m": -7}
+
+
 def test_a_sandbox_that_ends_during_a_command_is_a_result(daemon: FakeDaemon):
     daemon.on_exec(
         lambda r: r.events(

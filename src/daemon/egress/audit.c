@@ -61,16 +61,22 @@ static void complain(struct audit *a, int error)
 
 static int rotate(struct audit *a)
 {
-	char old[sizeof(a->path) + 4];
+	char from[sizeof(a->path) + 16], to[sizeof(a->path) + 16];
 
-	snprintf(old, sizeof(old), "%s.1", a->path);
 	close_fd(&a->fd);
-	if (rename(a->path, old) < 0 && errno != ENOENT)
-		return -errno;
+	for (int i = AUDIT_OLD; i > 0; i--) {
+		snprintf(to, sizeof(to), "%s.%d", a->path, i);
+		if (i > 1)
+			snprintf(from, sizeof(from), "%s.%d", a->path, i - 1);
+		else
+			snprintf(from, sizeof(from), "%s", a->path);
+		if (rename(from, to) < 0 && errno != ENOENT)
+			return -errno;
+	}
 	return open_file(a);
 }
 
-static void write_line(struct audit *a, const char *text, size_t len)
+void audit_write(struct audit *a, const char *text, size_t len)
 {
 	struct iovec iov[] = {
 		{.iov_base = (char *)(uintptr_t) "\n", .iov_len = a->torn},
@@ -99,9 +105,8 @@ static void write_line(struct audit *a, const char *text, size_t len)
 	a->torn = n < (ssize_t)all;
 }
 
-void audit_record(struct audit *a, const struct record *r, const char *text, size_t len)
+void audit_count(struct audit *a, const struct record *r)
 {
-	write_line(a, text, len);
 	if (r->end) {
 		a->up += r->up;
 		a->down += r->down;
@@ -110,6 +115,12 @@ void audit_record(struct audit *a, const struct record *r, const char *text, siz
 		a->decisions[r->allow][r->allow ? EGRESS_R_NONE : r->reason]++;
 		a->open += r->allow;
 	}
+}
+
+void audit_record(struct audit *a, const struct record *r, const char *text, size_t len)
+{
+	audit_write(a, text, len);
+	audit_count(a, r);
 }
 
 void audit_lost(struct audit *a, uint64_t n)
@@ -138,15 +149,20 @@ size_t audit_metrics(const struct audit *a, char *out, size_t size)
 				a->decisions[allow][r]);
 		}
 	}
-	n += snprintf(out + n, size - (size_t)n,
-		      "# HELP podflare_egress_bytes_total Bytes that passed, of what is over; up: "
-		      "from sandboxes.\n"
-		      "# TYPE podflare_egress_bytes_total counter\n"
-		      "podflare_egress_bytes_total{direction=\"up\"} %" PRIu64 "\n"
-		      "podflare_egress_bytes_total{direction=\"down\"} %" PRIu64 "\n"
-		      "# HELP podflare_egress_connections What was allowed and is not over.\n"
-		      "# TYPE podflare_egress_connections gauge\n"
-		      "podflare_egress_connections %" PRIu64 "\n",
-		      a->up, a->down, a->open);
+	n += snprintf(
+		out + n, size - (size_t)n,
+		"# HELP podflare_egress_bytes_total Bytes that passed, of what is over; up: "
+		"from sandboxes.\n"
+		"# TYPE podflare_egress_bytes_total counter\n"
+		"podflare_egress_bytes_total{direction=\"up\"} %" PRIu64 "\n"
+		"podflare_egress_bytes_total{direction=\"down\"} %" PRIu64 "\n"
+		"# HELP podflare_egress_connections What was allowed and is not over.\n"
+		"# TYPE podflare_egress_connections gauge\n"
+		"podflare_egress_connections %" PRIu64 "\n"
+		"# HELP podflare_egress_suppressed_total Records that have no line of their own "
+		"in egress.jsonl.\n"
+		"# TYPE podflare_egress_suppressed_total counter\n"
+		"podflare_egress_suppressed_total %" PRIu64 "\n",
+		a->up, a->down, a->open, a->suppressed);
 	return (size_t)n;
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The file of the audit: every record of every sandbox as a line of JSON in
- * STATE/egress.jsonl (0600). At AUDIT_FILE_MAX it becomes egress.jsonl.1, whose
- * place it takes. And what is counted for the metrics.
+ * STATE/egress.jsonl (0600), as far as its share goes (audit_share.h). At AUDIT_FILE_MAX it becomes
+ * egress.jsonl.1, that one egress.jsonl.2 and so on; AUDIT_OLD of them are kept. And what is
+ * counted for the metrics.
  *
  * A file that cannot be written stops nobody: that is logged, once a minute at most.
  * Thread: the loop's (a write into the page cache). fork: close-on-exec.
@@ -13,6 +14,7 @@
 #include "lib/err.h"
 
 #define AUDIT_FILE_MAX (64u << 20)
+#define AUDIT_OLD      4
 
 struct audit {
 	char path[4096];
@@ -23,7 +25,8 @@ struct audit {
 
 	uint64_t decisions[2][EGRESS_REASONS]; /* by allow, reason */
 	uint64_t up, down;
-	uint64_t open; /* allowed and not over */
+	uint64_t open;       /* allowed and not over */
+	uint64_t suppressed; /* records that stand in another's line */
 };
 
 int audit_open(struct audit *a, const char *state_dir, struct err *err);
@@ -31,6 +34,9 @@ void audit_close(struct audit *a);
 
 /* text: r->json as text. */
 void audit_record(struct audit *a, const struct record *r, const char *text, size_t len);
+/* Both halves of it. */
+void audit_count(struct audit *a, const struct record *r);
+void audit_write(struct audit *a, const char *text, size_t len);
 /* A proxy has ended with n decisions that were not over. */
 void audit_lost(struct audit *a, uint64_t n);
 

@@ -7,6 +7,7 @@
  * connections.
  */
 #include "daemon/daemon.h"
+#include "daemon/egress/audit_share.h"
 #include "daemon/egress/egress_impl.h"
 #include "daemon/exec.h"
 #include "lib/log.h"
@@ -193,6 +194,7 @@ void egress_free(struct sandbox *sb)
 	if (!e)
 		return;
 	egress_log_free(&e->log);
+	audit_share_unref(e->share);
 	json_decref(e->ca);
 	free(e);
 	sb->egress = NULL;

@@ -20,7 +20,8 @@ struct egress_sandbox {
 	json_t *ca;          /* {"cert_pem", "key_pem"}, or NULL; secret, kept for its life */
 	char reason[400];    /* "" or why it has failed */
 	struct egress_log log;
-	struct list changes; /* struct egress_change */
+	struct audit_share *share; /* since its first proxy, or NULL */
+	struct list changes;       /* struct egress_change */
 
 	/* egress_proxy.c */
 	struct proxy *proxy;                  /* the one of now, or NULL */

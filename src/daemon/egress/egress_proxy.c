@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "daemon/daemon.h"
+#include "daemon/egress/audit_share.h"
 #include "daemon/egress/egress_impl.h"
 #include "daemon/egress/policy.h"
 #include "daemon/exec.h"
@@ -103,7 +104,10 @@ int egress_proxy_need(struct egress_sandbox *e)
 		return -EAGAIN;
 	}
 	e->proxy = proxy_start(&e->sb->d->egress, e->sb->id, &ops, e, &err);
+	if (!e->share)
+		e->share = audit_share_new(&e->sb->d->egress.audit, &e->sb->d->loop);
 	if (e->proxy) {
+		e->proxy->share = audit_share_ref(e->share);
 		e->proxy->id_base = e->ids;
 		e->proxy->streams = e->streams;
 		if (send_policy(e, &err) < 0)

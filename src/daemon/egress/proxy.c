@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "daemon/egress/proxy.h"
 #include "daemon/child.h"
+#include "daemon/egress/audit_share.h"
 #include "daemon/egress/host.h"
 #include "daemon/egress/proxy_impl.h"
 #include "daemon/limits.h"
@@ -110,6 +111,7 @@ void proxy_reap(struct proxy *p)
 	list_del(&p->link);
 	p->host->nproxies--;
 	end(p, text);
+	audit_share_unref(p->share);
 	loop_timer_cancel(&p->limit);
 	loop_defer_free(p->host->loop, p);
 }

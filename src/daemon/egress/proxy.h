@@ -30,6 +30,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct audit_share;
 struct egress_host;
 struct proxy;
 
@@ -60,9 +61,10 @@ struct proxy {
 	uint64_t serial, answered; /* of policies: sent, and answered */
 	uint64_t test;             /* serial of the question under way, 0: none */
 	uint64_t tests;
-	uint64_t id_base; /* added to the ids of its records */
-	uint64_t streams; /* id of the last */
-	uint64_t open;    /* allowed and not over */
+	struct audit_share *share; /* of its sandbox, a reference; NULL: it may write all */
+	uint64_t id_base;          /* added to the ids of its records */
+	uint64_t streams;          /* id of the last */
+	uint64_t open;             /* allowed and not over */
 };
 
 /* NULL and a sentence. sandbox: its id, for records. */

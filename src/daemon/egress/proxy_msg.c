@@ -4,6 +4,7 @@
  * (record.c), sentences are made clean lines of bounded length, an answer belongs to
  * a question that is open.
  */
+#include "daemon/egress/audit_share.h"
 #include "daemon/egress/host.h"
 #include "daemon/egress/proxy_impl.h"
 #include "daemon/limits.h"
@@ -100,8 +101,11 @@ static const char *on_record(struct proxy *p, const json_t *o)
 		p->open--;
 	else
 		p->open += r.allow;
-	text = json_text(r.json);
-	audit_record(&p->host->audit, &r, text ? text : "", text ? strlen(text) : 0);
+	text = json_text_ascii(r.json);
+	if (p->share)
+		audit_share_record(p->share, &r, text ? text : "", text ? strlen(text) : 0);
+	else
+		audit_record(&p->host->audit, &r, text ? text : "", text ? strlen(text) : 0);
 	if (text && p->owner && p->ops->record(p, &r, text))
 		text = NULL;
 	record_free(&r);
