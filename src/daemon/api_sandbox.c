@@ -57,6 +57,8 @@ void api_sandbox_get(struct request *r)
 		return;
 	}
 	rc = ids_valid(r->match.id) ? store_find(&d->store, r->match.id, r->owner, &row) : 0;
+	if (rc > 0 && !row.deleted)
+		rc = store_details(&d->store, &row);
 	if (rc < 0)
 		reply_error(r, 500, "internal", "the state database cannot be read", NULL, NULL);
 	else if (rc == 0 || row.deleted)
@@ -145,6 +147,5 @@ void api_sandbox_delete(struct request *r)
 	}
 	if (!row.deleted)
 		store_delete(&d->store, r->match.id);
-	store_row_free(&row);
 	reply_empty(r);
 }

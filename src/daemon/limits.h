@@ -83,8 +83,8 @@
 #define POOL_RETRY_MAX_NS  (60 * SECOND_NS)
 #define POOL_CLOCK_NS      (SECOND_NS / 100) /* one that is handed out may be off by so much */
 #define POOL_CHECK_NS      (60 * SECOND_NS)
-#define LIMIT_TREE         8192u  /* nodes of GET /v1/tree */
-#define LIMIT_TREE_DEPTH   16384u /* ancestors that are looked at */
+#define LIMIT_TREE         1024u /* ancestors that have ended, of GET /v1/tree */
+#define LIMIT_TREE_DEPTH   2048u /* ancestors that a merge looks at */
 #define CONSOLE_TAIL_LINES 6u
 #define CONSOLE_TAIL_BYTES 1024u
 
@@ -177,7 +177,11 @@
 #define STOP_VMM_NS   (5 * SECOND_NS) /* killed VMMs must be gone */
 
 /* State. */
-#define STORE_KEEP_DAYS  90           /* ended sandboxes are remembered */
-#define RESERVE_BYTES    (2ull << 20) /* of the database, on a full disk */
-#define RESERVE_PIECE    (128u << 10)
-#define RESERVE_RETRY_NS (5 * SECOND_NS)
+#define DEFAULT_KEEP_DAYS    90u       /* PODFLARE_KEEP_DAYS: ended sandboxes are remembered */
+#define DEFAULT_KEEP_MIB     256u      /* PODFLARE_KEEP_MIB: as long as all takes no more */
+#define STORE_PRUNE_NS       SECOND_NS /* from a row that was written to a look at that */
+#define STORE_PRUNE_ROWS     16        /* in one turn of the loop */
+#define STORE_PRUNE_AGAIN_NS (SECOND_NS / 50)
+#define RESERVE_BYTES        (2ull << 20) /* of the database, on a full disk */
+#define RESERVE_PIECE        (128u << 10)
+#define RESERVE_RETRY_NS     (5 * SECOND_NS)

@@ -172,7 +172,8 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 		return rc;
 	registry_init(&d->registry, c->max_sandboxes);
 	turns_init(&d->renewals, &d->loop, 0);
-	rc = store_open(&d->store, &d->loop, c->state_dir, err);
+	rc = store_open(&d->store, &d->loop, c->state_dir,
+			&(struct store_keep){.days = c->keep_days, .mib = c->keep_mib}, err);
 	if (rc == 0)
 		rc = prepare_disks(c, err);
 	if (rc == 0)

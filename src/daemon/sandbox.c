@@ -362,7 +362,7 @@ int sandbox_announce(struct sandbox *sb)
 
 	sb->created_ms = row.created_ms = now_ms();
 	row.metadata = sb->metadata;
-	row.egress = egress_grant(sb) ? egress_grant(sb)->allow : NULL;
+	row.grant = egress_grant(sb);
 	snprintf(row.id, sizeof(row.id), "%s", sb->id);
 	snprintf(row.parent, sizeof(row.parent), "%s", sb->parent);
 	snprintf(row.template, sizeof(row.template), "%s", sb->template);

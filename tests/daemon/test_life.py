@@ -241,7 +241,7 @@ def test_old_rows_are_dropped(start: Callable[..., Daemon]) -> None:
     db.commit()
     db.close()
     d.start()
-    assert d.http.delete(f"/v1/sandboxes/{sid}").status_code == 404
+    wait_for(lambda: d.http.delete(f"/v1/sandboxes/{sid}").status_code == 404, 60)
 
 
 def run(args: list[str], **env: str) -> tuple[int, str]:
