@@ -8,6 +8,7 @@
 #include "daemon/egress/egress.h"
 #include "daemon/egress/grant.h"
 #include "daemon/egress/log.h"
+#include "daemon/fields.h"
 #include "daemon/query.h"
 #include "daemon/reply.h"
 #include "lib/cleanup.h"
@@ -149,6 +150,10 @@ void api_egress_put(struct request *r)
 
 	if (!sb)
 		return;
+	if (!fields_few(r)) {
+		api_egress_forget(r, NULL);
+		return;
+	}
 	body = json_safe_loadb(text ? text : "", buf_len(&r->body),
 			       JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
 	if (!body && json_safe_lacked()) {

@@ -14,6 +14,7 @@
 #define DEFAULT_HTTP_S         60u         /* PODFLARE_HTTP_TIMEOUT, below */
 #define LIMIT_HTTP_STALL_S     600u        /* streamed reply that the client does not take */
 #define LIMIT_JSON_BODY        (4u << 20)  /* body of a JSON request */
+#define LIMIT_JSON_VALUES      65536u      /* in it; building one takes some 100 bytes */
 #define LIMIT_DISCARD          (64u << 20) /* body read and dropped to deliver an error */
 #define LIMIT_DISCARD_STRANGER (1u << 20)  /* the same without a valid key */
 #define LIMIT_STREAM_BLOCK     32768u      /* piece of a streamed reply of known length */
