@@ -9,6 +9,7 @@
 #include "daemon/egress/grant.h"
 #include "daemon/egress/log.h"
 #include "daemon/fields.h"
+#include "daemon/intake.h"
 #include "daemon/query.h"
 #include "daemon/reply.h"
 #include "lib/cleanup.h"
@@ -60,7 +61,7 @@ void api_egress_forget(struct request *r, json_t *body)
 	json_decref(body);
 	if (buf_len(&r->body))
 		explicit_bzero((void *)(uintptr_t)buf_data(&r->body), buf_len(&r->body));
-	buf_free(&r->body);
+	intake_drop_body(r);
 }
 
 void api_egress_get(struct request *r)

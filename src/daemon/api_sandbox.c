@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Sandboxes: list, look at, delete, console.
+ * Sandboxes: look at, delete, console.
  */
 #include "daemon/api.h"
 #include "daemon/daemon.h"
@@ -12,21 +12,6 @@
 #include <string.h>
 
 /* --- look at ----------------------------------------------------------------------------- */
-
-void api_sandbox_list(struct request *r)
-{
-	json_t *all = json_array();
-
-	list_for_each (sb, &r->http->d->registry.live, struct sandbox, link) {
-		if (sb->announced && owner_may(r->owner, sb->owner) &&
-		    json_array_append_new(all, sandbox_json(sb, true)) < 0) {
-			json_decref(all);
-			all = NULL;
-			break;
-		}
-	}
-	reply_json(r, 200, all ? json_pack("{s:o}", "sandboxes", all) : NULL);
-}
 
 /* One that ended by itself is remembered, with the reason. */
 static json_t *row_json(const struct store_row *row)

@@ -134,6 +134,8 @@ int config_load_env(struct config *c, struct err *err)
 	if (rc == 0)
 		rc = env_number("PODFLARE_HTTP_TIMEOUT", 1, 3600, &c->http_timeout_s, err);
 	if (rc == 0)
+		rc = env_number("PODFLARE_REQUESTS_MIB", 16, 1u << 20, &c->requests_mib, err);
+	if (rc == 0)
 		rc = env_number("PODFLARE_KEEP_DAYS", 1, 36500, &c->keep_days, err);
 	if (rc == 0)
 		rc = env_number("PODFLARE_KEEP_MIB", 1, 1u << 20, &c->keep_mib, err);

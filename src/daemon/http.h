@@ -67,6 +67,7 @@ struct request {
 	bool suspended, gone, discard;
 	uint64_t discard_left;
 	struct buf body;
+	size_t held_body, held_reply; /* of daemon.held */
 
 	struct MHD_Response *reply; /* made, not yet queued */
 	unsigned int status;

@@ -15,9 +15,12 @@
 #define LIMIT_HTTP_STALL_S     600u        /* streamed reply that the client does not take */
 #define LIMIT_JSON_BODY        (4u << 20)  /* body of a JSON request */
 #define LIMIT_JSON_VALUES      65536u      /* in it; building one takes some 100 bytes */
+#define DEFAULT_REQUESTS_MIB   1024u       /* PODFLARE_REQUESTS_MIB, held.h */
 #define LIMIT_DISCARD          (64u << 20) /* body read and dropped to deliver an error */
 #define LIMIT_DISCARD_STRANGER (1u << 20)  /* the same without a valid key */
-#define LIMIT_STREAM_BLOCK     32768u      /* piece of a streamed reply of known length */
+#define LIMIT_REPLY_SMALL      65536u      /* answers up to this are not counted (held.h) */
+#define LIMIT_LIST_PIECE       65536u /* of the list of sandboxes, made at once; and one more */
+#define LIMIT_STREAM_BLOCK     32768u /* piece of a streamed reply of known length */
 
 /*
  * PODFLARE_HTTP_TIMEOUT: a connection without progress; and, because one byte now and then is
@@ -70,10 +73,11 @@
 #define LIMIT_STREAMS      60u   /* streams to one agent, which takes 64 */
 #define LIMIT_OWN_STREAMS  4u    /* beside these: freezing, comparing, asking whether it lives */
 #define LIMIT_IDLE_STREAMS 4u    /* of these, kept open for the next request */
-#define LIMIT_EXEC_QUEUE   256u  /* execs that wait in one sandbox */
-#define DEFAULT_CREATE_S   120u  /* PODFLARE_CREATE_TIMEOUT */
-#define DEFAULT_TEMPLATE_S 600u  /* PODFLARE_TEMPLATE_TIMEOUT */
-#define DEFAULT_POOL       2u    /* --pool */
+#define LIMIT_HELD         (64u << 20) /* of a sandbox: code and stdin that wait, events (held.h) */
+#define LIMIT_EXEC_QUEUE   256u        /* execs that wait in one sandbox */
+#define DEFAULT_CREATE_S   120u        /* PODFLARE_CREATE_TIMEOUT */
+#define DEFAULT_TEMPLATE_S 600u        /* PODFLARE_TEMPLATE_TIMEOUT */
+#define DEFAULT_POOL       2u          /* --pool */
 #define LIMIT_POOL         1024u
 #define DEFAULT_FORK       32u /* --max-fork */
 #define LIMIT_FORK         256u

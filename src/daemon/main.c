@@ -170,6 +170,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	rc = check_jail(d, err);
 	if (rc < 0)
 		return rc;
+	d->held = (struct held){.max = (size_t)c->requests_mib << 20};
 	registry_init(&d->registry, c->max_sandboxes);
 	turns_init(&d->renewals, &d->loop, 0);
 	rc = store_open(&d->store, &d->loop, c->state_dir,

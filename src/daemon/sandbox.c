@@ -285,6 +285,7 @@ struct sandbox *sandbox_new(struct daemon *d, const struct sandbox_params *p,
 	sb->memory_mib = p->memory_mib;
 	sb->vcpus = p->vcpus;
 	sb->disk_mib = p->disk_mib;
+	sb->held = (struct held){.max = LIMIT_HELD, .all = &d->held};
 	sb->reseed = p->reseed;
 	sb->hold = p->hold;
 	sb->rehearsal = p->rehearsal;

@@ -427,6 +427,13 @@ class Stream(Files, Commands):
                 self.send(STDOUT, b"between\n")
             self.send(EVENT, pieces[-1])
             self.exit(0, "exited", start)
+        elif word == "partial":
+            # The beginning of an event, so many bytes of it; and nothing more.
+            for i in range(0, int(rest), CHUNK):
+                self.send(EVENT_PART, b"x" * min(CHUNK, int(rest) - i))
+            self.send(STDOUT, b"sent\n")
+            assert self.recv()[0] == CANCEL
+            self.exit(130, "cancelled", start)
         elif word == "drop":
             # The beginning of an event that is taken back, and a whole one.
             self.send(EVENT_PART, b'{"type":"result","data":{"a":"')

@@ -161,7 +161,7 @@ static void feed(struct request *r, const uint8_t *p, size_t len)
 	r->phase = REQUEST_WAIT;
 	if (!r->reply && route->finish && !len)
 		route->finish(r);
-	buf_free(&r->body);
+	intake_drop_body(r);
 }
 
 struct rig_call *rig_request(struct rig *g, const char *method, const char *path, const char *query,
@@ -202,7 +202,7 @@ void rig_leave(struct rig_call *c)
 	close_fd(&c->socket);
 	close_fd(&c->peer);
 	list_del(&r->link);
-	buf_free(&r->body);
+	intake_drop_body(r);
 	buf_free(&c->out);
 	free(r->uri);
 	free(r->query);
