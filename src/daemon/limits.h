@@ -156,7 +156,7 @@
 
 /* Comparing two sandboxes; of each (entries: also of a list of files): */
 #define LIMIT_CHANGES       100000u     /* entries, as in the agent */
-#define LIMIT_CHANGES_BYTES (64u << 20) /* of their lines */
+#define LIMIT_CHANGES_BYTES (32u << 20) /* of their lines */
 #define LIMIT_CHANGE_LINE   (64u << 10) /* of one line: two paths, escaped */
 #define LIMIT_HASH_BYTES    (2u << 20)  /* of paths in one HASHES; the agent takes 4 MiB */
 #define LIMIT_DIFFS         4u          /* at a time */

@@ -238,7 +238,15 @@ class Stream(Files, Commands):
             self.error(*state["changes_error"])
             return
         self.send(OK, {})
-        text = b"".join(json.dumps(line).encode() + b"\n" for line in state["changes"])
+
+        def path_of(line: dict) -> bytes:
+            if "path" in line:
+                return line["path"].encode()
+            return base64.b64decode(line["path_base64"])
+
+        text = b"".join(
+            json.dumps(line).encode() + b"\n" for line in sorted(state["changes"], key=path_of)
+        )
         for i in range(0, len(text), 50000):
             self.send(DATA_OUT, text[i : i + 50000])
         if state["changes_endless"]:
