@@ -59,8 +59,6 @@ bool api_egress_grant(struct request *r, const json_t *value, struct grant **out
 void api_egress_forget(struct request *r, json_t *body)
 {
 	json_decref(body);
-	if (buf_len(&r->body))
-		explicit_bzero((void *)(uintptr_t)buf_data(&r->body), buf_len(&r->body));
 	intake_drop_body(r);
 }
 

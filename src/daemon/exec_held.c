@@ -7,6 +7,7 @@
 #include "daemon/exec_impl.h"
 #include "daemon/limits.h"
 #include "daemon/reply.h"
+#include "lib/wipe.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@ void exec_params_drop_texts(struct exec_params *p)
 {
 	json_decref(p->code_text);
 	json_decref(p->stdin_text);
-	free(p->stdin_own);
+	wipe_free(p->stdin_own);
 	p->code_text = p->stdin_text = NULL;
 	p->stdin_own = NULL;
 }
@@ -23,7 +24,7 @@ void exec_params_drop_texts(struct exec_params *p)
 void exec_params_free(struct exec_params *p)
 {
 	exec_params_drop_texts(p);
-	free(p->head);
+	wipe_free(p->head);
 }
 
 int exec_hold_texts(struct exec *e)

@@ -137,7 +137,7 @@ static void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *conn
 	r->http = h;
 	r->conn = conn;
 	r->start_ns = io_now_ns();
-	buf_init(&r->body, LIMIT_JSON_BODY);
+	buf_init_secret(&r->body, LIMIT_JSON_BODY);
 	list_add_tail(&h->requests, &r->link);
 	return r;
 }

@@ -181,7 +181,7 @@ struct rig_call *rig_request(struct rig *g, const char *method, const char *path
 	r->start_ns = io_now_ns();
 	r->phase = REQUEST_BODY;
 	snprintf(r->method, sizeof(r->method), "%s", method);
-	buf_init(&r->body, LIMIT_JSON_BODY);
+	buf_init_secret(&r->body, LIMIT_JSON_BODY);
 	list_add_tail(&g->d.http.requests, &r->link);
 	if (route_find(api_routes, api_route_count, method, path, &r->match) == ROUTE_OK)
 		feed(r, body, len);
