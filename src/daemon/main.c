@@ -291,6 +291,7 @@ int main(int argc, char **argv)
 	json_safe_begin();
 	rc = config_load(&d.config, argc, argv, &err);
 	log_init(d.config.log_format, LOG_INFO);
+	log_never_wait();
 	if (rc < 0) {
 		fprintf(stderr, "podflared: %s\n", err.msg);
 		return 2;
