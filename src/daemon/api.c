@@ -93,7 +93,5 @@ struct sandbox *api_find_by_id(struct request *r, const char *id, const char *fi
 		reply_no_sandbox(r, field);
 	else
 		reply_other_ended(r, row.reason, field);
-	if (rc > 0)
-		store_row_free(&row);
 	return NULL;
 }

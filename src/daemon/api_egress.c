@@ -8,6 +8,8 @@
 #include "daemon/egress/egress.h"
 #include "daemon/egress/grant.h"
 #include "daemon/egress/log.h"
+#include "daemon/fields.h"
+#include "daemon/intake.h"
 #include "daemon/query.h"
 #include "daemon/reply.h"
 #include "lib/cleanup.h"
@@ -57,9 +59,7 @@ bool api_egress_grant(struct request *r, const json_t *value, struct grant **out
 void api_egress_forget(struct request *r, json_t *body)
 {
 	json_decref(body);
-	if (buf_len(&r->body))
-		explicit_bzero((void *)(uintptr_t)buf_data(&r->body), buf_len(&r->body));
-	buf_free(&r->body);
+	intake_drop_body(r);
 }
 
 void api_egress_get(struct request *r)
@@ -149,6 +149,10 @@ void api_egress_put(struct request *r)
 
 	if (!sb)
 		return;
+	if (!fields_few(r)) {
+		api_egress_forget(r, NULL);
+		return;
+	}
 	body = json_safe_loadb(text ? text : "", buf_len(&r->body),
 			       JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &e);
 	if (!body && json_safe_lacked()) {

@@ -196,13 +196,20 @@ void api_exec(struct request *r)
 	struct sandbox *sb = api_find_sandbox(r);
 	struct exec_params p = {0};
 	struct exec_body b;
+	json_t *body;
+	bool ok;
 
 	if (!sb)
 		return;
-	p.body = fields_parse(r, false);
-	if (!p.body)
+	body = fields_parse(r, false);
+	if (!body)
 		return;
-	if (exec_fields(r, p.body, &b) && exec_params(r, sb, &b, &p))
+	ok = exec_fields(r, body, &b) && exec_params(r, sb, &b, &p);
+	/* While it waits it keeps what it will send, and nothing else of the body. */
+	p.code_text = json_incref(json_object_get(body, "code"));
+	p.stdin_text = json_incref(json_object_get(body, "stdin"));
+	json_decref(body);
+	if (ok)
 		exec_submit(sb, r, &p);
 	else
 		exec_params_free(&p);

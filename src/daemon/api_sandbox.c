@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Sandboxes: list, look at, delete, console.
+ * Sandboxes: look at, delete, console.
  */
 #include "daemon/api.h"
 #include "daemon/daemon.h"
@@ -12,21 +12,6 @@
 #include <string.h>
 
 /* --- look at ----------------------------------------------------------------------------- */
-
-void api_sandbox_list(struct request *r)
-{
-	json_t *all = json_array();
-
-	list_for_each (sb, &r->http->d->registry.live, struct sandbox, link) {
-		if (sb->announced && owner_may(r->owner, sb->owner) &&
-		    json_array_append_new(all, sandbox_json(sb, true)) < 0) {
-			json_decref(all);
-			all = NULL;
-			break;
-		}
-	}
-	reply_json(r, 200, all ? json_pack("{s:o}", "sandboxes", all) : NULL);
-}
 
 /* One that ended by itself is remembered, with the reason. */
 static json_t *row_json(const struct store_row *row)
@@ -57,6 +42,8 @@ void api_sandbox_get(struct request *r)
 		return;
 	}
 	rc = ids_valid(r->match.id) ? store_find(&d->store, r->match.id, r->owner, &row) : 0;
+	if (rc > 0 && !row.deleted)
+		rc = store_details(&d->store, &row);
 	if (rc < 0)
 		reply_error(r, 500, "internal", "the state database cannot be read", NULL, NULL);
 	else if (rc == 0 || row.deleted)
@@ -145,6 +132,5 @@ void api_sandbox_delete(struct request *r)
 	}
 	if (!row.deleted)
 		store_delete(&d->store, r->match.id);
-	store_row_free(&row);
 	reply_empty(r);
 }

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What a guest says has changed in its file system (answer to CHANGES): lines
- * of JSON, taken in pieces as they come, checked, and kept sorted so that a
- * directory stands directly before what is below it.
+ * of JSON, taken in pieces as they come, and checked. They come in the order of the
+ * bytes of their paths: so a directory stands before what is below it, but other
+ * names may stand between ("/a", "/a-b", "/a/c").
  *
  * The guest is hostile: entries, bytes and the length of a line are bounded
- * (limits.h), every member is checked, and a path that comes twice is an error.
+ * (limits.h), every member is checked, and a path that is not behind the one before
+ * is an error: nothing is sorted here, which would take long for paths that differ late.
  * Not synchronised. fork: plain memory.
  */
 #pragma once
@@ -53,10 +55,8 @@ void changes_free(struct changes *c);
 
 /* Bytes as they come: 0, -EPROTO (not what it should be), -E2BIG (too much), -ENOMEM. */
 __must_check int changes_feed(struct changes *c, const uint8_t *p, size_t len);
-/* All has come: sorts. The same errors. */
+/* All has come. The same errors. */
 __must_check int changes_end(struct changes *c);
 
-/* Order of paths in which a directory comes first, then all below it, then what follows. */
-int changes_path_compare(const char *a, const char *b);
 /* Whether path lies below dir. */
 bool changes_path_below(const char *path, const char *dir);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * One walk over both lists side by side. Each side keeps the entries above the
- * current path on a stack: a path without an entry is hidden there when one of
- * them hides the image.
+ * One walk over both lists side by side, in steps. Each side keeps the entries that
+ * the current path, or one that is still to come, may be below on a stack: a path
+ * without an entry is hidden there when one that it is below hides the image. The
+ * stack is never longer than the path, so all of this costs what reading the paths does.
  */
 #include "daemon/compare.h"
 #include "daemon/limits.h"
@@ -11,10 +12,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct side {
+/* Paths in one step: of the longest, some megabytes are compared. */
+#define COMPARE_STEP 512
+
+/* A directory, or what may be one, in the way of the current path; len: of its path. */
+struct above {
+	const struct change *e;
+	size_t len;
+};
+
+struct compare_side {
 	const struct change *next, *end;
-	const struct change *above[LIMIT_PATH / 2 + 2]; /* each below the one before */
-	unsigned int depth, hiding;                     /* of these, how many hide the image */
+	struct above
+		above[LIMIT_PATH + 1]; /* the path of each begins with that of the one before */
+	unsigned int depth, hiding;    /* of these, how many hide the image */
 };
 
 /* What a side has at a path. */
@@ -28,16 +39,39 @@ static bool hides(const struct change *e)
 	return e->opaque || e->now.type != CHANGE_DIR;
 }
 
-/* Leaves the directories that path is not below. */
-static void side_leave(struct side *s, const char *path)
+/* "/" is the only one that ends with a slash. */
+static bool is_below(const char *path, const struct above *a)
 {
-	while (s->depth && !changes_path_below(path, s->above[s->depth - 1]->path)) {
-		s->hiding -= hides(s->above[s->depth - 1]);
+	return a->len == 1 || path[a->len] == '/';
+}
+
+/*
+ * Leaves what nothing can be below any more. Behind "/a" come "/a-b" and the like before what is
+ * below it: '-' is less than '/'.
+ */
+static void side_leave(struct compare_side *s, const char *path)
+{
+	while (s->depth) {
+		const struct above *a = &s->above[s->depth - 1];
+
+		if (strncmp(path, a->e->path, a->len) == 0 && (a->len == 1 || path[a->len] <= '/'))
+			break;
+		s->hiding -= hides(a->e);
 		s->depth--;
 	}
 }
 
-static struct view side_look(struct side *s, const char *path, const struct change_stat *below)
+/* Whether something above path hides what the image has there. */
+static bool side_hides(const struct compare_side *s, const char *path)
+{
+	for (unsigned int i = 0; s->hiding && i < s->depth; i++)
+		if (hides(s->above[i].e) && is_below(path, &s->above[i]))
+			return true;
+	return false;
+}
+
+static struct view side_look(struct compare_side *s, const char *path,
+			     const struct change_stat *below)
 {
 	const struct change *e = s->next;
 
@@ -45,12 +79,12 @@ static struct view side_look(struct side *s, const char *path, const struct chan
 	if (!e || e == s->end || strcmp(e->path, path) != 0) {
 		struct view v = {0};
 
-		if (!s->hiding)
+		if (!side_hides(s, path))
 			v.st = *below;
 		return v;
 	}
 	s->next++;
-	s->above[s->depth++] = e;
+	s->above[s->depth++] = (struct above){.e = e, .len = strlen(path)};
 	s->hiding += hides(e);
 	return (struct view){.st = e->now, .own = e};
 }
@@ -124,11 +158,11 @@ static int differ(struct comparison *out, const char *path, const struct view *a
 	return same ? 0 : add(out, path, COMPARE_MODIFIED, &a->st, &b->st);
 }
 
-static int look(struct comparison *out, struct side *sa, struct side *sb)
+static int look(struct comparison *out, struct compare_side *sa, struct compare_side *sb)
 {
 	const struct change *ea = sa->next == sa->end ? NULL : sa->next;
 	const struct change *eb = sb->next == sb->end ? NULL : sb->next;
-	int order = !ea ? 1 : !eb ? -1 : changes_path_compare(ea->path, eb->path);
+	int order = !ea ? 1 : !eb ? -1 : strcmp(ea->path, eb->path);
 	const struct change *first = order <= 0 ? ea : eb;
 	struct change_stat below;
 	struct view a, b;
@@ -149,26 +183,40 @@ static int look(struct comparison *out, struct side *sa, struct side *sb)
 	return differ(out, first->path, &a, &b);
 }
 
-int compare_run(struct comparison *out, const struct changes *a, const struct changes *b)
+int compare_begin(struct comparison *c, const struct changes *a, const struct changes *b)
 {
-	struct side *sides = calloc(2, sizeof(*sides));
-	int rc = sides ? 0 : -ENOMEM;
+	*c = (struct comparison){.sides = calloc(2, sizeof(*c->sides))};
+	if (!c->sides)
+		return -ENOMEM;
+	c->sides[0].next = a->all;
+	c->sides[0].end = a->n ? a->all + a->n : a->all;
+	c->sides[1].next = b->all;
+	c->sides[1].end = b->n ? b->all + b->n : b->all;
+	return 0;
+}
 
-	*out = (struct comparison){0};
-	if (rc == 0) {
-		sides[0].next = a->all;
-		sides[0].end = a->n ? a->all + a->n : a->all;
-		sides[1].next = b->all;
-		sides[1].end = b->n ? b->all + b->n : b->all;
+int compare_step(struct comparison *c)
+{
+	struct compare_side *s = c->sides;
+
+	for (int i = 0; s && i < COMPARE_STEP; i++) {
+		int rc;
+
+		if (s[0].next == s[0].end && s[1].next == s[1].end) {
+			free(c->sides);
+			c->sides = NULL;
+			return 0;
+		}
+		rc = look(c, &s[0], &s[1]);
+		if (rc < 0)
+			return rc;
 	}
-	while (rc == 0 && (sides[0].next != sides[0].end || sides[1].next != sides[1].end))
-		rc = look(out, &sides[0], &sides[1]);
-	free(sides);
-	return rc;
+	return s ? 1 : 0;
 }
 
 void compare_free(struct comparison *c)
 {
 	free(c->all);
+	free(c->sides);
 	*c = (struct comparison){0};
 }

@@ -21,12 +21,20 @@ struct compare_item {
 	struct change_stat a, b;
 };
 
+struct compare_side;
+
 struct comparison {
-	struct compare_item *all;
+	struct compare_item *all; /* in the order of paths */
 	size_t n, cap;
+	struct compare_side *sides; /* while there is more to compare */
 };
 
-/* a and b are sorted. In the order of paths. 0 or -ENOMEM. */
-__must_check int compare_run(struct comparison *out, const struct changes *a,
-			     const struct changes *b);
+/* The lists must stay as they are until the end of c, which names paths of them. 0 or -ENOMEM. */
+__must_check int compare_begin(struct comparison *c, const struct changes *a,
+			       const struct changes *b);
+/*
+ * Compares what takes a few milliseconds at most, however long the paths are: 1 when there is more,
+ * 0 when all is compared, or -ENOMEM.
+ */
+__must_check int compare_step(struct comparison *c);
 void compare_free(struct comparison *c);

@@ -76,7 +76,12 @@ static const char usage_text[] =
 	"the\n"
 	"                           sandbox is ended (default: 2; in the emulated host: 15)\n"
 	"  PODFLARE_HTTP_TIMEOUT    seconds a connection may be without progress, and the head of\n"
-	"                           a request may take in all (default: 60)\n";
+	"                           a request may take in all (default: 60)\n"
+	"  PODFLARE_REQUESTS_MIB    MiB that bodies of requests, code that waits, results and\n"
+	"                           answers may take in memory, of all clients (default: 1024)\n"
+	"  PODFLARE_KEEP_DAYS       days that ended sandboxes are remembered (default: 90)\n"
+	"  PODFLARE_KEEP_MIB        MiB of the state database beyond which those that ended first\n"
+	"                           are forgotten earlier (default: 256)\n";
 
 const char *config_usage(void)
 {
@@ -387,6 +392,9 @@ int config_load(struct config *c, int argc, char **argv, struct err *err)
 		.ping_after_s = DEFAULT_PING_S,
 		.exec_slack_s = DEFAULT_SLACK_S,
 		.http_timeout_s = DEFAULT_HTTP_S,
+		.requests_mib = DEFAULT_REQUESTS_MIB,
+		.keep_days = DEFAULT_KEEP_DAYS,
+		.keep_mib = DEFAULT_KEEP_MIB,
 		.pong_within_s = DEFAULT_PONG_S,
 	};
 	rc = load_options(c, &raw, argc, argv, err);

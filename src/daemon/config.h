@@ -62,8 +62,10 @@ struct config {
 	uint32_t template_timeout_s;
 	uint32_t freeze_timeout_s; /* an answer to FREEZE or THAW */
 	uint32_t create_timeout_s, ping_after_s, pong_within_s;
-	uint32_t http_timeout_s; /* limits.h */
-	uint32_t exec_slack_s;   /* that a guest has beyond the deadline of a command */
+	uint32_t http_timeout_s;      /* limits.h */
+	uint32_t requests_mib;        /* held for all clients (held.h) */
+	uint32_t keep_days, keep_mib; /* of ended sandboxes (store.h) */
+	uint32_t exec_slack_s;        /* that a guest has beyond the deadline of a command */
 	enum log_format log_format;
 	enum cgroup_mode cgroup;
 	uint32_t cgroup_io_mib; /* a second, of each VM; 0: any */

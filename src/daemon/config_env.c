@@ -133,5 +133,11 @@ int config_load_env(struct config *c, struct err *err)
 		rc = env_number("PODFLARE_EXEC_SLACK", 1, 3600, &c->exec_slack_s, err);
 	if (rc == 0)
 		rc = env_number("PODFLARE_HTTP_TIMEOUT", 1, 3600, &c->http_timeout_s, err);
+	if (rc == 0)
+		rc = env_number("PODFLARE_REQUESTS_MIB", 16, 1u << 20, &c->requests_mib, err);
+	if (rc == 0)
+		rc = env_number("PODFLARE_KEEP_DAYS", 1, 36500, &c->keep_days, err);
+	if (rc == 0)
+		rc = env_number("PODFLARE_KEEP_MIB", 1, 1u << 20, &c->keep_mib, err);
 	return rc == 0 ? load_keys(c, err) : rc;
 }

@@ -10,6 +10,7 @@
 #include "daemon/child_log.h"
 #include "daemon/config.h"
 #include "daemon/egress/host.h"
+#include "daemon/held.h"
 #include "daemon/http.h"
 #include "daemon/image.h"
 #include "daemon/owner.h"
@@ -32,6 +33,7 @@ struct daemon {
 	struct store store;
 	struct owners owners;
 	struct registry registry;
+	struct held held; /* for all clients */
 	struct egress_host egress;
 	struct turns renewals;
 	struct http http;

@@ -43,10 +43,17 @@ struct diff {
 	struct comparison result;
 	size_t from, to, batch; /* items of the batch; of these, to be hashed */
 	struct loop_timer limit;
+	struct loop_timer work; /* comparing goes on in the next turn */
+	struct diff_text text;
 	bool over;
 };
 
 static void diff_step(struct diff *d);
+static ssize_t diff_pull(struct request *r, char *out, size_t max);
+static void diff_end(struct request *r);
+
+static const struct request_ops diff_ops = {.end = diff_end};
+static const struct request_ops diff_stream_ops = {.pull = diff_pull, .end = diff_end};
 
 /* Lets go of both guests; what has been answered stays answered. */
 static void diff_over(struct diff *d)
@@ -55,6 +62,7 @@ static void diff_over(struct diff *d)
 		return;
 	d->over = true;
 	loop_timer_cancel(&d->limit);
+	loop_timer_cancel(&d->work);
 	for (int i = 0; i < 2; i++) {
 		sandbox_drop_user(&d->side[i].user);
 		agent_close(d->side[i].s);
@@ -284,31 +292,34 @@ static void diff_next_batch(struct diff *d)
 	}
 }
 
-static void diff_answer(struct diff *d)
+static ssize_t diff_pull(struct request *r, char *out, size_t max)
 {
-	size_t len;
-	_cleanup_free char *text = diff_reply_text(&d->result, d->paths, &len);
+	struct diff *d = r->state;
+	ssize_t n = diff_text_take(&d->text, out, max);
 
-	diff_over(d);
-	if (text)
-		http_reply(d->r, 200, "application/json", text, len, NULL);
-	else
-		reply_json(d->r, 500, NULL);
+	return n < 0 ? PULL_ABORT : n ? n : PULL_END;
 }
 
-/* Both sides have done what they were asked for. */
-static void diff_step(struct diff *d)
+/* In one piece when it is short. */
+static void diff_answer(struct diff *d)
 {
-	int rc = 0;
+	int rc = diff_text_begin(&d->text, &d->result, d->paths);
 
-	if (d->side[0].hashes)
-		diff_take_hashes(d);
-	else
-		rc = compare_run(&d->result, &d->side[0].changes, &d->side[1].changes);
+	diff_over(d);
 	if (rc < 0) {
-		diff_error(d, rc);
-		return;
+		reply_json(d->r, 500, NULL);
+	} else if (d->text.ended) {
+		http_reply(d->r, 200, "application/json", buf_data(&d->text.out),
+			   buf_len(&d->text.out), NULL);
+	} else {
+		d->r->ops = &diff_stream_ops;
+		http_reply_stream(d->r, 200, "application/json", -1, NULL);
 	}
+}
+
+/* All that can be known of the lists is: what else there is to know is in the files. */
+static void diff_ask_hashes(struct diff *d)
+{
 	diff_next_batch(d);
 	if (d->batch == 0) {
 		diff_answer(d);
@@ -331,6 +342,36 @@ static void diff_step(struct diff *d)
 		side_feed(&d->side[i]);
 }
 
+static void diff_on_work(struct loop_timer *t)
+{
+	struct diff *d = t->arg;
+	int rc = compare_step(&d->result);
+
+	if (rc < 0)
+		diff_error(d, rc);
+	else if (rc)
+		loop_timer_set(&d->daemon->loop, &d->work, 0);
+	else
+		diff_ask_hashes(d);
+}
+
+/* Both sides have done what they were asked for. */
+static void diff_step(struct diff *d)
+{
+	int rc;
+
+	if (d->side[0].hashes) {
+		diff_take_hashes(d);
+		diff_ask_hashes(d);
+		return;
+	}
+	rc = compare_begin(&d->result, &d->side[0].changes, &d->side[1].changes);
+	if (rc < 0)
+		diff_error(d, rc);
+	else
+		loop_timer_set(&d->daemon->loop, &d->work, 0);
+}
+
 static void diff_on_limit(struct loop_timer *t)
 {
 	struct agent_failure why = {.status = 502, .code = "agent_error"};
@@ -351,11 +392,10 @@ static void diff_end(struct request *r)
 		free(d->side[i].hashes);
 	}
 	compare_free(&d->result);
+	diff_text_free(&d->text);
 	json_decref(d->paths);
 	free(d);
 }
-
-static const struct request_ops diff_ops = {.end = diff_end};
 
 static void diff_start(struct diff *d, struct sandbox *a, struct sandbox *b)
 {
@@ -407,6 +447,7 @@ void diff_submit(struct sandbox *a, struct sandbox *b, struct request *r, json_t
 	d->r = r;
 	d->paths = paths;
 	d->limit = (struct loop_timer){.fn = diff_on_limit, .arg = d};
+	d->work = (struct loop_timer){.fn = diff_on_work, .arg = d};
 	d->side[0].sb = a;
 	d->side[1].sb = b;
 	for (int i = 0; i < 2; i++) {

@@ -29,19 +29,13 @@ int64_t exec_now_ms(void)
 	return (int64_t)(io_realtime_ns() / 1000000);
 }
 
-void exec_params_free(struct exec_params *p)
-{
-	json_decref(p->body);
-	free(p->head);
-	free(p->stdin_own);
-}
-
 static void exec_unref(struct exec *e)
 {
 	if (e->req || e->state != EXEC_DONE)
 		return;
 	loop_timer_cancel(&e->grace);
 	ndjson_free(&e->out);
+	exec_held_settle(e);
 	exec_params_free(&e->p);
 	json_decref(e->denied);
 	/* Callers up the stack may still look at its state. */
@@ -91,6 +85,7 @@ static void exec_finish(struct exec *e)
 	e->s = NULL;
 	exec_pending_free(&e->in); /* it may point into the stream */
 	buf_free(&e->parts);
+	exec_held_leave(e);
 	exec_watch_stop(e);
 	sandbox_drop_user(&e->user);
 	list_del(&e->link);
@@ -172,10 +167,14 @@ static int exec_output(struct exec *e, const struct frame *f)
  */
 static int exec_part(struct exec *e, const struct frame *f)
 {
-	int rc = e->req ? buf_append(&e->parts, f->payload, f->len) : 0;
+	int rc = e->req ? exec_hold_event(e, f->len) : 0;
 
-	if (f->type == FRAME_EVENT_PART && f->len == 0)
+	if (rc == 0 && e->req)
+		rc = buf_append(&e->parts, f->payload, f->len);
+	if (f->type == FRAME_EVENT_PART && f->len == 0) {
 		buf_free(&e->parts);
+		exec_held_settle(e);
+	}
 	return rc == -ENOBUFS ? -EPROTO : rc;
 }
 
@@ -193,6 +192,7 @@ static int exec_event(struct exec *e, const struct frame *f)
 			rc = exec_events_event(&e->out, &e->in, buf_data(&e->parts),
 					       buf_len(&e->parts), exec_now_ms());
 		buf_free(&e->parts);
+		exec_held_settle(e);
 	}
 	e->heard |= rc == 0;
 	return rc;
@@ -263,6 +263,11 @@ static bool exec_frame(struct exec *e, const struct frame *f)
 	default:
 		rc = -EPROTO;
 		break;
+	}
+	if (rc == -EDQUOT || rc == -ENOSPC) {
+		exec_held_failure(&why, rc);
+		exec_fail(e, &why, "agent_error", NULL);
+		return false;
 	}
 	/* Without memory its client is let go; but there is nothing to come behind an EXIT. */
 	if (rc == -ENOMEM && f->type != FRAME_EXIT) {
@@ -457,6 +462,7 @@ static ssize_t exec_pull(struct request *r, char *out, size_t max)
 	memcpy(out, buf_data(&e->out.out), n);
 	buf_consume(&e->out.out, n);
 	ndjson_taken(&e->out);
+	exec_held_settle(e);
 	return (ssize_t)n;
 }
 
@@ -482,6 +488,7 @@ static void exec_end(struct request *r)
 	}
 	buf_free(&e->parts);
 	ndjson_free(&e->out);
+	exec_held_settle(e);
 	exec_cancel(e, "interrupted");
 	exec_watch_cancelled(e);
 	exec_pump(e);
@@ -504,6 +511,7 @@ static struct exec *exec_new(struct sandbox *sb, struct request *r, const struct
 	e->sb = sb;
 	e->req = r;
 	e->p = *p;
+	e->held = &sb->held;
 	e->queued_ms = exec_now_ms();
 	ndjson_init(&e->out, p->rich);
 	buf_init(&e->parts, LIMIT_EVENT);
@@ -515,6 +523,7 @@ static struct exec *exec_new(struct sandbox *sb, struct request *r, const struct
 void exec_submit(struct sandbox *sb, struct request *r, struct exec_params *p)
 {
 	struct exec *e;
+	int rc;
 
 	if (exec_find(sb, p->id)) {
 		reply_error(r, 409, "exec_exists", "a command with this exec_id is queued or runs",
@@ -532,6 +541,13 @@ void exec_submit(struct sandbox *sb, struct request *r, struct exec_params *p)
 	if (!e) {
 		reply_json(r, 500, NULL);
 		exec_params_free(p);
+		return;
+	}
+	rc = exec_hold_texts(e);
+	if (rc < 0) {
+		exec_refuse_held(r, rc);
+		exec_params_free(p);
+		free(e);
 		return;
 	}
 	r->ops = &exec_ops;

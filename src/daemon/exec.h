@@ -15,8 +15,9 @@
  * Refusals that come before the reply has begun are HTTP errors; later ones
  * are a line on stderr and exit -1.
  *
- * Memory of one exec: its request (LIMIT_JSON_BODY), one event in parts and one
- * in lines (LIMIT_EVENT each), and some 200 KiB.
+ * Memory of one exec: code and stdin of its request until the agent has them
+ * (LIMIT_JSON_BODY), one event in parts and one in lines (LIMIT_EVENT each), and some
+ * 200 KiB. All execs of a sandbox together: LIMIT_HELD, and these 200 KiB (held.h).
  * Thread: the loop's. fork: no state.
  */
 #pragma once
@@ -27,8 +28,9 @@
 #define EXEC_ID_MAX IDS_NAME_MAX
 
 struct exec_params {
-	json_t *body;     /* owned; keeps code and stdin alive */
-	const char *code; /* inside body */
+	/* Owned strings of the request's body, or NULL: what code and stdin_data point into. */
+	json_t *code_text, *stdin_text;
+	const char *code;
 	size_t code_len;
 	char *head; /* owned: payload of the EXEC frame */
 	size_t head_len;
@@ -41,10 +43,12 @@ struct exec_params {
 	bool has_stdin;
 	const uint8_t *stdin_data;
 	size_t stdin_len;
-	uint8_t *stdin_own; /* owned: what stdin_data points into when it is not body */
+	uint8_t *stdin_own; /* owned: what stdin_data points into when it was base64 */
 };
 
 void exec_params_free(struct exec_params *p);
+/* Code and stdin alone. */
+void exec_params_drop_texts(struct exec_params *p);
 
 /* Takes over the request and what p owns. Answers it, at once or later. */
 void exec_submit(struct sandbox *sb, struct request *r, struct exec_params *p);

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include "daemon/agent_failure.h"
 #include "daemon/exec.h"
 #include "daemon/exec_events.h"
 #include "daemon/ndjson.h"
@@ -49,6 +50,10 @@ struct exec {
 	uint64_t excused_ns;           /* what did not count when limit was set */
 	bool overdue;                  /* the sandbox is ended for its sake */
 
+	/* exec_held.c: what is taken of held, which is the sandbox's until it has ended */
+	struct held *held;
+	size_t held_texts, held_events;
+
 	struct ndjson out;
 	struct exec_pending in; /* output that was not taken yet */
 	struct buf parts;       /* of an event */
@@ -59,6 +64,21 @@ struct exec {
 
 /* Milliseconds since 1970. */
 int64_t exec_now_ms(void);
+/* Code and stdin wait. As held_take(). */
+__must_check int exec_hold_texts(struct exec *e);
+/* Answers for what exec_hold_texts() has said. */
+void exec_refuse_held(struct request *r, int error);
+/* The same for what exec_hold_event() has said: why the command fails. */
+void exec_held_failure(struct agent_failure *why, int error);
+/* They are with the agent, or not needed any more. Harmless the second time. */
+void exec_drop_texts(struct exec *e);
+/* So much more of an event comes. As held_take(). */
+__must_check int exec_hold_event(struct exec *e, size_t len);
+/* Some of it may have gone. */
+void exec_held_settle(struct exec *e);
+/* It leaves its sandbox. */
+void exec_held_leave(struct exec *e);
+
 /* Sends as much as fits of code, stdin, and the order that waits. */
 void exec_feed(struct exec *e);
 /* STDIN_ACK: 0 or -EPROTO. */

@@ -68,6 +68,8 @@ void exec_feed(struct exec *e)
 		return;
 	feed_order(e);
 	feed_stdin(e);
+	if (!e->p.has_stdin || e->stdin_ended)
+		exec_drop_texts(e);
 }
 
 int exec_acked(struct exec *e, const struct frame *f)
@@ -81,7 +83,7 @@ int exec_acked(struct exec *e, const struct frame *f)
 	if (n == 0 || n > e->stdin_sent - e->stdin_acked)
 		return -EPROTO;
 	e->stdin_acked += n;
-	feed_stdin(e);
+	exec_feed(e);
 	return 0;
 }
 

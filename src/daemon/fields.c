@@ -12,6 +12,14 @@
 #include <stdio.h>
 #include <string.h>
 
+bool fields_few(struct request *r)
+{
+	if (json_few_values((const char *)buf_data(&r->body), buf_len(&r->body), LIMIT_JSON_VALUES))
+		return true;
+	reply_invalid(r, "body", "the body has more than %u values", LIMIT_JSON_VALUES);
+	return false;
+}
+
 json_t *fields_parse(struct request *r, bool empty_ok)
 {
 	const char *text = (const char *)buf_data(&r->body);
@@ -25,6 +33,8 @@ json_t *fields_parse(struct request *r, bool empty_ok)
 			reply_json(r, 500, NULL);
 		return obj;
 	}
+	if (!fields_few(r))
+		return NULL;
 	/* NUL is let through here so that the answer can name the field that has it. */
 	obj = json_safe_loadb(text ? text : "", len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
 	if (!obj && json_safe_lacked()) {

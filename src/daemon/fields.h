@@ -11,6 +11,9 @@
 
 #include <jansson.h>
 
+/* False: the body has more values than are built of one; answered. */
+bool fields_few(struct request *r);
+
 /* The body as an object (new reference); an empty body is {} when allowed. NULL: answered. */
 json_t *fields_parse(struct request *r, bool empty_ok);
 

@@ -15,6 +15,7 @@
 #include "daemon/daemon.h"
 #include "daemon/intake.h"
 #include "daemon/limits.h"
+#include "daemon/reply.h"
 #include "lib/io.h"
 
 #include <errno.h>
@@ -136,7 +137,7 @@ static void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *conn
 	r->http = h;
 	r->conn = conn;
 	r->start_ns = io_now_ns();
-	buf_init(&r->body, LIMIT_JSON_BODY);
+	buf_init_secret(&r->body, LIMIT_JSON_BODY);
 	list_add_tail(&h->requests, &r->link);
 	return r;
 }
@@ -224,7 +225,7 @@ static enum MHD_Result http_on_request(void *cls, struct MHD_Connection *conn, c
 		http_conn_limit(r->c, 0);
 		if (!r->reply && r->match.route->finish)
 			r->match.route->finish(r);
-		buf_free(&r->body);
+		intake_drop_body(r);
 	}
 	if (r->reply)
 		return http_queue(r);
@@ -256,7 +257,8 @@ static void http_on_completed(void *cls, struct MHD_Connection *conn, void **ctx
 	if (r->reply)
 		MHD_destroy_response(r->reply);
 	list_del(&r->link);
-	buf_free(&r->body);
+	intake_drop_body(r);
+	held_give(&r->http->d->held, r->held_reply);
 	free(r->uri);
 	free(r);
 }
@@ -327,13 +329,28 @@ static void http_finish_reply(struct request *r, unsigned int status, struct MHD
 static const char *const of_a_guest[] = {"Cache-Control", "no-store", "X-Content-Type-Options",
 					 "nosniff", NULL};
 
+/* An answer of this length is held until the client has it. False: too much is held already. */
+static bool http_hold_reply(struct request *r, size_t len)
+{
+	if (len <= LIMIT_REPLY_SMALL || r->reply || r->phase == REQUEST_REPLY)
+		return true;
+	if (held_take(&r->http->d->held, len) < 0)
+		return false;
+	r->held_reply += len;
+	return true;
+}
+
 static void http_reply_bytes(struct request *r, unsigned int status, const char *type,
 			     const void *data, size_t len, const char *const *more,
 			     const char *const *headers)
 {
-	struct MHD_Response *resp = MHD_create_response_from_buffer(len, (void *)(uintptr_t)data,
-								    MHD_RESPMEM_MUST_COPY);
+	struct MHD_Response *resp;
 
+	if (!http_hold_reply(r, len)) {
+		reply_overloaded(r);
+		return;
+	}
+	resp = MHD_create_response_from_buffer(len, (void *)(uintptr_t)data, MHD_RESPMEM_MUST_COPY);
 	http_finish_reply(r, status, resp, type, more, headers);
 }
 

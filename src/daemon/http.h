@@ -66,7 +66,8 @@ struct request {
 	enum request_phase phase;
 	bool suspended, gone, discard;
 	uint64_t discard_left;
-	struct buf body;
+	struct buf body;              /* overwritten when freed: it may have secrets */
+	size_t held_body, held_reply; /* of daemon.held */
 
 	struct MHD_Response *reply; /* made, not yet queued */
 	unsigned int status;

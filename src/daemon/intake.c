@@ -175,15 +175,29 @@ void intake_head(struct request *r, const char *method)
 
 void intake_body(struct request *r, const void *data, size_t len)
 {
-	int rc = buf_append(&r->body, data, len);
+	struct held *held = &r->http->d->held;
+	int rc = held_take(held, len);
 
+	if (rc == 0) {
+		r->held_body += len;
+		rc = buf_append(&r->body, data, len);
+	}
 	if (rc == 0)
 		return;
-	buf_free(&r->body);
-	if (rc == -ENOMEM)
+	intake_drop_body(r);
+	if (rc == -ENOSPC)
+		reply_overloaded(r);
+	else if (rc == -ENOMEM)
 		reply_json(r, 500, NULL);
 	else
 		reply_too_large(r);
+}
+
+void intake_drop_body(struct request *r)
+{
+	held_give(&r->http->d->held, r->held_body);
+	r->held_body = 0;
+	buf_free(&r->body);
 }
 
 void intake_log(struct request *r, bool whole)

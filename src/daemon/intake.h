@@ -16,4 +16,6 @@ void intake_head(struct request *r, const char *method);
 void intake_body(struct request *r, const void *data, size_t len);
 
 /* One "http_request" line. whole: the answer was sent to its end. */
+/* The body is not needed any more. Harmless the second time. */
+void intake_drop_body(struct request *r);
 void intake_log(struct request *r, bool whole);

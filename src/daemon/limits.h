@@ -14,9 +14,13 @@
 #define DEFAULT_HTTP_S         60u         /* PODFLARE_HTTP_TIMEOUT, below */
 #define LIMIT_HTTP_STALL_S     600u        /* streamed reply that the client does not take */
 #define LIMIT_JSON_BODY        (4u << 20)  /* body of a JSON request */
+#define LIMIT_JSON_VALUES      65536u      /* in it; building one takes some 100 bytes */
+#define DEFAULT_REQUESTS_MIB   1024u       /* PODFLARE_REQUESTS_MIB, held.h */
 #define LIMIT_DISCARD          (64u << 20) /* body read and dropped to deliver an error */
 #define LIMIT_DISCARD_STRANGER (1u << 20)  /* the same without a valid key */
-#define LIMIT_STREAM_BLOCK     32768u      /* piece of a streamed reply of known length */
+#define LIMIT_REPLY_SMALL      65536u      /* answers up to this are not counted (held.h) */
+#define LIMIT_LIST_PIECE       65536u /* of the list of sandboxes, made at once; and one more */
+#define LIMIT_STREAM_BLOCK     32768u /* piece of a streamed reply of known length */
 
 /*
  * PODFLARE_HTTP_TIMEOUT: a connection without progress; and, because one byte now and then is
@@ -69,10 +73,11 @@
 #define LIMIT_STREAMS      60u   /* streams to one agent, which takes 64 */
 #define LIMIT_OWN_STREAMS  4u    /* beside these: freezing, comparing, asking whether it lives */
 #define LIMIT_IDLE_STREAMS 4u    /* of these, kept open for the next request */
-#define LIMIT_EXEC_QUEUE   256u  /* execs that wait in one sandbox */
-#define DEFAULT_CREATE_S   120u  /* PODFLARE_CREATE_TIMEOUT */
-#define DEFAULT_TEMPLATE_S 600u  /* PODFLARE_TEMPLATE_TIMEOUT */
-#define DEFAULT_POOL       2u    /* --pool */
+#define LIMIT_HELD         (64u << 20) /* of a sandbox: code and stdin that wait, events (held.h) */
+#define LIMIT_EXEC_QUEUE   256u        /* execs that wait in one sandbox */
+#define DEFAULT_CREATE_S   120u        /* PODFLARE_CREATE_TIMEOUT */
+#define DEFAULT_TEMPLATE_S 600u        /* PODFLARE_TEMPLATE_TIMEOUT */
+#define DEFAULT_POOL       2u          /* --pool */
 #define LIMIT_POOL         1024u
 #define DEFAULT_FORK       32u /* --max-fork */
 #define LIMIT_FORK         256u
@@ -83,8 +88,8 @@
 #define POOL_RETRY_MAX_NS  (60 * SECOND_NS)
 #define POOL_CLOCK_NS      (SECOND_NS / 100) /* one that is handed out may be off by so much */
 #define POOL_CHECK_NS      (60 * SECOND_NS)
-#define LIMIT_TREE         8192u  /* nodes of GET /v1/tree */
-#define LIMIT_TREE_DEPTH   16384u /* ancestors that are looked at */
+#define LIMIT_TREE         1024u /* ancestors that have ended, of GET /v1/tree */
+#define LIMIT_TREE_DEPTH   2048u /* ancestors that a merge looks at */
 #define CONSOLE_TAIL_LINES 6u
 #define CONSOLE_TAIL_BYTES 1024u
 
@@ -151,7 +156,7 @@
 
 /* Comparing two sandboxes; of each (entries: also of a list of files): */
 #define LIMIT_CHANGES       100000u     /* entries, as in the agent */
-#define LIMIT_CHANGES_BYTES (64u << 20) /* of their lines */
+#define LIMIT_CHANGES_BYTES (32u << 20) /* of their lines */
 #define LIMIT_CHANGE_LINE   (64u << 10) /* of one line: two paths, escaped */
 #define LIMIT_HASH_BYTES    (2u << 20)  /* of paths in one HASHES; the agent takes 4 MiB */
 #define LIMIT_DIFFS         4u          /* at a time */
@@ -178,7 +183,11 @@
 #define STOP_SWEEP_MS 5               /* until it is looked again what they have left behind */
 
 /* State. */
-#define STORE_KEEP_DAYS  90           /* ended sandboxes are remembered */
-#define RESERVE_BYTES    (2ull << 20) /* of the database, on a full disk */
-#define RESERVE_PIECE    (128u << 10)
-#define RESERVE_RETRY_NS (5 * SECOND_NS)
+#define DEFAULT_KEEP_DAYS    90u       /* PODFLARE_KEEP_DAYS: ended sandboxes are remembered */
+#define DEFAULT_KEEP_MIB     256u      /* PODFLARE_KEEP_MIB: as long as all takes no more */
+#define STORE_PRUNE_NS       SECOND_NS /* from a row that was written to a look at that */
+#define STORE_PRUNE_ROWS     16        /* in one turn of the loop */
+#define STORE_PRUNE_AGAIN_NS (SECOND_NS / 50)
+#define RESERVE_BYTES        (2ull << 20) /* of the database, on a full disk */
+#define RESERVE_PIECE        (128u << 10)
+#define RESERVE_RETRY_NS     (5 * SECOND_NS)

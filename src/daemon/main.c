@@ -175,9 +175,11 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	rc = check_jail(d, err);
 	if (rc < 0)
 		return rc;
+	d->held = (struct held){.max = (size_t)c->requests_mib << 20};
 	registry_init(&d->registry, c->max_sandboxes);
 	turns_init(&d->renewals, &d->loop, 0);
-	rc = store_open(&d->store, &d->loop, c->state_dir, err);
+	rc = store_open(&d->store, &d->loop, c->state_dir,
+			&(struct store_keep){.days = c->keep_days, .mib = c->keep_mib}, err);
 	if (rc == 0)
 		rc = prepare_disks(c, err);
 	if (rc == 0)
@@ -305,6 +307,7 @@ int main(int argc, char **argv)
 	json_safe_begin();
 	rc = config_load(&d.config, argc, argv, &err);
 	log_init(d.config.log_format, LOG_INFO);
+	log_never_wait();
 	if (rc < 0) {
 		fprintf(stderr, "podflared: %s\n", err.msg);
 		return 2;

@@ -45,11 +45,16 @@ static const struct request_ops merge_ops = {.end = merge_end};
 
 /*
  * The winner takes the place of sb in the tree. Where sb descends from the winner that
- * place would be below itself; then it stays where it is.
+ * place would be below itself; then it stays where it is. Where the line is too long to
+ * know, it has no place below anything.
  */
 static const char *merged_parent(struct sandbox *sb, struct sandbox *winner)
 {
-	return tree_is_ancestor(sb->d, winner->id, sb) ? winner->parent : sb->parent;
+	int rc = tree_is_ancestor(sb->d, winner->id, sb);
+
+	if (rc < 0)
+		return "";
+	return rc ? winner->parent : sb->parent;
 }
 
 /* Ids in memory as they are in the database now. */
@@ -76,7 +81,7 @@ static void merge_start(struct request *r, struct sandbox *sb, struct sandbox *w
 		.vcpus = winner->vcpus,
 		.disk_mib = winner->disk_mib,
 		.generation = winner->generation,
-		.egress = egress_grant(winner) ? egress_grant(winner)->allow : NULL,
+		.grant = egress_grant(winner),
 	};
 
 	if (!m) {

@@ -122,6 +122,15 @@ void reply_no_stream(struct request *r, const struct err *err)
 		reply_error(r, 503, "sandbox_unreachable", err->msg, NULL, NULL);
 }
 
+void reply_overloaded(struct request *r)
+{
+	reply_error(
+		r, 503, "overloaded",
+		"podflared holds as much for its clients as it may: what they send, and what they "
+		"have not fetched yet",
+		"try again; the operator can set PODFLARE_REQUESTS_MIB", NULL);
+}
+
 void reply_too_large(struct request *r)
 {
 	char text[96];

@@ -286,6 +286,7 @@ struct sandbox *sandbox_new(struct daemon *d, const struct sandbox_params *p,
 	sb->memory_mib = p->memory_mib;
 	sb->vcpus = p->vcpus;
 	sb->disk_mib = p->disk_mib;
+	sb->held = (struct held){.max = LIMIT_HELD, .all = &d->held};
 	sb->reseed = p->reseed;
 	sb->hold = p->hold;
 	sb->rehearsal = p->rehearsal;
@@ -365,7 +366,7 @@ int sandbox_announce(struct sandbox *sb)
 
 	sb->created_ms = row.created_ms = now_ms();
 	row.metadata = sb->metadata;
-	row.egress = egress_grant(sb) ? egress_grant(sb)->allow : NULL;
+	row.grant = egress_grant(sb);
 	snprintf(row.id, sizeof(row.id), "%s", sb->id);
 	snprintf(row.parent, sizeof(row.parent), "%s", sb->parent);
 	snprintf(row.template, sizeof(row.template), "%s", sb->template);

@@ -20,6 +20,7 @@
 #pragma once
 
 #include "daemon/agent_client.h"
+#include "daemon/held.h"
 #include "daemon/ids.h"
 #include "daemon/owner.h"
 #include "daemon/turns.h"
@@ -99,6 +100,7 @@ struct sandbox {
 	struct list execs;   /* queued and running, by arrival (exec.c) */
 	struct list past;    /* ids of ended ones (exec_control.c) */
 	unsigned int nexecs, npast;
+	struct held held;  /* for its execs */
 	struct list forks; /* the one under way first, then by arrival (fork.c) */
 
 	sandbox_ready_fn *on_ready;

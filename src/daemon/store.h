@@ -3,9 +3,12 @@
  * What outlives a sandbox: SQLite (WAL) in the state directory, one row per
  * sandbox that was ever announced. It answers what became of an id (DELETE of
  * one that once lived is 204, also after a restart) and keeps why it ended. A
- * row is found by its owner only (owner.h).
- * Rows that a crash left open are closed when the store is opened. Rows older
- * than STORE_KEEP_DAYS are dropped then.
+ * row is found by its owner only (owner.h). An allowlist is kept once, however
+ * many rows have it; a deleted sandbox has none any more, and no metadata.
+ * Rows that a crash left open are closed when the store is opened.
+ *
+ * Those that have ended are forgotten, the first to end first, when they are older
+ * than keep.days, and while all that is kept is more than keep.mib.
  *
  * A database of another version of the schema is moved aside. A full disk does
  * not stop it for a while (reserve.h).
@@ -26,15 +29,26 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct grant;
+
+/* What ended sandboxes may take. */
+struct store_keep {
+	uint32_t days, mib;
+};
+
 struct store {
 	sqlite3 *db;
-	sqlite3_stmt *insert, *end, *find, *deleted, *children, *merged, *renamed, *egress;
+	sqlite3_stmt *insert, *end, *find, *details, *deleted, *children, *merged, *renamed;
+	sqlite3_stmt *egress, *grant, *grant_new, *too_old, *forget, *size;
+	struct loop *loop;
+	struct loop_timer prune;
+	struct store_keep keep;
 	struct reserve reserve;
 	uint8_t salt[OWNER_SALT_LEN]; /* of the owners' names: as old as the database */
 	int lock_fd;
 };
 
-/* A row. The strings are owned; free with store_row_free(). */
+/* A row. Members that are owned: free with store_row_free(). */
 struct store_row {
 	char id[64];
 	char owner[OWNER_LEN + 1]; /* of store_insert() */
@@ -45,11 +59,13 @@ struct store_row {
 	uint64_t exec_count;
 	char reason[1400]; /* why it ended */
 	bool deleted;      /* the client has deleted it */
-	json_t *metadata;  /* owned, may be NULL */
-	json_t *egress;    /* owned, may be NULL: what it might reach, an array */
+	json_t *metadata;  /* of store_insert(): borrowed; of store_details(): owned, may be NULL */
+	json_t *egress; /* of store_details(): owned, may be NULL: what it might reach, an array */
+	const struct grant *grant; /* of store_insert() and store_merge(): the same, borrowed */
 };
 
-int store_open(struct store *s, struct loop *loop, const char *dir, struct err *err);
+int store_open(struct store *s, struct loop *loop, const char *dir, const struct store_keep *keep,
+	       struct err *err);
 void store_close(struct store *s);
 
 /* A sandbox is announced. 0 or -EIO (logged). */
@@ -58,7 +74,7 @@ int store_insert(struct store *s, const struct store_row *row);
 void store_end(struct store *s, const char *id, int64_t ended_ms, uint64_t exec_count,
 	       const char *reason, bool deleted);
 /* What it may reach is another list (NULL: nothing). */
-void store_egress(struct store *s, const char *id, const json_t *allow);
+void store_egress(struct store *s, const char *id, const struct grant *g);
 /* The client deleted one that had ended by itself. */
 void store_delete(struct store *s, const char *id);
 /*
@@ -66,6 +82,11 @@ void store_delete(struct store *s, const char *id);
  * those given, the children of winner are row->id's, winner is gone. 0 or -EIO.
  */
 int store_merge(struct store *s, const struct store_row *row, const char *winner, int64_t now_ms);
-/* 1 and the row, 0 when no such id of this owner ever lived, -EIO. */
+/*
+ * 1 and the row without metadata and egress, 0 when no such id of this owner ever lived, -EIO.
+ * Takes microseconds, whatever the row has.
+ */
 int store_find(struct store *s, const char *id, const char *owner, struct store_row *row);
+/* Adds these two to a row that was found: some milliseconds at worst. The same. */
+int store_details(struct store *s, struct store_row *row);
 void store_row_free(struct store_row *row);

@@ -10,6 +10,7 @@
 #include "daemon/limits.h"
 #include "daemon/reply.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -97,22 +98,23 @@ static void parent_of(struct daemon *d, const char *id, char out[64])
 		memcpy(out, sb->parent, sizeof(sb->parent));
 	} else if (store_find(&d->store, id, OWNER_ANY, &row) > 0) {
 		memcpy(out, row.parent, sizeof(row.parent));
-		store_row_free(&row);
 	}
 }
 
-bool tree_is_ancestor(struct daemon *d, const char *id, const struct sandbox *sb)
+int tree_is_ancestor(struct daemon *d, const char *id, const struct sandbox *sb)
 {
 	char at[64], next[64];
 
 	memcpy(at, sb->parent, sizeof(sb->parent));
-	for (unsigned int i = 0; at[0] && i < LIMIT_TREE_DEPTH; i++) {
+	for (unsigned int i = 0; i < LIMIT_TREE_DEPTH; i++) {
+		if (!at[0])
+			return 0;
 		if (strcmp(at, id) == 0)
-			return true;
+			return 1;
 		parent_of(d, at, next);
 		memcpy(at, next, sizeof(at));
 	}
-	return false;
+	return -E2BIG;
 }
 
 static struct node *tree_add(struct tree *t, const char *id, const char *parent, const char *state,
@@ -140,17 +142,16 @@ static struct node *tree_add(struct tree *t, const char *id, const char *parent,
 /* Parents of nodes that are not there yet: they have ended. False: no memory. */
 static bool tree_add_ancestors(struct tree *t, struct daemon *d, const char *owner)
 {
-	for (size_t i = 0; i < t->n && t->n < LIMIT_TREE; i++) {
+	size_t most = t->n + LIMIT_TREE;
+
+	for (size_t i = 0; i < t->n && t->n < most; i++) {
 		struct store_row row;
-		bool ok;
 
 		if (!t->all[i].parent[0] || tree_find(t, t->all[i].parent) ||
 		    store_find(&d->store, t->all[i].parent, owner, &row) <= 0)
 			continue;
-		ok = tree_add(t, row.id, row.parent, "ended", row.template, row.generation,
-			      row.created_ms);
-		store_row_free(&row);
-		if (!ok)
+		if (!tree_add(t, row.id, row.parent, "ended", row.template, row.generation,
+			      row.created_ms))
 			return false;
 	}
 	return true;

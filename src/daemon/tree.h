@@ -6,10 +6,9 @@
  */
 #pragma once
 
-#include <stdbool.h>
-
 struct daemon;
 struct sandbox;
 
-/* Whether the sandbox `id` is an ancestor of sb. */
-bool tree_is_ancestor(struct daemon *d, const char *id, const struct sandbox *sb);
+/* Whether the sandbox `id` is an ancestor of sb: 1 or 0; -E2BIG: sb has more of them than are
+ * looked at (LIMIT_TREE_DEPTH). */
+int tree_is_ancestor(struct daemon *d, const char *id, const struct sandbox *sb);

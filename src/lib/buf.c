@@ -4,8 +4,10 @@
  * moves to the front only when room is needed behind it, so that steady
  * append/consume costs no copying of more than the content.
  */
+#define _GNU_SOURCE
 #include "lib/buf.h"
 #include "lib/io.h"
+#include "lib/wipe.h"
 
 #include <errno.h>
 #include <string.h>
@@ -14,8 +16,27 @@
 
 void buf_free(struct buf *b)
 {
-	free(b->data);
-	buf_init(b, b->max);
+	if (b->secret)
+		wipe_free(b->data);
+	else
+		free(b->data);
+	*b = (struct buf){.max = b->max, .secret = b->secret};
+}
+
+/* A larger place for what starts at 0, or NULL: it stays where it is. */
+static uint8_t *buf_grow(struct buf *b, size_t cap)
+{
+	uint8_t *p;
+
+	if (!b->secret)
+		return realloc(b->data, cap);
+	p = malloc(cap);
+	if (!p)
+		return NULL;
+	if (b->end)
+		memcpy(p, b->data, b->end);
+	wipe_free(b->data);
+	return p;
 }
 
 uint8_t *buf_reserve(struct buf *b, size_t len)
@@ -29,6 +50,8 @@ uint8_t *buf_reserve(struct buf *b, size_t len)
 		return b->data + b->end;
 	if (b->data && b->start) {
 		memmove(b->data, b->data + b->start, have);
+		if (b->secret)
+			explicit_bzero(b->data + have, b->start);
 		b->start = 0;
 		b->end = have;
 		if (b->cap - b->end >= len)
@@ -38,7 +61,7 @@ uint8_t *buf_reserve(struct buf *b, size_t len)
 		cap *= 2;
 	if (cap > b->max)
 		cap = b->max;
-	p = realloc(b->data, cap);
+	p = buf_grow(b, cap);
 	if (!p)
 		return NULL;
 	b->data = p;
@@ -69,6 +92,8 @@ int buf_append(struct buf *b, const void *data, size_t len)
 
 void buf_consume(struct buf *b, size_t len)
 {
+	if (b->secret && len)
+		explicit_bzero(b->data + b->start, len);
 	b->start += len;
 	if (b->start == b->end)
 		b->start = b->end = 0;

@@ -8,6 +8,7 @@
 
 #include "lib/cleanup.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -15,12 +16,20 @@
 struct buf {
 	uint8_t *data;
 	size_t start, end, cap;
-	size_t max; /* most bytes it may hold */
+	size_t max;  /* most bytes it may hold */
+	bool secret; /* its memory is overwritten before it is given back */
 };
 
 static inline void buf_init(struct buf *b, size_t max)
 {
 	*b = (struct buf){.max = max};
+}
+
+/* For what may be a secret: no copy of it is left behind, whether it grows, is consumed or freed.
+ */
+static inline void buf_init_secret(struct buf *b, size_t max)
+{
+	*b = (struct buf){.max = max, .secret = true};
 }
 
 /* Releases the memory; the buffer stays usable and empty. */

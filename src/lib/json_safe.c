@@ -44,6 +44,36 @@ json_t *json_safe_loadb(const char *text, size_t len, size_t flags, json_error_t
 	return NULL;
 }
 
+/* Behind the string whose quote is before p. */
+static const char *string_end(const char *p, const char *end)
+{
+	while (p < end && *p != '"')
+		p += *p == '\\' ? 2 : 1;
+	return p < end ? p + 1 : end;
+}
+
+bool json_few_values(const char *text, size_t len, size_t max)
+{
+	const char *p = text, *end = text + len;
+	size_t n = 1;
+
+	/* Each value but the first is behind a comma, or a bracket that is not closed at once. */
+	while (p < end && n <= max) {
+		char c = *p++;
+
+		if (c == '"') {
+			p = string_end(p, end);
+		} else if (c == ',') {
+			n++;
+		} else if (c == '[' || c == '{') {
+			while (p < end && (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r'))
+				p++;
+			n += p < end && *p != ']' && *p != '}';
+		}
+	}
+	return n <= max;
+}
+
 bool json_safe_lacked(void)
 {
 	return lacked;

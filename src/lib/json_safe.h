@@ -21,6 +21,13 @@ void json_safe_begin(void);
 /* As json_loadb(); NULL as well when not all of it could be kept, which json_safe_lacked() tells.
  */
 json_t *json_safe_loadb(const char *text, size_t len, size_t flags, json_error_t *e);
+/*
+ * Whether text has at most max values, names of members not counted: a look at what is outside of
+ * strings, nothing is built. To be asked before a text is loaded that may be long, as each value
+ * takes many times the memory of its text. Of what is no JSON the answer means nothing.
+ */
+bool json_few_values(const char *text, size_t len, size_t max);
+
 /* Whether memory was missing in this thread's last json_safe_loadb(). */
 bool json_safe_lacked(void);
 /* Why what it returned is not what was expected: -ENOMEM, or -EPROTO. */

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Log lines. The two settings are the only file-level state; they are written
- * by log_init() before any thread exists and only read afterwards.
+ * Log lines. The settings are file-level state that is written before any thread
+ * exists and only read afterwards; so is the number of lost lines, which is atomic.
  */
 #define _GNU_SOURCE
 #include "lib/log.h"
 #include "lib/io.h"
 #include "lib/utf8.h"
 
+#include <limits.h>
+#include <poll.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,11 +21,18 @@
 
 static enum log_format log_format = LOG_TEXT;
 static enum log_level log_min = LOG_INFO;
+static bool log_lossy;
+static atomic_ulong log_lost; /* lines since the last that was written */
 
 void log_init(enum log_format format, enum log_level min_level)
 {
 	log_format = format;
 	log_min = min_level;
+}
+
+void log_never_wait(void)
+{
+	log_lossy = true;
 }
 
 struct line {
@@ -120,29 +130,70 @@ static void line_field(struct line *l, const struct log_field *f, bool json)
 	}
 }
 
-void log_event(enum log_level level, const char *msg, const struct log_field *f, size_t nf)
+static void line_make(struct line *l, enum log_level level, const char *msg,
+		      const struct log_field *f, size_t nf)
 {
 	static const char *const names[] = {"DEBUG", "INFO", "WARN", "ERROR"};
 	bool json = log_format == LOG_JSON;
-	struct line l = {.len = 0};
+
+	l->len = 0;
+	line_str(l, json ? "{\"timestamp\":\"" : "");
+	line_time(l);
+	line_str(l, json ? "\",\"level\":\"" : " ");
+	line_str(l, names[level]);
+	line_str(l, json ? "\",\"message\":\"" : " ");
+	line_escaped(l, msg);
+	line_str(l, json ? "\"" : "");
+	for (size_t i = 0; i < nf; i++)
+		line_field(l, &f[i], json);
+	if (json)
+		line_str(l, "}");
+	l->buf[l->len++] = '\n';
+}
+
+static void line_write(const struct line *l)
+{
+	/* stderr may be closed or full: a lost log line is not an error of the caller. */
+	if (io_write_full(2, l->buf, l->len) < 0)
+		return;
+}
+
+/*
+ * A pipe takes a line at once when it says that there is room: a line is no longer than PIPE_BUF.
+ * O_NONBLOCK would be everybody's who has the same open file, the operator's shell for one.
+ */
+static bool line_has_room(void)
+{
+	struct pollfd p = {.fd = 2, .events = POLLOUT};
+
+	_Static_assert(LOG_LINE_MAX <= PIPE_BUF, "it takes it whole");
+	return poll(&p, 1, 0) != 0;
+}
+
+void log_event(enum log_level level, const char *msg, const struct log_field *f, size_t nf)
+{
+	unsigned long lost;
+	struct line l;
 
 	if (level < log_min)
 		return;
-	line_str(&l, json ? "{\"timestamp\":\"" : "");
-	line_time(&l);
-	line_str(&l, json ? "\",\"level\":\"" : " ");
-	line_str(&l, names[level]);
-	line_str(&l, json ? "\",\"message\":\"" : " ");
-	line_escaped(&l, msg);
-	line_str(&l, json ? "\"" : "");
-	for (size_t i = 0; i < nf; i++)
-		line_field(&l, &f[i], json);
-	if (json)
-		line_str(&l, "}");
-	l.buf[l.len++] = '\n';
-	/* stderr may be closed or full: a lost log line is not an error of the caller. */
-	if (io_write_full(2, l.buf, l.len) < 0)
+	if (log_lossy && !line_has_room()) {
+		atomic_fetch_add_explicit(&log_lost, 1, memory_order_relaxed);
 		return;
+	}
+	lost = atomic_exchange_explicit(&log_lost, 0, memory_order_relaxed);
+	if (lost) {
+		const struct log_field count[] = {LOG_NUM("lines", lost)};
+
+		line_make(&l, LOG_WARN, "lines of the log were lost: nobody read it", count, 1);
+		line_write(&l);
+		if (!line_has_room()) {
+			atomic_fetch_add_explicit(&log_lost, 1, memory_order_relaxed);
+			return;
+		}
+	}
+	line_make(&l, level, msg, f, nf);
+	line_write(&l);
 }
 
 void log_line(enum log_level level, const char *fmt, ...)

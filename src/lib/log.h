@@ -27,6 +27,12 @@ struct log_field {
 #define LOG_NUM(k, v) ((struct log_field){.key = (k), .num = (int64_t)(v)})
 
 void log_init(enum log_format format, enum log_level min_level);
+/*
+ * Once at start, as log_init(): a line for which there is no room (a pipe that nobody reads, a
+ * terminal that was stopped) is lost instead of waited for. When there is room again, the number of
+ * those is a line of its own.
+ */
+void log_never_wait(void);
 
 /* Message with fields; control characters and quotes in values are escaped. */
 void log_event(enum log_level level, const char *msg, const struct log_field *f, size_t nf);

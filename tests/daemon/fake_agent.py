@@ -239,7 +239,15 @@ class Stream(Files, Commands):
             self.error(*state["changes_error"])
             return
         self.send(OK, {})
-        text = b"".join(json.dumps(line).encode() + b"\n" for line in state["changes"])
+
+        def path_of(line: dict) -> bytes:
+            if "path" in line:
+                return line["path"].encode()
+            return base64.b64decode(line["path_base64"])
+
+        text = b"".join(
+            json.dumps(line).encode() + b"\n" for line in sorted(state["changes"], key=path_of)
+        )
         for i in range(0, len(text), 50000):
             self.send(DATA_OUT, text[i : i + 50000])
         if state["changes_endless"]:
@@ -428,6 +436,13 @@ class Stream(Files, Commands):
                 self.send(STDOUT, b"between\n")
             self.send(EVENT, pieces[-1])
             self.exit(0, "exited", start)
+        elif word == "partial":
+            # The beginning of an event, so many bytes of it; and nothing more.
+            for i in range(0, int(rest), CHUNK):
+                self.send(EVENT_PART, b"x" * min(CHUNK, int(rest) - i))
+            self.send(STDOUT, b"sent\n")
+            assert self.recv()[0] == CANCEL
+            self.exit(130, "cancelled", start)
         elif word == "drop":
             # The beginning of an event that is taken back, and a whole one.
             self.send(EVENT_PART, b'{"type":"result","data":{"a":"')

@@ -1,7 +1,9 @@
 """Comparing the files of two sandboxes: shapes, hashes, hostile guests, limits."""
 
 import base64
+import http.client
 import json
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -213,6 +215,56 @@ def test_many_entries(daemon: Daemon) -> None:
     assert [e["path"] for e in o["modified"]] == names[::2]
     assert slowest < (3.0 if SANITIZED else 1.0)
     assert daemon.info(a)["state"]["hashed"] == n
+
+
+def load(d: Daemon, sid: str, name: str, **state: Any) -> None:
+    """The same as tell() of more than a command may have."""
+    (d.tmp / name).write_text(json.dumps(state))
+    d.exec(sid, f"#fake:load {d.tmp}/{name}")
+
+
+@pytest.mark.parametrize("order", [["/tmp/b", "/tmp/a"], ["/tmp/a/c", "/tmp/a-b"], ["/tmp/a", "/tmp/a"]])
+def test_lists_that_are_not_sorted(daemon: Daemon, order: list[str]) -> None:
+    """The daemon does not sort for a guest."""
+    a, b = pair(daemon)
+    tell(daemon, b, changes_raw="".join(json.dumps(entry(p)) + "\n" for p in order))
+    r = diff(daemon, a, b)
+    assert r.status_code == 502 and r.json()["code"] == "agent_error"
+
+
+def test_paths_that_differ_late(daemon: Daemon) -> None:
+    """14 MB of them on each side, which differ in their last bytes: compared in several turns."""
+    a, b = pair(daemon)
+    n = 2000 if SANITIZED else 7000
+    names = [f"/tmp/{'/'.join(['x' * 199] * 20)}{i:06}" for i in range(n)]
+    assert 3900 < len(names[0]) < 4095
+    for sid, at in ((a, 0), (b, 1)):
+        load(daemon, sid, f"late{at}", changes=[entry(p, at=at) for p in names[at::2]])
+    o = diff(daemon, a, b).json()
+    assert [e["path"] for e in o["removed"]] == names[::2]
+    assert [e["path"] for e in o["added"]] == names[1::2] and o["modified"] == []
+
+
+@pytest.mark.bounds
+def test_answers_that_nobody_reads(daemon: Daemon) -> None:
+    """What is sent is made as it goes: 14 MB are not in memory beside the lists."""
+    a, b = pair(daemon)
+    names = [f"/tmp/{'x' * 150}{i:06}" for i in range(60_000)]
+    load(daemon, b, "many", changes=[entry(p) for p in names])
+    head = f"GET /v1/sandboxes/{a}/diff/{b} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.settimeout(60)
+        s.connect(("127.0.0.1", daemon.port))
+        s.sendall(head)
+        r = http.client.HTTPResponse(s)
+        r.begin()
+        held = daemon.rss_kib()
+        o = json.loads(r.read())
+    assert [e["path"] for e in o["added"]] == names and o["paths"]
+    # The lists alone: 60000 paths, what is told of each, and the comparison.
+    if not SANITIZED:
+        assert held < 60_000
 
 
 def test_ends_in_between(start: Callable[..., Daemon]) -> None:

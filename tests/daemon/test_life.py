@@ -241,7 +241,7 @@ def test_old_rows_are_dropped(start: Callable[..., Daemon]) -> None:
     db.commit()
     db.close()
     d.start()
-    assert d.http.delete(f"/v1/sandboxes/{sid}").status_code == 404
+    wait_for(lambda: d.http.delete(f"/v1/sandboxes/{sid}").status_code == 404, 60)
 
 
 def run(args: list[str], **env: str) -> tuple[int, str]:
@@ -452,3 +452,27 @@ def test_its_descriptors_are_told(daemon: Daemon) -> None:
     assert told["open"] == daemon.fds()
     limits = Path(f"/proc/{daemon.proc.pid}/limits").read_text()
     assert told["max"] == int(re.search(r"^Max open files +(\d+)", limits, re.M)[1])
+
+
+def test_a_log_that_nobody_reads(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Its pipe is full after some hundred requests: the next ones are answered all the same."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        d = start(prefix=["sh", "-c", f'exec 2>"{fifo}"; exec "$@"', "sh"])
+        for _ in range(1500):
+            assert d.http.get("/v1/healthz").status_code == 200
+        text = os.read(reader, 1 << 20)
+        assert 0 < text.count(b"http_request") < 1500
+        d.http.get("/v1/healthz")
+
+        def said() -> bool:
+            try:
+                return b"lines of the log were lost" in os.read(reader, 1 << 20)
+            except BlockingIOError:  # it comes behind the answer
+                return False
+
+        wait_for(said)
+    finally:
+        os.close(reader)

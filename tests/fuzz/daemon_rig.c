@@ -282,6 +282,7 @@ void rig_init(struct rig *g)
 				    .exec_slack_s = 5};
 	d->image = (struct image){.kernel_fd = -1, .initramfs_fd = -1};
 	d->store.lock_fd = d->store.reserve.fd = -1;
+	d->held = (struct held){.max = 16u << 20};
 	registry_init(&d->registry, 8);
 	turns_init(&d->renewals, &d->loop, 0);
 	pool_init(&d->pool, d);

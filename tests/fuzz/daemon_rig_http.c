@@ -161,7 +161,7 @@ static void feed(struct request *r, const uint8_t *p, size_t len)
 	r->phase = REQUEST_WAIT;
 	if (!r->reply && route->finish && !len)
 		route->finish(r);
-	buf_free(&r->body);
+	intake_drop_body(r);
 }
 
 struct rig_call *rig_request(struct rig *g, const char *method, const char *path, const char *query,
@@ -182,7 +182,7 @@ struct rig_call *rig_request(struct rig *g, const char *method, const char *path
 	r->start_ns = io_now_ns();
 	r->phase = REQUEST_BODY;
 	snprintf(r->method, sizeof(r->method), "%s", method);
-	buf_init(&r->body, LIMIT_JSON_BODY);
+	buf_init_secret(&r->body, LIMIT_JSON_BODY);
 	list_add_tail(&g->d.http.requests, &r->link);
 	if (route_find(api_routes, api_route_count, method, path, &r->match) == ROUTE_OK)
 		feed(r, body, len);
@@ -203,7 +203,7 @@ void rig_leave(struct rig_call *c)
 	close_fd(&c->socket);
 	close_fd(&c->peer);
 	list_del(&r->link);
-	buf_free(&r->body);
+	intake_drop_body(r);
 	buf_free(&c->out);
 	free(r->uri);
 	free(r->query);

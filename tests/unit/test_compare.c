@@ -35,12 +35,12 @@ static int feed(struct changes *c, const char *text, size_t step)
 static void test_good_lines(void **state)
 {
 	static const char text[] =
-		"{\"path\":\"/t/b\",\"type\":\"file\"," STAT ",\"below\":null}\n"
 		"{\"path\":\"/t\",\"type\":\"dir\"," STAT "}\n"
-		"{\"path_base64\":\"L3Qv/y8=\",\"type\":\"gone\",\"below\":"
-		"{\"type\":\"file\",\"size\":9,\"mode\":384}}\n"
 		"{\"path\":\"/t-a\",\"type\":\"opaque_dir\"," STAT "}\n"
-		"{\"path\":\"/t/l\",\"type\":\"link\"," STAT ",\"link\":\"x\",\"more\":[1]}\n";
+		"{\"path\":\"/t/b\",\"type\":\"file\"," STAT ",\"below\":null}\n"
+		"{\"path\":\"/t/l\",\"type\":\"link\"," STAT ",\"link\":\"x\",\"more\":[1]}\n"
+		"{\"path_base64\":\"L3Qv/y8=\",\"type\":\"gone\",\"below\":"
+		"{\"type\":\"file\",\"size\":9,\"mode\":384}}\n";
 	struct changes c;
 
 	(void)state;
@@ -55,14 +55,14 @@ static void test_good_lines(void **state)
 		assert_int_equal(feed(&c, good, step), 0);
 		assert_int_equal(c.n, 5);
 		assert_string_equal(c.all[0].path, "/t");
-		assert_string_equal(c.all[1].path, "/t/b");
-		assert_string_equal(c.all[2].path, "/t/l");
-		assert_string_equal(c.all[2].link, "x");
-		assert_string_equal(c.all[3].path, "/t/\xff");
-		assert_int_equal(c.all[3].now.type, CHANGE_NONE);
-		assert_int_equal(c.all[3].below.size, 9);
-		assert_string_equal(c.all[4].path, "/t-a");
-		assert_true(c.all[4].opaque);
+		assert_string_equal(c.all[1].path, "/t-a");
+		assert_true(c.all[1].opaque);
+		assert_string_equal(c.all[2].path, "/t/b");
+		assert_string_equal(c.all[3].path, "/t/l");
+		assert_string_equal(c.all[3].link, "x");
+		assert_string_equal(c.all[4].path, "/t/\xff");
+		assert_int_equal(c.all[4].now.type, CHANGE_NONE);
+		assert_int_equal(c.all[4].below.size, 9);
 		changes_free(&c);
 	}
 }
@@ -96,6 +96,9 @@ static void test_bad_lines(void **state)
 		"{\"path\":\"/a\",\"type\":\"gone\",\"below\":5}\n",
 		"{\"path\":\"/a\",\"type\":\"gone\"}\n{\"path\":\"/a\",\"type\":\"gone\"}\n",
 		"{\"path\":\"/a\",\"path\":\"/b\",\"type\":\"gone\"}\n",
+		/* Not in order. */
+		"{\"path\":\"/b\",\"type\":\"gone\"}\n{\"path\":\"/a\",\"type\":\"gone\"}\n",
+		"{\"path\":\"/a/c\",\"type\":\"gone\"}\n{\"path\":\"/a-b\",\"type\":\"gone\"}\n",
 	};
 	struct changes c;
 
@@ -117,7 +120,7 @@ static void test_too_much(void **state)
 	(void)state;
 	changes_init(&c);
 	for (unsigned int i = 0; i <= LIMIT_CHANGES && rc == 0; i++) {
-		int n = snprintf(line, sizeof(line), "{\"path\":\"/%u\",\"type\":\"gone\"}\n", i);
+		int n = snprintf(line, sizeof(line), "{\"path\":\"/%06u\",\"type\":\"gone\"}\n", i);
 
 		rc = changes_feed(&c, (const uint8_t *)line, (size_t)n);
 	}
@@ -133,19 +136,9 @@ static void test_too_much(void **state)
 	free(endless);
 }
 
-static void test_order(void **state)
+static void test_path_below(void **state)
 {
-	static const char *const sorted[] = {"/",    "/a",   "/a/b",   "/a/b/c", "/a/c",
-					     "/a b", "/a-b", "/a-b/c", "/b"};
-	const size_t n = sizeof(sorted) / sizeof(sorted[0]);
-
 	(void)state;
-	for (size_t i = 0; i < n; i++)
-		for (size_t j = 0; j < n; j++) {
-			int c = changes_path_compare(sorted[i], sorted[j]);
-
-			assert_int_equal((c > 0) - (c < 0), (i > j) - (i < j));
-		}
 	assert_true(changes_path_below("/a", "/"));
 	assert_false(changes_path_below("/", "/"));
 	assert_true(changes_path_below("/a/b", "/a"));
@@ -196,6 +189,15 @@ static void build(struct changes *c, const char *const *lines)
 	assert_int_equal(changes_end(c), 0);
 }
 
+static int compare(struct comparison *out, const struct changes *a, const struct changes *b)
+{
+	int rc = compare_begin(out, a, b);
+
+	for (rc = rc ? rc : 1; rc == 1;)
+		rc = compare_step(out);
+	return rc;
+}
+
 #define LIST(...) ((const char *const[]){__VA_ARGS__ __VA_OPT__(, ) NULL})
 
 /* Checks the outcome: "+path", "-path", "*path" (modified), "?path" (by content). */
@@ -213,7 +215,7 @@ static void check(const char *const *a, const char *const *b, const char *const 
 
 	build(&ca, a);
 	build(&cb, b);
-	assert_int_equal(compare_run(&got, &ca, &cb), 0);
+	assert_int_equal(compare(&got, &ca, &cb), 0);
 	for (; want[n]; n++) {
 		assert_true(n < got.n);
 		assert_string_equal(got.all[n].path, want[n] + 1);
@@ -274,14 +276,80 @@ static void test_directories_that_hide(void **state)
 	/* Made anew: the image's x is hidden in A, y was made there; -ab is no part of it. */
 	check(LIST("/d opaque_dir 0 755 2 dir 0 755", "/d/e dir 0 755 2 dir 0 755",
 		   "/d/y file 5 644 2"),
-	      LIST("/d/e/x gone 0 0 0 file 5 644", "/d/z file 5 644 3 file 4 644",
-		   "/d-ab file 6 644 2 file 5 644"),
-	      LIST("*/d", "-/d/y", "+/d/z", "*/d-ab"));
+	      LIST("/d-ab file 6 644 2 file 5 644", "/d/e/x gone 0 0 0 file 5 644",
+		   "/d/z file 5 644 3 file 4 644", "/d0 file 6 644 2 file 5 644"),
+	      LIST("*/d", "*/d-ab", "-/d/y", "+/d/z", "*/d0"));
+	/* Each of two whose names begin alike hides its own, and what comes between neither. */
+	check(LIST("/d gone 0 0 0 dir 0 755", "/d- gone 0 0 0 dir 0 755"),
+	      LIST("/d-/x file 6 644 2 file 5 644", "/d-b file 6 644 2 file 5 644",
+		   "/d/x file 6 644 2 file 5 644", "/dx file 6 644 2 file 5 644"),
+	      LIST("+/d", "+/d-", "+/d-/x", "*/d-b", "+/d/x", "*/dx"));
+	check(LIST("/ opaque_dir 0 755 2 dir 0 755"), LIST("/x file 6 644 2 file 5 644"),
+	      LIST("*/", "+/x"));
 	/* In both. */
 	check(LIST("/d opaque_dir 0 755 2 dir 0 755"), LIST("/d opaque_dir 0 755 3 dir 0 755"),
 	      LIST());
 	/* Made anew where the image had nothing: the same as made. */
 	check(LIST("/d opaque_dir 0 755 2"), LIST("/d dir 0 755 3"), LIST());
+}
+
+/* As many steps as it takes, of a bounded number of paths each. */
+static void test_steps(void **state)
+{
+	struct changes c;
+	struct comparison got;
+	char line[96];
+	size_t before = 0;
+	int rc, steps = 0;
+
+	(void)state;
+	changes_init(&c);
+	for (unsigned int i = 0; i < 10000; i++) {
+		int n = snprintf(line, sizeof(line),
+				 "{\"path\":\"/%06u\",\"type\":\"file\"," STAT "}\n", i);
+
+		assert_int_equal(changes_feed(&c, (const uint8_t *)line, (size_t)n), 0);
+	}
+	assert_int_equal(compare_begin(&got, &(struct changes){0}, &c), 0);
+	while ((rc = compare_step(&got)) == 1) {
+		assert_true(got.n - before <= 1000);
+		before = got.n;
+		steps++;
+	}
+	assert_int_equal(rc, 0);
+	assert_true(steps >= 10);
+	assert_int_equal(got.n, 10000);
+	assert_int_equal(compare_step(&got), 0);
+	compare_free(&got);
+	/* Left in the middle. */
+	assert_int_equal(compare_begin(&got, &(struct changes){0}, &c), 0);
+	assert_int_equal(compare_step(&got), 1);
+	compare_free(&got);
+	changes_free(&c);
+}
+
+/* "/", "/-", "/--"...: as long a stack as there can be, and nothing is below anything. */
+static void test_names_that_begin_alike(void **state)
+{
+	char path[LIMIT_PATH + 1] = "/", line[LIMIT_PATH + 128];
+	struct changes c;
+	struct comparison got;
+
+	(void)state;
+	changes_init(&c);
+	for (unsigned int len = 1; len <= LIMIT_PATH; path[len++] = '-') {
+		int n = snprintf(line, sizeof(line), "{\"path\":\"%s\",\"type\":\"gone\"}\n", path);
+
+		assert_int_equal(changes_feed(&c, (const uint8_t *)line, (size_t)n), 0);
+		if (len == LIMIT_PATH)
+			break;
+		path[len + 1] = '\0';
+	}
+	assert_int_equal(c.n, LIMIT_PATH);
+	assert_int_equal(compare(&got, &c, &c), 0);
+	assert_int_equal(got.n, 0);
+	compare_free(&got);
+	changes_free(&c);
 }
 
 static void test_deep(void **state)
@@ -303,7 +371,7 @@ static void test_deep(void **state)
 		depth++;
 	}
 	assert_int_equal(changes_end(&c), 0);
-	assert_int_equal(compare_run(&got, &c, &(struct changes){0}), 0);
+	assert_int_equal(compare(&got, &c, &(struct changes){0}), 0);
 	assert_int_equal(got.n, depth);
 	compare_free(&got);
 	changes_free(&c);
@@ -312,11 +380,17 @@ static void test_deep(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_good_lines), cmocka_unit_test(test_bad_lines),
-		cmocka_unit_test(test_too_much),   cmocka_unit_test(test_order),
-		cmocka_unit_test(test_base64),     cmocka_unit_test(test_plain),
-		cmocka_unit_test(test_below),      cmocka_unit_test(test_directories_that_hide),
+		cmocka_unit_test(test_good_lines),
+		cmocka_unit_test(test_bad_lines),
+		cmocka_unit_test(test_too_much),
+		cmocka_unit_test(test_path_below),
+		cmocka_unit_test(test_base64),
+		cmocka_unit_test(test_plain),
+		cmocka_unit_test(test_below),
+		cmocka_unit_test(test_directories_that_hide),
 		cmocka_unit_test(test_deep),
+		cmocka_unit_test(test_steps),
+		cmocka_unit_test(test_names_that_begin_alike),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

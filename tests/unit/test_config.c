@@ -33,7 +33,8 @@ static int clear_env(void **state)
 		"PODFLARE_LOG_FORMAT",     "PODFLARE_PING_AFTER",       "PODFLARE_PONG_WITHIN",
 		"PODFLARE_CREATE_TIMEOUT", "PODFLARE_TEMPLATE_TIMEOUT", "PODFLARE_POOL_SIZE",
 		"PODFLARE_MAX_FORK",       "PODFLARE_FREEZE_TIMEOUT",   "PODFLARE_EXEC_SLACK",
-		"PODFLARE_HTTP_TIMEOUT",
+		"PODFLARE_HTTP_TIMEOUT",   "PODFLARE_REQUESTS_MIB",     "PODFLARE_KEEP_DAYS",
+		"PODFLARE_KEEP_MIB",
 	};
 
 	(void)state;
@@ -58,6 +59,9 @@ static void test_defaults(void **state)
 	assert_int_equal(c.create_timeout_s, 120);
 	assert_int_equal(c.exec_slack_s, 2);
 	assert_int_equal(c.http_timeout_s, 60);
+	assert_int_equal(c.requests_mib, 1024);
+	assert_int_equal(c.keep_days, 90);
+	assert_int_equal(c.keep_mib, 256);
 	assert_int_equal(c.template_timeout_s, 600);
 	assert_int_equal(c.pool_size, 2);
 	assert_int_equal(c.max_fork, 32);

@@ -155,12 +155,50 @@ static void test_clone(void **state)
 	json_decref(o);
 }
 
+static void test_few_values(void **state)
+{
+	static const struct {
+		const char *text;
+		size_t n;
+	} cases[] = {
+		{"", 1},
+		{"1", 1},
+		{"[]", 1},
+		{"[ \n]", 1},
+		{"{ }", 1},
+		{"[", 1},
+		{"[1]", 2},
+		{"[1, 2]", 3},
+		{"{\"a\": 1}", 2},
+		{"{\"a\": [{}, {}], \"b\": null}", 5},
+		{"\"[,,{{\"", 1},
+		{"[\"a,\\\",[\", \"\\\\\", \"\\\\\\\"{\"]", 4},
+		{"\"never ends [[[", 1},
+		{"\"\\", 1},
+		{"\"\\\"", 1},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		size_t len = strlen(cases[i].text);
+		/* Ends where the memory does: what is read beyond is seen. */
+		char *text = malloc(len ? len : 1);
+
+		assert_non_null(text);
+		memcpy(text, cases[i].text, len);
+		assert_true(json_few_values(text, len, cases[i].n));
+		assert_false(json_few_values(text, len, cases[i].n - 1));
+		free(text);
+	}
+	assert_true(json_few_values(NULL, 0, 1));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_loading), cmocka_unit_test(test_loading_nonsense),
 		cmocka_unit_test(test_text),    cmocka_unit_test(test_text_sizes),
-		cmocka_unit_test(test_clone),
+		cmocka_unit_test(test_clone),   cmocka_unit_test(test_few_values),
 	};
 
 	json_safe_begin();

@@ -147,7 +147,7 @@ int egress_change(struct sandbox *sb, struct grant *g, struct egress_change *c)
 		e->reason[0] = '\0';
 	}
 	grant_unref(old);
-	store_egress(&sb->d->store, sb->id, g ? g->allow : NULL);
+	store_egress(&sb->d->store, sb->id, g);
 	e->tell_failure[0] = '\0';
 	list_add_tail(&e->changes, &c->link);
 	egress_agent_tell(e);

@@ -10,6 +10,7 @@
 #include "lib/json_safe.h"
 
 #include <errno.h>
+#include <sha256.h>
 #include <string.h>
 #include <strings.h>
 
@@ -31,13 +32,32 @@ void grant_unref(struct grant *g)
 	free(g);
 }
 
+static int hash_piece(const char *text, size_t len, void *sum)
+{
+	SHA256Update(sum, (const uint8_t *)text, len);
+	return 0;
+}
+
+static bool grant_hash(uint8_t hash[GRANT_HASH_LEN], const json_t *allow)
+{
+	SHA256_CTX sum;
+
+	_Static_assert(GRANT_HASH_LEN == SHA256_DIGEST_LENGTH, "it is one");
+	SHA256Init(&sum);
+	if (json_dump_callback(allow, hash_piece, &sum, JSON_COMPACT) < 0)
+		return false;
+	SHA256Final(hash, &sum);
+	return true;
+}
+
 /* Takes over the reference to allow, in any case. */
 static struct grant *grant_new(json_t *allow)
 {
 	struct grant *g = allow ? calloc(1, sizeof(*g)) : NULL;
 
-	if (!g) {
+	if (!g || !grant_hash(g->hash, allow)) {
 		json_decref(allow);
+		free(g);
 		return NULL;
 	}
 	g->refs = 1;

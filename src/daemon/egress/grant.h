@@ -17,9 +17,11 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 struct egress_operator;
 
+#define GRANT_HASH_LEN    32u
 #define GRANT_ALLOW_MAX   (1u << 20)   /* bytes of an allowlist as text */
 #define GRANT_HOSTS_MAX   64u          /* with injections */
 #define GRANT_HEADERS_MAX 32u          /* of one host */
@@ -28,7 +30,8 @@ struct egress_operator;
 
 struct grant {
 	unsigned int refs;
-	json_t *allow;  /* normal form, not empty */
+	json_t *allow;                /* normal form, not empty */
+	uint8_t hash[GRANT_HASH_LEN]; /* SHA-256 of its text: what has the same list has the same */
 	json_t *inject; /* host in normal form -> {"headers", "intercept"}; an object. Secret */
 	bool intercept; /* at least one host */
 };

@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * An account of memory that the daemon holds for others: request bodies that are
+ * being read, code that waits for its turn, events that come in parts, answers that
+ * nobody fetches. Each of these has a bound; so has their sum, of one sandbox and of
+ * all. Small things that every connection has are not counted.
+ *
+ * What is taken is given back by whoever took it, in the same amount.
+ * Thread: the loop's. fork: plain memory.
+ */
+#pragma once
+
+#include "lib/cleanup.h"
+
+#include <errno.h>
+#include <stddef.h>
+
+struct held {
+	size_t n, max;
+	struct held *all; /* whose part it is, or NULL */
+};
+
+/* 0; -EDQUOT: more than h may have; -ENOSPC: more than all may. Nothing is taken then. */
+__must_check static inline int held_take(struct held *h, size_t n)
+{
+	if (n > h->max - h->n)
+		return h->all ? -EDQUOT : -ENOSPC;
+	if (h->all && held_take(h->all, n) < 0)
+		return -ENOSPC;
+	h->n += n;
+	return 0;
+}
+
+static inline void held_give(struct held *h, size_t n)
+{
+	h->n -= n;
+	if (h->all)
+		held_give(h->all, n);
+}
+
+/* So much of it is no more h's matter: only the whole's, which is returned. */
+static inline struct held *held_leave(struct held *h, size_t n)
+{
+	h->n -= n;
+	return h->all;
+}

@@ -1,0 +1,190 @@
+"""What the daemon holds for clients and guests has a bound in sum, of a sandbox and of all."""
+
+import http.client
+import json
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from conftest import SANITIZED, Daemon, wait_for
+from execs import running
+
+MIB = 1 << 20
+
+
+@contextmanager
+def busy(d: Daemon, sid: str, tmp: Path) -> Iterator[None]:
+    """The sandbox's context runs something as long as this lasts."""
+    body = {"code": f"while ! test -e {tmp}/go; do sleep 0.02; done", "language": "bash"}
+    with httpx.Client(base_url=d.url, timeout=60) as c:
+        with c.stream("POST", f"/v1/sandboxes/{sid}/exec", json=body):
+            try:
+                yield
+            finally:
+                (tmp / "go").touch()
+
+
+def waiting(d: Daemon, sid: str) -> int:
+    """Commands that wait for their turn."""
+    execs = d.http.get(f"/v1/sandboxes/{sid}/exec").json()["execs"]
+    return len([e for e in execs if e["state"] == "queued"])
+
+
+@pytest.mark.parametrize("member", ["code", "stdin", "stdin_base64"])
+def test_code_that_waits(daemon: Daemon, tmp_path: Path, member: str) -> None:
+    """64 MiB of it in one sandbox: 16 of nearly 4 MiB, and of another sandbox as much again."""
+    sid, other = daemon.create(), daemon.create()
+    text = "A" * (4 * MIB - 4096) if member != "code" else "#" + "x" * (4 * MIB - 4096)
+    n = 20 if member != "stdin_base64" else 27
+    body = {"code": "true", "language": "bash", member: text}
+
+    def one(_: int) -> httpx.Response:
+        return httpx.post(f"{daemon.url}/v1/sandboxes/{sid}/exec", json=body, timeout=120)
+
+    with ThreadPoolExecutor(n) as pool:
+        with busy(daemon, sid, tmp_path):
+            calls = [pool.submit(one, i) for i in range(n)]
+            wait_for(lambda: sum(c.done() for c in calls) + waiting(daemon, sid) == n, 120)
+            refused = [c.result() for c in calls if c.done()]
+            assert daemon.exec(other, "echo", **({member: text} if member != "code" else {}))
+        answers = [c.result() for c in calls]
+    assert {r.status_code for r in refused} == {429} and len(refused) == n - (16 if n == 20 else 21)
+    assert refused[0].json()["code"] == "too_many_requests"
+    assert "64 MiB" in refused[0].json()["error"]
+    assert sorted(r.status_code for r in answers) == [200] * (n - len(refused)) + [429] * len(refused)
+    # All of it was given back.
+    (tmp_path / "go").unlink()
+    with ThreadPoolExecutor(16) as pool, busy(daemon, sid, tmp_path):
+        calls = [pool.submit(one, i) for i in range(16)]
+        wait_for(lambda: waiting(daemon, sid) == 16, 120)
+
+
+def half_a_body(d: Daemon, sid: str, n: int) -> socket.socket:
+    """A connection that has sent so many bytes of a body of 4 MiB."""
+    s = socket.create_connection(("127.0.0.1", d.port))
+    head = f"POST /v1/sandboxes/{sid}/exec HTTP/1.1\r\nHost: localhost\r\nContent-Length: {4 * MIB}\r\n\r\n"
+    s.sendall(head.encode() + b"x" * n)
+    return s
+
+
+def overloaded(r: httpx.Response) -> bool:
+    """That is what it says."""
+    if r.status_code != 503:
+        return False
+    assert r.json()["code"] == "overloaded" and "PODFLARE_REQUESTS_MIB" in r.json()["hint"]
+    return True
+
+
+def test_bodies_that_do_not_end(start: Callable[..., Daemon]) -> None:
+    d = start(env={"PODFLARE_REQUESTS_MIB": "16"})
+    sid = d.create()
+    large = {"code": "#" + "x" * (2 * MIB), "language": "bash"}
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(half_a_body(d, sid, 4 * MIB - 300_000))
+        wait_for(lambda: overloaded(d.http.post(f"/v1/sandboxes/{sid}/exec", json=large)), 60)
+        # What is small goes on.
+        assert d.exec(sid, "echo x")[0]["data"] == "x"
+        assert d.http.get("/v1/sandboxes").status_code == 200
+    # They have left.
+    wait_for(lambda: d.http.post(f"/v1/sandboxes/{sid}/exec", json=large).status_code == 200, 60)
+
+
+def test_answers_that_nobody_fetches(start: Callable[..., Daemon]) -> None:
+    d = start(env={"PODFLARE_REQUESTS_MIB": "16"})
+    hosts = [{"host": f"h{i}.example.com", "paths": [f"/{k}" + "a" * 60 for k in range(60)]} for i in range(200)]
+    sid = d.create(egress={"allow": hosts})
+    length = len(d.http.get(f"/v1/sandboxes/{sid}").content)
+    assert 700_000 < length
+    head = f"GET /v1/sandboxes/{sid} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    with ExitStack() as stack:
+        for _ in range(40):
+            s = stack.enter_context(socket.socket())
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            s.connect(("127.0.0.1", d.port))
+            s.sendall(head * 8)  # of which the kernel has room for some
+        wait_for(lambda: overloaded(d.http.get(f"/v1/sandboxes/{sid}")), 60)
+        assert d.http.get("/v1/tree").status_code == 200
+    wait_for(lambda: d.http.get(f"/v1/sandboxes/{sid}").status_code == 200, 60)
+
+
+@pytest.mark.bounds
+def test_lists_of_long_allowlists(daemon: Daemon) -> None:
+    """32 MiB each, asked for by many who do not read: one sandbox of it is in memory at a time."""
+    hosts = [{"host": f"h{i}.example.com", "paths": [f"/{k}" + "a" * 60 for k in range(60)]} for i in range(200)]
+    sid = daemon.create(egress={"allow": hosts})
+    kids = daemon.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 31}).json()["children"]
+    one = daemon.http.get(f"/v1/sandboxes/{sid}").json()
+    head = b"GET /v1/sandboxes HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    before = daemon.rss_kib()
+    with ExitStack() as stack:
+        for _ in range(20):
+            s = stack.enter_context(socket.socket())
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            s.connect(("127.0.0.1", daemon.port))
+            s.sendall(head)
+            s.recv(1)
+        if not SANITIZED:
+            assert daemon.rss_kib() - before < 120 * 1024
+    r = daemon.http.get("/v1/sandboxes")
+    assert len(r.content) > 25_000_000
+    all_of_them = r.json()["sandboxes"]
+    assert [o["id"] for o in all_of_them] == [sid, *kids] and all_of_them[0] == one
+
+
+def test_a_list_that_is_being_read(daemon: Daemon) -> None:
+    """Whoever ends meanwhile is not in it, and it is whole JSON."""
+    hosts = [{"host": f"h{i}.example.com", "paths": [f"/{k}" + "a" * 60 for k in range(60)]} for i in range(200)]
+    sid = daemon.create(egress={"allow": hosts})
+    kids = daemon.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 15}).json()["children"]
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.settimeout(60)
+        s.connect(("127.0.0.1", daemon.port))
+        s.sendall(b"GET /v1/sandboxes HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        r = http.client.HTTPResponse(s)
+        r.begin()
+        for one in kids:
+            assert daemon.http.delete(f"/v1/sandboxes/{one}").status_code == 204
+        found = [o["id"] for o in json.loads(r.read())["sandboxes"]]
+    assert found[0] == sid and len(found) < 16 and found[1:] == [k for k in kids if k in found]
+    assert [o["id"] for o in daemon.http.get("/v1/sandboxes").json()["sandboxes"]] == [sid]
+
+
+def test_events_in_parts(daemon: Daemon) -> None:
+    """Nine of a sandbox at a time, each of nearly 8 MiB: the last has no room, and says so."""
+    sid = daemon.create()
+    n, kept = 15 * MIB // 2, []
+    with ExitStack() as stack:
+        for i in range(8):
+            r = stack.enter_context(running(daemon, sid, f"#fake:partial {n}", context_id=f"c{i}", timeout=0))
+            kept.append(r.iter_lines())
+            assert next(line for line in kept[-1] if "sent" in line)
+        body = {"code": f"#fake:partial {n}", "language": "bash", "context_id": "c8", "timeout": 0}
+        r = daemon.http.post(f"/v1/sandboxes/{sid}/exec", json=body)
+        assert r.status_code in (200, 502) and "64 MiB together" in r.text, r.text
+        assert "agent_error" in r.text or r.status_code == 200
+    # They have left: there is room again, also for a whole one.
+    for _ in range(12):
+        (event, *_, end) = [e for e in daemon.exec(sid, "#fake:parts 7000000", rich=True) if e["type"] in ("result", "exit")]
+        assert len(event["data"]["text/plain"]) == 7_000_000 and end["data"] == 0
+
+
+def test_what_is_held_is_given_back(start: Callable[..., Daemon]) -> None:
+    """Results, code, bodies, lists, whoever leaves in the middle: a hundred times what may be held."""
+    d = start(env={"PODFLARE_REQUESTS_MIB": "16"})
+    sid = d.create()
+    for i in range(8):
+        assert len(d.exec(sid, "#fake:parts 7000000")) > 1
+        with running(d, sid, "#fake:parts 7000000", rich=True) as r:
+            next(r.iter_lines())
+        half_a_body(d, sid, 3 * MIB).close()
+        assert d.exec(sid, "cat > /dev/null", stdin="x" * (3 * MIB))[-1]["data"] == 0
+        assert d.http.post(f"/v1/sandboxes/{sid}/exec", content=b"x" * (4 * MIB)).status_code == 400
+    wait_for(lambda: not overloaded(d.http.post(f"/v1/sandboxes/{sid}/exec", content=b"x" * (4 * MIB))), 60)
+    assert d.exec(sid, "#fake:parts 7000000")[-1]["data"] == 0

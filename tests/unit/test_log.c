@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Log lines into a pipe that nobody reads.
+ */
+#define _GNU_SOURCE
+#include "unit.h"
+
+#include "lib/io.h"
+#include "lib/log.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define PIPE_SIZE 16384
+
+/* stderr is the end of a pipe while a test runs. */
+static int saved = -1, reader = -1;
+
+static int setup(void **state)
+{
+	int ends[2];
+
+	(void)state;
+	if (pipe2(ends, O_CLOEXEC) < 0 || fcntl(ends[1], F_SETPIPE_SZ, PIPE_SIZE) < 0)
+		return -1;
+	saved = dup(2);
+	reader = ends[0];
+	if (dup2(ends[1], 2) < 0)
+		return -1;
+	close(ends[1]);
+	return io_set_nonblock(reader, 1);
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	dup2(saved, 2);
+	close_fd(&saved);
+	close_fd(&reader);
+	return 0;
+}
+
+/* What is in the pipe: its lines, and the text itself. */
+static unsigned int drain(char *text, size_t size)
+{
+	unsigned int lines = 0;
+	size_t len = 0;
+	ssize_t n;
+
+	while ((n = io_read_some(reader, text + len, size - 1 - len)) > 0)
+		len += (size_t)n;
+	text[len] = '\0';
+	for (const char *p = text; (p = strchr(p, '\n')); p++)
+		lines++;
+	return lines;
+}
+
+/* It would be waited for without an end otherwise: the alarm ends the test then. */
+static void test_nobody_reads(void **state)
+{
+	static char text[2 * PIPE_SIZE];
+	unsigned int written, lost = 0;
+	const char *said;
+
+	(void)state;
+	alarm(60);
+	for (int i = 0; i < 1000; i++)
+		log_info("line %d of some more than a hundred bytes, which is what a request of a "
+			 "client "
+			 "takes and more",
+			 i);
+	assert_true(fcntl(2, F_GETFL) >= 0 && !(fcntl(2, F_GETFL) & O_NONBLOCK));
+	written = drain(text, sizeof(text));
+	assert_true(written > 10 && written < 1000);
+	assert_null(strstr(text, "lost"));
+	/* Whole lines, the first of them in order. */
+	assert_non_null(strstr(text, "line 0 of"));
+	assert_int_equal(text[strlen(text) - 1], '\n');
+	log_info("there is room");
+	assert_int_equal(drain(text, sizeof(text)), 2);
+	said = strstr(text, "lines of the log were lost: nobody read it lines=");
+	assert_non_null(said);
+	assert_int_equal(sscanf(strstr(said, "lines=") + 6, "%u", &lost), 1);
+	assert_int_equal(written + lost, 1000);
+	assert_non_null(strstr(said, "there is room"));
+	/* Said once. */
+	log_info("another");
+	assert_int_equal(drain(text, sizeof(text)), 1);
+	alarm(0);
+}
+
+/* Who read has left: nothing is waited for, and nothing ends. */
+static void test_the_reader_has_left(void **state)
+{
+	(void)state;
+	alarm(60);
+	signal(SIGPIPE, SIG_IGN);
+	close_fd(&reader);
+	for (int i = 0; i < 1000; i++)
+		log_info("to nobody");
+	alarm(0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_nobody_reads, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_the_reader_has_left, setup, teardown),
+	};
+
+	log_never_wait();
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
