@@ -190,6 +190,20 @@ static void front_refuse(struct http_front *f, const char *why)
 	front_say(f, text);
 }
 
+/*
+ * The library makes a piece of each argument of a URL, as many as there are, and closes without a
+ * word when they are too much for it. No head that passed has a "#" in its target (head.h): as one,
+ * each "?" is nothing to the library, and http_request_new() makes it what it was.
+ */
+static void front_hide_query(struct http_front *f)
+{
+	char *target = (char *)f->up.data + f->up.start + f->head.target;
+
+	for (size_t i = 0; i < f->head.target_len; i++)
+		if (target[i] == '?')
+			target[i] = '#';
+}
+
 /* A head that is whole begins its request. */
 static int front_look(struct http_front *f)
 {
@@ -211,6 +225,7 @@ static int front_look(struct http_front *f)
 	rc = front_open_inner(f);
 	if (rc < 0)
 		return rc;
+	front_hide_query(f);
 	f->left = f->head.len + (f->head.framing == HTTP_LENGTH ? f->head.length : 0);
 	f->phase = f->head.framing == HTTP_CHUNKED ? FRONT_STREAM : FRONT_BODY;
 	return 1;
