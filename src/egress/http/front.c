@@ -318,7 +318,8 @@ static int front_move(struct http_front *f)
 
 static void front_wait(struct http_front *f)
 {
-	bool reads = f->phase == FRONT_CLOSING || buf_room(&f->up) > 0;
+	bool full = buf_room(&f->up) == 0 || (f->ssl && front_tls_full(f));
+	bool reads = f->phase == FRONT_CLOSING || !full;
 	uint32_t guest = 0;
 
 	if (reads && !f->guest_eof)
@@ -333,9 +334,11 @@ static void front_turn(struct http_front *f)
 {
 	int rc = 1;
 
-	f->active_ns = io_now_ns();
-	for (int i = 0; i < TURNS && rc > 0; i++)
+	for (int i = 0; i < TURNS && rc > 0; i++) {
 		rc = front_move(f);
+		if (rc > 0) /* not by what is only TLS's own */
+			f->active_ns = io_now_ns();
+	}
 	if (rc < 0) {
 		http_front_free(f);
 		return;

@@ -62,9 +62,10 @@ struct http_front {
 	struct buf up, down;
 	bool guest_eof, said_tls_end, said_end, freed;
 
-	SSL *ssl;        /* NULL: plain */
-	struct buf wire; /* TLS bytes for the guest */
-	bool tls_dead;   /* its handshake or a record failed */
+	SSL *ssl;                        /* NULL: plain */
+	struct buf wire;                 /* TLS bytes for the guest */
+	bool tls_dead;                   /* its handshake or a record failed */
+	uint64_t tls_notices, tls_bytes; /* messages of TLS itself; bytes of the guest within */
 };
 
 /*
