@@ -112,7 +112,7 @@ static void asking_allow(struct egress_asking *a, const union resolver_address *
 		v.inject = policy_headers(e->policy, a->j.host);
 	/* The record first: it has the question, which moves into the grant. */
 	audit_decision(e, &a->question, a->j.rule, &addr->sa, EGRESS_R_NONE, v.detail, "");
-	v.grant = grant_new(e, &a->question, &a->j, &addr->sa, len);
+	v.grant = grant_new(e, &a->question, &a->j, &addr->sa, len, v.inject);
 	if (!v.grant) {
 		v = (struct egress_verdict){.reason = EGRESS_R_CONNECTIONS, .detail = "no memory"};
 		snprintf(v.host, sizeof(v.host), "%s", a->j.host);

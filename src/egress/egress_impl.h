@@ -57,6 +57,8 @@ struct egress_grant {
 	struct egress *e;
 	struct question question;
 	bool tls, intercept;
+	json_t *inject; /* what its request is sent with, or NULL */
+	bool injected;  /* it has been sent */
 	struct sockaddr_storage addr;
 	char rule[EGRESS_RULE_MAX];
 	uint64_t began_ns, active_ns, up, down;
@@ -97,7 +99,7 @@ void question_free(struct question *q);
 
 /* Of a verdict ALLOW; NULL: no memory. The question's strings move into it. */
 struct egress_grant *grant_new(struct egress *e, struct question *q, const struct judgement *j,
-			       const struct sockaddr *sa, socklen_t len);
+			       const struct sockaddr *sa, socklen_t len, const json_t *inject);
 /* Whether there is room for one more; EGRESS_R_NONE: yes. */
 enum egress_reason grant_limit(const struct egress *e, char *detail, size_t len);
 /* Marks what the policy of now does not allow, and tells whoever holds it. */

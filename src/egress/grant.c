@@ -69,6 +69,19 @@ void grant_cut_all(struct egress *e, enum egress_reason why)
 	grant_tell(e);
 }
 
+bool egress_injection_holds(const struct egress_grant *g)
+{
+	const struct egress *e = g->e;
+
+	return !g->inject ||
+	       (e->policy && json_equal(policy_headers(e->policy, g->question.host), g->inject));
+}
+
+void egress_injected(struct egress_grant *g, bool sent)
+{
+	g->injected = sent;
+}
+
 void grant_review_all(struct egress *e)
 {
 	list_for_each (g, &e->grants, struct egress_grant, link) {
@@ -77,7 +90,7 @@ void grant_review_all(struct egress *e)
 
 		judge_question(e, &g->question.q, &j);
 		if (j.reason != EGRESS_R_NONE || j.intercept != g->intercept ||
-		    (j.tls && !g->tls) ||
+		    (j.tls && !g->tls) || (!g->injected && !egress_injection_holds(g)) ||
 		    egress_addr_check(sa, e->policy ? e->policy->ranges : NULL, NULL) < 0)
 			grant_mark(g, e->policy ? EGRESS_R_POLICY_CHANGED : EGRESS_R_POLICY);
 		else
@@ -248,7 +261,7 @@ enum egress_reason grant_limit(const struct egress *e, char *detail, size_t len)
 }
 
 struct egress_grant *grant_new(struct egress *e, struct question *q, const struct judgement *j,
-			       const struct sockaddr *sa, socklen_t len)
+			       const struct sockaddr *sa, socklen_t len, const json_t *inject)
 {
 	struct egress_grant *g = calloc(1, sizeof(*g));
 
@@ -259,6 +272,7 @@ struct egress_grant *grant_new(struct egress *e, struct question *q, const struc
 	*q = (struct question){0};
 	g->tls = j->tls;
 	g->intercept = j->intercept;
+	g->inject = json_incref((json_t *)(uintptr_t)inject);
 	memcpy(&g->addr, sa, len);
 	snprintf(g->rule, sizeof(g->rule), "%s", j->rule);
 	g->began_ns = g->active_ns = io_now_ns();
@@ -280,6 +294,7 @@ void egress_done(struct egress_grant *g, enum egress_reason why)
 	loop_timer_cancel(&g->timer);
 	audit_end(e, g, why);
 	question_free(&g->question);
+	json_decref(g->inject);
 	free(g);
 }
 
