@@ -98,13 +98,36 @@ static void transfer_explain(struct http_transfer *x, CURLcode result)
 	transfer_note(x, EGRESS_R_UPSTREAM, detail);
 }
 
-void transfer_ended(struct http_transfer *x, CURLcode result)
+/*
+ * What libcurl has kept, or CURL_SOCKET_BAD. Of a record of TLS libcurl reads no more than belongs
+ * to the answer; the rest lies in OpenSSL, where no poll() sees it, for whoever is next.
+ */
+static curl_socket_t transfer_kept(const struct http_transfer *x)
 {
 	curl_socket_t fd = CURL_SOCKET_BAD;
 
-	if (result != CURLE_OK ||
-	    curl_easy_getinfo(x->easy, CURLINFO_ACTIVESOCKET, &fd) != CURLE_OK)
-		fd = CURL_SOCKET_BAD;
+	if (curl_easy_getinfo(x->easy, CURLINFO_ACTIVESOCKET, &fd) != CURLE_OK ||
+	    fd == CURL_SOCKET_BAD)
+		return CURL_SOCKET_BAD;
+	if (x->tls && (!x->ssl || SSL_has_pending(x->ssl)))
+		return CURL_SOCKET_BAD;
+	return fd;
+}
+
+/* The session, which libcurl tells only while the transfer lasts; it is the connection's. */
+static void transfer_learn_ssl(struct http_transfer *x)
+{
+	const struct curl_tlssessioninfo *info = NULL;
+
+	x->ssl = NULL;
+	if (x->tls && curl_easy_getinfo(x->easy, CURLINFO_TLS_SSL_PTR, &info) == CURLE_OK && info)
+		x->ssl = info->internals;
+}
+
+void transfer_ended(struct http_transfer *x, CURLcode result)
+{
+	curl_socket_t fd = result == CURLE_OK ? transfer_kept(x) : CURL_SOCKET_BAD;
+
 	if (result != CURLE_OK)
 		transfer_explain(x, result);
 	else if (!x->head)
@@ -247,6 +270,7 @@ static bool reply_status(struct http_transfer *x, const char *line, size_t n)
 {
 	const char *sp = memchr(line, ' ', n);
 
+	transfer_learn_ssl(x);
 	http_fields_free(&x->reply);
 	x->status = 0;
 	for (size_t i = 1; sp && i <= 3 && sp + i < line + n; i++) {

@@ -19,6 +19,7 @@
 #include "egress/http/upstream.h"
 #include "lib/buf.h"
 
+#include <openssl/ssl.h>
 #include <sys/types.h>
 
 #define TRANSFER_BUF        65536u
@@ -67,7 +68,8 @@ struct http_transfer {
 	int64_t size; /* of its body, -1: unknown */
 	struct http_fields reply;
 	size_t reply_bytes;
-	bool over; /* no more bytes come */
+	bool over;      /* no more bytes come */
+	const SSL *ssl; /* of the connection that it came on */
 
 	/* What went wrong, EGRESS_R_NONE: nothing. */
 	enum egress_reason why;
