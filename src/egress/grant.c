@@ -252,7 +252,8 @@ enum egress_reason grant_limit(const struct egress *e, char *detail, size_t len)
 			 (unsigned long long)l->bytes);
 		return EGRESS_R_BYTES;
 	}
-	if (e->grants_n + e->askings_n >= l->connections) {
+	/* A name that was asked for is asked for to the end, also when the guest has left. */
+	if (e->grants_n + e->askings_n + resolver_abandoned(e->resolver) >= l->connections) {
 		snprintf(detail, len, "this sandbox has %llu connections, as many as it may have",
 			 (unsigned long long)l->connections);
 		return EGRESS_R_CONNECTIONS;

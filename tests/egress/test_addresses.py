@@ -8,11 +8,13 @@ import ipaddress
 import os
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Proxy, recv_exactly
+from conftest import Proxy, recv_exactly, until
+from http_parts import read
 from servers import Dns, Tcp
 
 
@@ -237,6 +239,39 @@ def test_guest_goes_away_while_the_name_is_resolved(proxy: Proxy, dns: Dns) -> N
 
 
 @pytest.mark.jail
+def test_questions_that_were_given_up_count(proxy: Proxy, dns: Dns) -> None:
+    """A guest that asks and leaves has as many names looked up at once as one that stays."""
+    for i in range(5):
+        dns.answers[f"h{i}.wild.test"] = None
+    proxy.policy(["*.wild.test"], resolvers=[dns.address], limits={"connections": 3})
+    for i in range(3):
+        with proxy.stream() as s:
+            to = f"h{i}.wild.test:443"
+            s.sendall(f"CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n".encode())
+            until(lambda n=i: f"h{n}.wild.test" in {name for name, _ in dns.asked})
+    assert proxy.connect("h3.wild.test", 443).denial["reason"] == "connections"
+    assert "h3.wild.test" not in {n for n, _ in dns.asked}
+    # The resolver gives up by itself.
+    dns.answers["h4.wild.test"] = dns.NXDOMAIN
+    with read(proxy):
+        until(lambda: proxy.connect("h4.wild.test", 443).denial["reason"] == "no_name")
+
+
+def test_questions_a_second(proxy: Proxy, dns: Dns) -> None:
+    """200 at once and as many each second; those beyond wait, and are answered in their order."""
+    proxy.policy(["*.wild.test"], resolvers=[dns.address])
+    began, n = time.monotonic(), 500
+    for i in range(n):
+        dns.answers[f"h{i}.wild.test"] = ["127.0.0.1"]
+    with read(proxy) as seen:
+        for i in range(n):
+            proxy.send({"type": "test", "serial": 1000 + i, "host": f"h{i}.wild.test", "port": 443})
+        until(lambda: sum(m["type"] == "test" for m in seen) == n)
+    assert time.monotonic() - began > 1.4
+    told = {m["serial"]: m["verdict"] for m in seen if m["type"] == "test"}
+    assert told == {1000 + i: "allow" for i in range(n)}
+
+
 def test_destination_that_refuses(proxy: Proxy) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
