@@ -7,6 +7,7 @@
 #pragma once
 
 #include "egress/egress.h"
+#include "egress/addr.h"
 #include "egress/own.h"
 #include "egress/policy.h"
 #include "egress/resolver.h"
@@ -84,6 +85,13 @@ struct judgement {
 void judge_question(const struct egress *e, const struct egress_question *q, struct judgement *j);
 
 /* --- ask.c --- */
+
+/*
+ * As egress_addr_check(), for what this host is not itself, with the ranges of the policy that
+ * there is. *way: of an address that passed.
+ */
+__must_check int ask_check_address(const struct egress *e, const struct sockaddr *sa,
+				   enum own_way *way, char why[EGRESS_WHY_MAX]);
 
 /* The resolver's answers to questions under way are not waited for; they begin again. */
 void ask_pause_all(struct egress *e);

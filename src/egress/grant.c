@@ -86,12 +86,14 @@ void grant_review_all(struct egress *e)
 {
 	list_for_each (g, &e->grants, struct egress_grant, link) {
 		const struct sockaddr *sa = (const struct sockaddr *)(const void *)&g->addr;
+		char why[EGRESS_WHY_MAX];
 		struct judgement j;
+		enum own_way way;
 
 		judge_question(e, &g->question.q, &j);
 		if (j.reason != EGRESS_R_NONE || j.intercept != g->intercept ||
 		    (j.tls && !g->tls) || (!g->injected && !egress_injection_holds(g)) ||
-		    egress_addr_check(sa, e->policy ? e->policy->ranges : NULL, NULL) < 0)
+		    ask_check_address(e, sa, &way, why) < 0)
 			grant_mark(g, e->policy ? EGRESS_R_POLICY_CHANGED : EGRESS_R_POLICY);
 		else
 			grant_arm(g, io_now_ns()); /* its times may have changed */
