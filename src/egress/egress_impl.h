@@ -36,6 +36,8 @@ struct egress {
 	size_t streams_n, askings_n, grants_n;
 	uint64_t last_id;         /* of a request */
 	uint64_t bytes;           /* of all grants, ever */
+	uint64_t bytes_before;    /* of the sandbox's proxies before this one */
+	uint64_t bytes_told;      /* of bytes, to the daemon */
 	struct loop_timer cutter; /* tells grants that were marked within egress_count() */
 	/* rate: */
 	int64_t tokens; /* bytes that may pass; below zero: a reader took more than it was told */
@@ -114,7 +116,13 @@ enum egress_reason grant_limit(const struct egress *e, char *detail, size_t len)
 void grant_review_all(struct egress *e);
 void grant_cut_all(struct egress *e, enum egress_reason why);
 
+/* The daemon's count of what is not e->bytes. */
+void grant_used_before(struct egress *e, uint64_t bytes);
+
 /* --- audit.c --- */
+
+/* e->bytes. */
+void audit_used(struct egress *e);
 
 /* A decision. rule, sa: or NULL. Ends the process when it cannot be told. */
 void audit_decision(struct egress *e, const struct question *q, const char *rule,

@@ -24,6 +24,7 @@
 #define NS_PER_S   1000000000ull
 #define BUCKET_MIN 4096
 #define REFILL_NS  (NS_PER_S / 50)
+#define TELL_BYTES (16u << 20) /* that the daemon may not know of */
 
 /* --- cuts ----------------------------------------------------------------------------------- */
 
@@ -216,6 +217,31 @@ static size_t grant_room(struct egress_grant *g)
 	return 0;
 }
 
+/* Whether the sandbox has used up its bytes. */
+static bool grant_all_used(const struct egress *e)
+{
+	uint64_t limit = e->policy ? e->policy->limits.bytes : 0;
+
+	return limit && (e->bytes_before >= limit || e->bytes >= limit - e->bytes_before);
+}
+
+/* The sum is the sandbox's: it must not be lost with this process. */
+static void grant_check_bytes(struct egress *e)
+{
+	uint64_t step = e->policy ? e->policy->limits.bytes / 16 : 0;
+
+	if (step > TELL_BYTES)
+		step = TELL_BYTES;
+	if (e->policy && e->policy->limits.bytes && e->bytes - e->bytes_told > step)
+		audit_used(e);
+	if (!grant_all_used(e))
+		return;
+	list_for_each (one, &e->grants, struct egress_grant, link)
+		grant_mark(one, EGRESS_R_BYTES);
+	e->cutter.fn = grant_on_cutter;
+	loop_timer_set(e->loop, &e->cutter, 0);
+}
+
 size_t egress_count(struct egress_grant *g, size_t up, size_t down)
 {
 	struct egress *e = g->e;
@@ -227,13 +253,14 @@ size_t egress_count(struct egress_grant *g, size_t up, size_t down)
 		e->bytes += up + down;
 		e->tokens -= (int64_t)(up + down);
 	}
-	if (e->policy && e->policy->limits.bytes && e->bytes >= e->policy->limits.bytes) {
-		list_for_each (one, &e->grants, struct egress_grant, link)
-			grant_mark(one, EGRESS_R_BYTES);
-		e->cutter.fn = grant_on_cutter;
-		loop_timer_set(e->loop, &e->cutter, 0);
-	}
+	grant_check_bytes(e);
 	return grant_room(g);
+}
+
+void grant_used_before(struct egress *e, uint64_t bytes)
+{
+	e->bytes_before = bytes;
+	grant_check_bytes(e);
 }
 
 void egress_on_room(struct egress_grant *g, void (*fn)(void *arg), void *arg)
@@ -248,7 +275,7 @@ enum egress_reason grant_limit(const struct egress *e, char *detail, size_t len)
 {
 	const struct policy_limits *l = &e->policy->limits;
 
-	if (l->bytes && e->bytes >= l->bytes) {
+	if (grant_all_used(e)) {
 		snprintf(detail, len,
 			 "all %llu bytes that this sandbox may send and receive are used",
 			 (unsigned long long)l->bytes);
