@@ -168,13 +168,17 @@ def test_injection(proxy: Proxy, ca: Path) -> None:
         get(s, url, "Authorization: Bearer mine", "authorization: another", "X-API-KEY: mine")
         get(s, url, "Connection: Authorization, X-Api-Key")
         get(s, url, method="POST", body=b"x")
-        assert len(up.requests) == 4
+        # As servers see them that make variables of their names.
+        get(s, url, "X_Api_Key: mine", "x-api_KEY: mine", "X_API-Key2: kept")
+        assert len(up.requests) == 5
+        assert up.requests[4].one("x_api-key2") == "kept"
         for r in up.requests:
+            assert not r.all("x_api_key") and not r.all("x-api_key")
             assert r.one("authorization") == f"Bearer {CANARY}" and r.one("x-api-key") == "k"
         # Another host does not get it.
         get(s, f"http://b.test.egress:{up.port}/", "Authorization: mine")
-        assert up.requests[4].one("authorization") == "mine"
-        assert up.requests[4].one("x-api-key") is None
+        assert up.requests[5].one("authorization") == "mine"
+        assert up.requests[5].one("x-api-key") is None
 
 
 def test_injection_ends_with_its_policy(proxy: Proxy, ca: Path) -> None:
