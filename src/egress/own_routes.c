@@ -75,12 +75,13 @@ static int take_route(struct own_addrs **o, struct nlmsghdr *m, int family)
 /* The messages of one datagram: 1: there are more, 0: that was all, -errno. */
 static int take_answer(struct own_addrs **o, char *buf, size_t n, int family)
 {
-	int left = (int)n;
-
-	for (struct nlmsghdr *m = (struct nlmsghdr *)(void *)buf; NLMSG_OK(m, left);
-	     m = NLMSG_NEXT(m, left)) {
+	for (size_t at = 0; at + sizeof(struct nlmsghdr) <= n;) {
+		struct nlmsghdr *m = (struct nlmsghdr *)(void *)(buf + at);
 		int rc = 0;
 
+		if (m->nlmsg_len < sizeof(*m) || m->nlmsg_len > n - at)
+			return -EPROTO;
+		at += NLMSG_ALIGN(m->nlmsg_len);
 		/* What changed meanwhile may be missing. */
 		if (m->nlmsg_flags & NLM_F_DUMP_INTR)
 			return -EAGAIN;
