@@ -153,9 +153,38 @@ static enum egress_addr_class classify6(const uint8_t *b)
 	return EGRESS_A_PUBLIC;
 }
 
-/* The IPv4 address that one of this class carries, into v4; false when there is none. */
-static bool carried(enum egress_addr_class class, const uint8_t *b, uint8_t v4[4])
+/*
+ * Where RFC 6052 (section 2.2) has the bytes of the IPv4 address behind a prefix of 48, 56, 64 or
+ * 96 bits. Of a local translator the operator's range is the prefix: nobody else knows it.
+ */
+static void carried_locally(const uint8_t *b, unsigned bits, uint8_t v4[4])
 {
+	static const uint8_t where[][4] = {
+		{6, 7, 9, 10}, {7, 9, 10, 11}, {9, 10, 11, 12}, {12, 13, 14, 15}};
+	const uint8_t *at = where[bits >= 96 ? 3 : bits >= 64 ? 2 : bits >= 56 ? 1 : 0];
+
+	for (size_t i = 0; i < 4; i++)
+		v4[i] = b[at[i]];
+}
+
+/* The IPv4 address that one of this class carries, into v4; false when there is none. */
+static bool carried(enum egress_addr_class class, const uint8_t *b,
+		    const struct egress_ranges *ranges, uint8_t v4[4])
+{
+	const struct addr_range *range;
+
+	if (class == EGRESS_A_NAT64_LOCAL) {
+		range = egress_ranges_find(ranges, true, b, 0);
+		if (!range)
+			return false;
+		carried_locally(b, range->bits, v4);
+		return true;
+	}
+	if (class == EGRESS_A_TEREDO) { /* the client's, inverted */
+		for (size_t i = 0; i < 4; i++)
+			v4[i] = b[12 + i] ^ 0xff;
+		return true;
+	}
 	if (class == EGRESS_A_MAPPED || class == EGRESS_A_COMPATIBLE || class == EGRESS_A_NAT64 ||
 	    class == EGRESS_A_ISATAP)
 		memcpy(v4, b + 12, 4);
@@ -250,7 +279,7 @@ int egress_addr_check(const struct sockaddr *sa, const struct egress_ranges *ran
 		return v6 ? -EACCES : -EAFNOSUPPORT;
 	}
 	allowed = check_one(v6, b, class, ranges, why);
-	if (v6 && carried(class, b, v4)) {
+	if (v6 && carried(class, b, ranges, v4)) {
 		size_t n = strlen(why);
 
 		allowed &= check_one(false, v4, classify4(v4), ranges, inner);

@@ -7,8 +7,10 @@
  *
  * An address that carries an IPv4 address ends at that one, so that one is
  * looked at as well: NAT64 (64:ff9b::/96) and ISATAP are as good as it is;
- * IPv4-mapped, IPv4-compatible and 6to4 are refused by themselves, and a range
- * that allows them still leaves the carried one to be checked.
+ * IPv4-mapped, IPv4-compatible, 6to4, Teredo and local NAT64 are refused by
+ * themselves, and a range that allows them still leaves the carried one to be
+ * checked. A range of local NAT64 (64:ff9b:1::/48) is the prefix of the translator:
+ * its length tells where the carried one is.
  *
  * Ranges of the operator are JSON strings in CIDR form, "192.0.2.0/24",
  * "2001:db8::/32", always with the length and without bits behind it. They

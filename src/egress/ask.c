@@ -112,7 +112,7 @@ static void asking_allow(struct egress_asking *a, const union resolver_address *
 		v.inject = policy_headers(e->policy, a->j.host);
 	/* The record first: it has the question, which moves into the grant. */
 	audit_decision(e, &a->question, a->j.rule, &addr->sa, EGRESS_R_NONE, v.detail, "");
-	v.grant = grant_new(e, &a->question, &a->j, &addr->sa, len);
+	v.grant = grant_new(e, &a->question, &a->j, &addr->sa, len, v.inject);
 	if (!v.grant) {
 		v = (struct egress_verdict){.reason = EGRESS_R_CONNECTIONS, .detail = "no memory"};
 		snprintf(v.host, sizeof(v.host), "%s", a->j.host);
@@ -130,17 +130,19 @@ static void address_set_port(union resolver_address *a, uint16_t port)
 		((struct sockaddr_in6 *)(void *)&a->storage)->sin6_port = htons(port);
 }
 
-/* As egress_addr_check(), for what this host is not itself. *way: of an address that passed. */
-static int asking_check(const struct egress_asking *a, const union resolver_address *address,
-			enum own_way *way, char why[EGRESS_WHY_MAX])
+int ask_check_address(const struct egress *e, const struct sockaddr *sa, enum own_way *way,
+		      char why[EGRESS_WHY_MAX])
 {
-	const struct egress_ranges *ranges = a->e->policy->ranges;
-	int rc = egress_addr_check(&address->sa, ranges, why);
+	const struct egress_ranges *ranges = e->policy->ranges;
+	int rc = egress_addr_check(sa, ranges, why);
 
-	*way = rc < 0 ? OWN_NO_WAY : own_way(a->e->own, &address->sa);
-	if (*way != OWN_ITSELF || egress_ranges_have(ranges, &address->sa))
+	*way = rc < 0 ? OWN_NO_WAY : own_way(e->own, sa);
+	if ((*way != OWN_ITSELF && *way != OWN_UNKNOWN) || egress_ranges_have(ranges, sa))
 		return rc;
-	snprintf(why, EGRESS_WHY_MAX, "an address of this host itself");
+	snprintf(why, EGRESS_WHY_MAX, "%s",
+		 *way == OWN_ITSELF
+			 ? "an address of this host itself"
+			 : "one that cannot be told from those of this host at the moment");
 	return -EACCES;
 }
 
@@ -156,7 +158,7 @@ static const union resolver_address *asking_choose(struct egress_asking *a,
 	enum own_way way;
 
 	for (size_t i = 0; i < r->n; i++) {
-		if (asking_check(a, &r->address[i], &way, why) < 0)
+		if (ask_check_address(a->e, &r->address[i].sa, &way, why) < 0)
 			continue;
 		if (way != OWN_NO_WAY)
 			return &r->address[i];
@@ -173,7 +175,7 @@ static json_t *asking_addresses(struct egress_asking *a, const struct resolver_a
 	for (size_t i = 0; i < r->n; i++) {
 		char why[EGRESS_WHY_MAX], text[INET6_ADDRSTRLEN];
 		enum own_way way;
-		int rc = asking_check(a, &r->address[i], &way, why);
+		int rc = ask_check_address(a->e, &r->address[i].sa, &way, why);
 
 		audit_address(&r->address[i].sa, text, sizeof(text));
 		json_array_append_new(list, json_pack("{s:s, s:b, s:s}", "address", text, "allowed",
@@ -215,7 +217,7 @@ static void asking_on_answer(void *arg, const struct resolver_answer *r)
 	chosen = asking_choose(a, &with_port);
 	if (!chosen) {
 		/* Which address it is tells the record; the guest learns its kind. */
-		if (asking_check(a, &r->address[0], &way, why) == 0)
+		if (ask_check_address(a->e, &r->address[0].sa, &way, why) == 0)
 			snprintf(why, sizeof(why), "none");
 		snprintf(detail, sizeof(detail),
 			 "%s resolves only to addresses that may not be reached (%.80s)", a->j.host,

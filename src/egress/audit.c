@@ -131,6 +131,14 @@ void audit_decision(struct egress *e, const struct question *q, const char *rule
 					     "detail", text, "hint", more[0] ? more : NULL)));
 }
 
+void audit_used(struct egress *e)
+{
+	json_int_t n = e->bytes < INT64_MAX ? (json_int_t)e->bytes : INT64_MAX;
+
+	e->bytes_told = e->bytes;
+	audit_send(e, json_pack("{s:s, s:I}", "type", "used", "bytes", n));
+}
+
 void audit_end(struct egress *e, const struct egress_grant *g, enum egress_reason why)
 {
 	const struct sockaddr *sa = (const struct sockaddr *)(const void *)&g->addr;

@@ -304,9 +304,9 @@ static void conn_run(struct conn *c)
 	ssize_t n;
 
 	do {
-		n = recv(c->fd, peeked, sizeof(peeked), MSG_PEEK | MSG_DONTWAIT);
-		if (n < 0 && errno == EINTR)
-			continue;
+		do
+			n = recv(c->fd, peeked, sizeof(peeked), MSG_PEEK | MSG_DONTWAIT);
+		while (n < 0 && errno == EINTR);
 		if (n < 0 && errno == EAGAIN)
 			return;
 		if (n <= 0) {

@@ -56,6 +56,16 @@ static int ctl_stream(struct ctl *c, const json_t *m, int *fd)
 	return 0;
 }
 
+static int ctl_used(struct ctl *c, const json_t *m, int *fd)
+{
+	json_t *bytes = json_object_get(m, "bytes");
+
+	if (*fd >= 0 || !json_is_integer(bytes) || json_integer_value(bytes) < 0)
+		return -EPROTO;
+	grant_used_before(c->e, (uint64_t)json_integer_value(bytes));
+	return 0;
+}
+
 static void ctl_on_tested(void *arg, json_t *reply)
 {
 	struct ctl_test *t = arg;
@@ -104,6 +114,7 @@ static const struct {
 	{"policy", ctl_policy},
 	{"stream", ctl_stream},
 	{"test", ctl_test},
+	{"used", ctl_used},
 };
 
 static int ctl_dispatch(struct ctl *c, const char *text, size_t len, int *fd)

@@ -119,6 +119,13 @@ void egress_on_cut(struct egress_grant *g, void (*fn)(void *arg, enum egress_rea
  */
 size_t egress_count(struct egress_grant *g, size_t up, size_t down);
 void egress_on_room(struct egress_grant *g, void (*fn)(void *arg), void *arg);
+/*
+ * Headers that the verdict has injected: told when all of them were sent, and false when they may
+ * be sent once more. Until then a policy that injects others, or none, cuts the grant.
+ */
+void egress_injected(struct egress_grant *g, bool sent);
+/* Whether the policy of now injects the same. */
+bool egress_injection_holds(const struct egress_grant *g);
 /* why: of the end; EGRESS_R_NONE when it ended as things end. g is gone. */
 void egress_done(struct egress_grant *g, enum egress_reason why);
 

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "egress/egress.h"
+#include "egress/addr.h"
 #include "egress/own.h"
 #include "egress/policy.h"
 #include "egress/resolver.h"
@@ -35,6 +36,8 @@ struct egress {
 	size_t streams_n, askings_n, grants_n;
 	uint64_t last_id;         /* of a request */
 	uint64_t bytes;           /* of all grants, ever */
+	uint64_t bytes_before;    /* of the sandbox's proxies before this one */
+	uint64_t bytes_told;      /* of bytes, to the daemon */
 	struct loop_timer cutter; /* tells grants that were marked within egress_count() */
 	/* rate: */
 	int64_t tokens; /* bytes that may pass; below zero: a reader took more than it was told */
@@ -57,6 +60,8 @@ struct egress_grant {
 	struct egress *e;
 	struct question question;
 	bool tls, intercept;
+	json_t *inject; /* what its request is sent with, or NULL */
+	bool injected;  /* it has been sent */
 	struct sockaddr_storage addr;
 	char rule[EGRESS_RULE_MAX];
 	uint64_t began_ns, active_ns, up, down;
@@ -83,6 +88,13 @@ void judge_question(const struct egress *e, const struct egress_question *q, str
 
 /* --- ask.c --- */
 
+/*
+ * As egress_addr_check(), for what this host is not itself, with the ranges of the policy that
+ * there is. *way: of an address that passed.
+ */
+__must_check int ask_check_address(const struct egress *e, const struct sockaddr *sa,
+				   enum own_way *way, char why[EGRESS_WHY_MAX]);
+
 /* The resolver's answers to questions under way are not waited for; they begin again. */
 void ask_pause_all(struct egress *e);
 void ask_restart_all(struct egress *e); /* after ask_pause_all() */
@@ -97,14 +109,20 @@ void question_free(struct question *q);
 
 /* Of a verdict ALLOW; NULL: no memory. The question's strings move into it. */
 struct egress_grant *grant_new(struct egress *e, struct question *q, const struct judgement *j,
-			       const struct sockaddr *sa, socklen_t len);
+			       const struct sockaddr *sa, socklen_t len, const json_t *inject);
 /* Whether there is room for one more; EGRESS_R_NONE: yes. */
 enum egress_reason grant_limit(const struct egress *e, char *detail, size_t len);
 /* Marks what the policy of now does not allow, and tells whoever holds it. */
 void grant_review_all(struct egress *e);
 void grant_cut_all(struct egress *e, enum egress_reason why);
 
+/* The daemon's count of what is not e->bytes. */
+void grant_used_before(struct egress *e, uint64_t bytes);
+
 /* --- audit.c --- */
+
+/* e->bytes. */
+void audit_used(struct egress *e);
 
 /* A decision. rule, sa: or NULL. Ends the process when it cannot be told. */
 void audit_decision(struct egress *e, const struct question *q, const char *rule,

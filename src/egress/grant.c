@@ -24,6 +24,7 @@
 #define NS_PER_S   1000000000ull
 #define BUCKET_MIN 4096
 #define REFILL_NS  (NS_PER_S / 50)
+#define TELL_BYTES (16u << 20) /* that the daemon may not know of */
 
 /* --- cuts ----------------------------------------------------------------------------------- */
 
@@ -69,16 +70,31 @@ void grant_cut_all(struct egress *e, enum egress_reason why)
 	grant_tell(e);
 }
 
+bool egress_injection_holds(const struct egress_grant *g)
+{
+	const struct egress *e = g->e;
+
+	return !g->inject ||
+	       (e->policy && json_equal(policy_headers(e->policy, g->question.host), g->inject));
+}
+
+void egress_injected(struct egress_grant *g, bool sent)
+{
+	g->injected = sent;
+}
+
 void grant_review_all(struct egress *e)
 {
 	list_for_each (g, &e->grants, struct egress_grant, link) {
 		const struct sockaddr *sa = (const struct sockaddr *)(const void *)&g->addr;
+		char why[EGRESS_WHY_MAX];
 		struct judgement j;
+		enum own_way way;
 
 		judge_question(e, &g->question.q, &j);
 		if (j.reason != EGRESS_R_NONE || j.intercept != g->intercept ||
-		    (j.tls && !g->tls) ||
-		    egress_addr_check(sa, e->policy ? e->policy->ranges : NULL, NULL) < 0)
+		    (j.tls && !g->tls) || (!g->injected && !egress_injection_holds(g)) ||
+		    ask_check_address(e, sa, &way, why) < 0)
 			grant_mark(g, e->policy ? EGRESS_R_POLICY_CHANGED : EGRESS_R_POLICY);
 		else
 			grant_arm(g, io_now_ns()); /* its times may have changed */
@@ -201,6 +217,31 @@ static size_t grant_room(struct egress_grant *g)
 	return 0;
 }
 
+/* Whether the sandbox has used up its bytes. */
+static bool grant_all_used(const struct egress *e)
+{
+	uint64_t limit = e->policy ? e->policy->limits.bytes : 0;
+
+	return limit && (e->bytes_before >= limit || e->bytes >= limit - e->bytes_before);
+}
+
+/* The sum is the sandbox's: it must not be lost with this process. */
+static void grant_check_bytes(struct egress *e)
+{
+	uint64_t step = e->policy ? e->policy->limits.bytes / 16 : 0;
+
+	if (step > TELL_BYTES)
+		step = TELL_BYTES;
+	if (e->policy && e->policy->limits.bytes && e->bytes - e->bytes_told > step)
+		audit_used(e);
+	if (!grant_all_used(e))
+		return;
+	list_for_each (one, &e->grants, struct egress_grant, link)
+		grant_mark(one, EGRESS_R_BYTES);
+	e->cutter.fn = grant_on_cutter;
+	loop_timer_set(e->loop, &e->cutter, 0);
+}
+
 size_t egress_count(struct egress_grant *g, size_t up, size_t down)
 {
 	struct egress *e = g->e;
@@ -212,13 +253,14 @@ size_t egress_count(struct egress_grant *g, size_t up, size_t down)
 		e->bytes += up + down;
 		e->tokens -= (int64_t)(up + down);
 	}
-	if (e->policy && e->policy->limits.bytes && e->bytes >= e->policy->limits.bytes) {
-		list_for_each (one, &e->grants, struct egress_grant, link)
-			grant_mark(one, EGRESS_R_BYTES);
-		e->cutter.fn = grant_on_cutter;
-		loop_timer_set(e->loop, &e->cutter, 0);
-	}
+	grant_check_bytes(e);
 	return grant_room(g);
+}
+
+void grant_used_before(struct egress *e, uint64_t bytes)
+{
+	e->bytes_before = bytes;
+	grant_check_bytes(e);
 }
 
 void egress_on_room(struct egress_grant *g, void (*fn)(void *arg), void *arg)
@@ -233,13 +275,14 @@ enum egress_reason grant_limit(const struct egress *e, char *detail, size_t len)
 {
 	const struct policy_limits *l = &e->policy->limits;
 
-	if (l->bytes && e->bytes >= l->bytes) {
+	if (grant_all_used(e)) {
 		snprintf(detail, len,
 			 "all %llu bytes that this sandbox may send and receive are used",
 			 (unsigned long long)l->bytes);
 		return EGRESS_R_BYTES;
 	}
-	if (e->grants_n + e->askings_n >= l->connections) {
+	/* A name that was asked for is asked for to the end, also when the guest has left. */
+	if (e->grants_n + e->askings_n + resolver_abandoned(e->resolver) >= l->connections) {
 		snprintf(detail, len, "this sandbox has %llu connections, as many as it may have",
 			 (unsigned long long)l->connections);
 		return EGRESS_R_CONNECTIONS;
@@ -248,7 +291,7 @@ enum egress_reason grant_limit(const struct egress *e, char *detail, size_t len)
 }
 
 struct egress_grant *grant_new(struct egress *e, struct question *q, const struct judgement *j,
-			       const struct sockaddr *sa, socklen_t len)
+			       const struct sockaddr *sa, socklen_t len, const json_t *inject)
 {
 	struct egress_grant *g = calloc(1, sizeof(*g));
 
@@ -259,6 +302,7 @@ struct egress_grant *grant_new(struct egress *e, struct question *q, const struc
 	*q = (struct question){0};
 	g->tls = j->tls;
 	g->intercept = j->intercept;
+	g->inject = json_incref((json_t *)(uintptr_t)inject);
 	memcpy(&g->addr, sa, len);
 	snprintf(g->rule, sizeof(g->rule), "%s", j->rule);
 	g->began_ns = g->active_ns = io_now_ns();
@@ -280,6 +324,7 @@ void egress_done(struct egress_grant *g, enum egress_reason why)
 	loop_timer_cancel(&g->timer);
 	audit_end(e, g, why);
 	question_free(&g->question);
+	json_decref(g->inject);
 	free(g);
 }
 

@@ -12,6 +12,8 @@
 /* RFC 8446 sections 4, 4.2 and 5.1; 0xffce: the drafts' encrypted_server_name */
 #define TYPE_ALERT       21u
 #define TYPE_HANDSHAKE   22u
+#define ALERT_WARNING    1u
+#define ALERT_BYTES      7u /* of its record */
 #define RECORD_MAX       16384u
 #define HANDSHAKE_HEADER 4u
 #define CLIENT_HELLO     1u
@@ -265,18 +267,25 @@ enum hello_verdict hello_feed(struct hello *h, const uint8_t *p, size_t len)
 	return h->verdict;
 }
 
+/* An alert that only warns (unrecognized_name, before a ServerHello): the answer is yet to come. */
+static bool is_warning(const uint8_t *s)
+{
+	return s[0] == TYPE_ALERT && s[3] == 0 && s[4] == 2 && s[5] == ALERT_WARNING;
+}
+
 void hello_server(struct hello *h, const uint8_t *p, size_t len)
 {
-	size_t room = sizeof(h->server) - h->server_have, n = len < room ? len : room;
 	const uint8_t *s = h->server;
 
-	if (h->done || n == 0)
-		return;
-	memcpy(h->server + h->server_have, p, n);
-	h->server_have += n;
-	if (s[0] != TYPE_HANDSHAKE) { /* an alert, or not TLS: no handshake comes of this */
-		h->done = true;
-		return;
+	while (len && !h->done && h->server_have < sizeof(h->server)) {
+		h->server[h->server_have++] = *p++;
+		len--;
+		if (s[0] == TYPE_ALERT && h->server_have < ALERT_BYTES)
+			continue;
+		if (s[0] == TYPE_ALERT && is_warning(s))
+			h->server_have = 0;
+		else if (s[0] != TYPE_HANDSHAKE) /* no handshake comes of this */
+			h->done = true;
 	}
 	/* header of the record, of the handshake, version, random */
 	if (h->server_have < sizeof(h->server))

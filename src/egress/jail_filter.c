@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 static const int allowed[] = {
 	SCMP_SYS(read),            /* streams, eventfd of the loop */
@@ -30,7 +31,6 @@ static const int allowed[] = {
 	SCMP_SYS(getsockopt),      /* SO_ERROR of a dial */
 	SCMP_SYS(getsockname),     /* libcurl, of a connection */
 	SCMP_SYS(getpeername),     /* libcurl, of a connection */
-	SCMP_SYS(fcntl),           /* O_NONBLOCK, seals of a policy */
 	SCMP_SYS(fstat),           /* size of a policy */
 	SCMP_SYS(poll),            /* a full control socket */
 	SCMP_SYS(epoll_wait),      /* loop */
@@ -79,6 +79,26 @@ static int allow_sockets(scmp_filter_ctx ctx)
 	return rc;
 }
 
+/*
+ * Flags of descriptors, O_NONBLOCK, seals of a policy. Not whom the kernel is to send a signal, and
+ * which (F_SETOWN, F_SETSIG), nor that it is to (O_ASYNC): that would be a kill() of any process of
+ * this user.
+ */
+static int allow_fcntl(scmp_filter_ctx ctx)
+{
+	static const int commands[] = {F_GETFD, F_SETFD, F_GETFL, F_GET_SEALS};
+	int rc = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(commands) && rc == 0; i++)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 1,
+				      SCMP_A1(SCMP_CMP_EQ, (uint64_t)commands[i]));
+	if (rc == 0)
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(fcntl), 2,
+				      SCMP_A1(SCMP_CMP_EQ, F_SETFL),
+				      SCMP_A2(SCMP_CMP_MASKED_EQ, O_ASYNC, 0));
+	return rc;
+}
+
 int jail_filter(struct err *err)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_KILL_PROCESS);
@@ -91,6 +111,8 @@ int jail_filter(struct err *err)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, allowed[i], 0);
 	if (rc == 0)
 		rc = allow_sockets(ctx);
+	if (rc == 0)
+		rc = allow_fcntl(ctx);
 	/* Fronts of the HTTP library; what wakes libcurl, which it makes with each new policy. */
 	if (rc == 0)
 		rc = seccomp_rule_add(
@@ -108,9 +130,10 @@ int jail_filter(struct err *err)
 	if (rc == 0)
 		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(newfstatat), 1,
 				      SCMP_A3(SCMP_CMP_EQ, AT_EMPTY_PATH));
-	/* abort() */
+	/* abort(), of this process alone: it makes no other, and its number stays. */
 	if (rc == 0)
-		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
+		rc = seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 2,
+				      SCMP_A0(SCMP_CMP_EQ, (uint64_t)getpid()),
 				      SCMP_A2(SCMP_CMP_EQ, SIGABRT));
 	if (rc == 0)
 		rc = seccomp_load(ctx);

@@ -18,7 +18,7 @@
 
 struct policy_limits {
 	uint64_t connections; /* at one time */
-	uint64_t bytes;       /* of all connections of this process, both ways; 0: no limit */
+	uint64_t bytes;       /* of all connections of the sandbox, both ways; 0: no limit */
 	uint64_t bytes_per_s; /* of all connections, both ways; 0: no limit */
 	uint64_t idle_s;      /* of a connection without bytes */
 	uint64_t total_s;     /* of a connection */

@@ -2,13 +2,15 @@
 /*
  * c-ares, driven by the loop: its sockets are sources, its next timeout is a
  * timer. c-ares cannot forget a single question, so a query that was given up
- * stays, without anybody to tell, until c-ares calls back. Invariant: a query
+ * stays, without anybody to tell, until c-ares calls back. Invariants: a query
  * is in r->queries until c-ares has called back; fn is NULL once the answer was
- * given or given up.
+ * given or given up, and r->abandoned counts these; a query is in r->waiting, too, while it is not
+ * c-ares's: its time has not come (RESOLVER_PER_S). One that is given up there is gone at once.
  */
 #define _GNU_SOURCE
 #include "egress/resolver.h"
 
+#include "lib/io.h"
 #include "lib/list.h"
 
 #include <ares.h>
@@ -20,12 +22,17 @@
 #define TRY_MS 1500
 #define TRIES  3
 
+#define PACE_NS (1000000000ull / RESOLVER_PER_S)
+
 struct resolver {
 	struct loop *loop;
 	ares_channel channel;
 	char *host_servers; /* csv, as it was at start */
-	struct list sockets, queries;
-	struct loop_timer timer;
+	struct list sockets, queries, waiting;
+	size_t abandoned;
+	unsigned int tokens; /* questions that may go out at once */
+	uint64_t tokens_at_ns;
+	struct loop_timer timer, pace; /* pace: when one that waits may go out */
 };
 
 struct resolver_socket {
@@ -35,13 +42,17 @@ struct resolver_socket {
 };
 
 struct resolver_query {
-	struct list link;
+	struct list link, wait;
 	struct resolver *r;
+	char *name; /* while it waits */
 	resolver_fn *fn;
 	void *arg;
 	bool *answered; /* of the call that asks, while it lasts */
 	struct loop_timer deadline;
 };
+
+static void resolver_abandon(struct resolver_query *q);
+static void resolver_pace(struct loop_timer *t);
 
 /* --- c-ares on the loop --------------------------------------------------------------------- */
 
@@ -165,7 +176,11 @@ int resolver_new(struct resolver **out, struct loop *loop, struct err *err)
 	r->loop = loop;
 	list_init(&r->sockets);
 	list_init(&r->queries);
+	list_init(&r->waiting);
+	r->tokens = RESOLVER_PER_S;
+	r->tokens_at_ns = io_now_ns();
 	r->timer = (struct loop_timer){.fn = resolver_on_timer, .arg = r};
+	r->pace = (struct loop_timer){.fn = resolver_pace, .arg = r};
 	rc = ares_library_init(ARES_LIB_INIT_ALL);
 	if (rc == ARES_SUCCESS)
 		rc = ares_init_options(&r->channel, &o,
@@ -190,11 +205,12 @@ void resolver_free(struct resolver *r)
 {
 	if (!r)
 		return;
-	list_for_each (q, &r->queries, struct resolver_query, link)
-		q->fn = NULL;
+	list_for_each_safe (q, &r->queries, struct resolver_query, link)
+		resolver_abandon(q);
 	if (r->channel)
 		ares_destroy(r->channel);
 	loop_timer_cancel(&r->timer);
+	loop_timer_cancel(&r->pace);
 	ares_library_cleanup();
 	free(r->host_servers);
 	free(r);
@@ -204,8 +220,8 @@ int resolver_set_servers(struct resolver *r, const char *csv)
 {
 	int rc;
 
-	list_for_each (q, &r->queries, struct resolver_query, link)
-		resolver_give_up(q);
+	list_for_each_safe (q, &r->queries, struct resolver_query, link)
+		resolver_abandon(q);
 	ares_cancel(r->channel);
 	rc = ares_set_servers_ports_csv(r->channel, csv ? csv : r->host_servers);
 	resolver_rearm(r);
@@ -260,7 +276,9 @@ static void resolver_on_answer(void *arg, int status, int timeouts, struct ares_
 	list_del(&q->link);
 	if (q->answered)
 		*q->answered = true;
-	if (q->fn) {
+	if (!q->fn) {
+		q->r->abandoned--;
+	} else {
 		resolver_answer_set(&a, status, ai);
 		q->fn(q->arg, &a);
 	}
@@ -274,30 +292,110 @@ static void resolver_on_deadline(struct loop_timer *t)
 	struct resolver_query *q = t->arg;
 	struct resolver_answer a = {.rc = -ETIMEDOUT, .why = "it did not answer in time"};
 	resolver_fn *fn = q->fn;
+	void *arg = q->arg;
 
-	q->fn = NULL;
+	resolver_abandon(q);
 	if (fn)
-		fn(q->arg, &a);
+		fn(arg, &a);
+}
+
+/* Nobody is to be told. q may be gone. */
+static void resolver_abandon(struct resolver_query *q)
+{
+	loop_timer_cancel(&q->deadline);
+	if (!q->name) {
+		q->r->abandoned += q->fn != NULL;
+		q->fn = NULL;
+		return;
+	}
+	list_del(&q->wait);
+	list_del(&q->link);
+	free(q->name);
+	free(q);
+}
+
+/* --- pace ----------------------------------------------------------------------------------- */
+
+static bool resolver_take_token(struct resolver *r)
+{
+	uint64_t now = io_now_ns(), more = (now - r->tokens_at_ns) / PACE_NS;
+
+	if (more > RESOLVER_PER_S - r->tokens) {
+		r->tokens = RESOLVER_PER_S;
+		r->tokens_at_ns = now;
+	} else {
+		r->tokens += (unsigned int)more;
+		r->tokens_at_ns += more * PACE_NS;
+	}
+	if (r->tokens == 0)
+		return false;
+	r->tokens--;
+	return true;
+}
+
+static void resolver_send(struct resolver_query *q, const char *name)
+{
+	const struct ares_addrinfo_hints hints = {
+		.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = ARES_AI_NOSORT};
+	struct resolver *r = q->r;
+
+	/* q may be gone behind this. */
+	ares_getaddrinfo(r->channel, name, NULL, &hints, resolver_on_answer, q);
+	resolver_rearm(r);
+}
+
+static void resolver_pace(struct loop_timer *t)
+{
+	struct resolver *r = t->arg;
+
+	/* Whoever is told within may ask and give up. */
+	while (!list_empty(&r->waiting) && resolver_take_token(r)) {
+		struct resolver_query *q = list_entry(r->waiting.next, struct resolver_query, wait);
+		char *name = take_ptr(q->name);
+
+		list_del(&q->wait);
+		resolver_send(q, name);
+		free(name);
+	}
+	if (!list_empty(&r->waiting))
+		loop_timer_set(r->loop, &r->pace, PACE_NS);
+}
+
+/* Behind those that wait already. */
+static int resolver_enqueue(struct resolver_query *q, const char *name)
+{
+	q->name = strdup(name);
+	if (!q->name)
+		return -ENOMEM;
+	list_add_tail(&q->r->waiting, &q->wait);
+	if (!loop_timer_armed(&q->r->pace))
+		loop_timer_set(q->r->loop, &q->r->pace, PACE_NS);
+	return 0;
 }
 
 struct resolver_query *resolver_ask(struct resolver *r, const char *name, resolver_fn *fn,
 				    void *arg)
 {
-	const struct ares_addrinfo_hints hints = {
-		.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = ARES_AI_NOSORT};
 	struct resolver_query *q = calloc(1, sizeof(*q));
-	bool answered = false;
+	bool answered = false, now;
 
+	if (q) {
+		*q = (struct resolver_query){.r = r, .fn = fn, .arg = arg, .answered = &answered};
+		now = list_empty(&r->waiting) && resolver_take_token(r);
+		if (!now && resolver_enqueue(q, name) < 0) {
+			free(q);
+			q = NULL;
+		}
+	}
 	if (!q) {
 		fn(arg, &(struct resolver_answer){.rc = -ENOMEM, .why = "there is no memory"});
 		return NULL;
 	}
-	*q = (struct resolver_query){.r = r, .fn = fn, .arg = arg, .answered = &answered};
 	q->deadline = (struct loop_timer){.fn = resolver_on_deadline, .arg = q};
 	list_add_tail(&r->queries, &q->link);
 	loop_timer_set(r->loop, &q->deadline, RESOLVER_DEADLINE_S * 1000000000ull);
-	ares_getaddrinfo(r->channel, name, NULL, &hints, resolver_on_answer, q);
-	resolver_rearm(r);
+	if (now)
+		resolver_send(q, name);
 	if (answered)
 		return NULL; /* q is gone */
 	q->answered = NULL;
@@ -306,8 +404,11 @@ struct resolver_query *resolver_ask(struct resolver *r, const char *name, resolv
 
 void resolver_give_up(struct resolver_query *q)
 {
-	if (!q)
-		return;
-	q->fn = NULL;
-	loop_timer_cancel(&q->deadline);
+	if (q)
+		resolver_abandon(q);
+}
+
+size_t resolver_abandoned(const struct resolver *r)
+{
+	return r->abandoned;
 }

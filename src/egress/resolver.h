@@ -16,6 +16,7 @@
 
 #define RESOLVER_ADDRESSES_MAX 32u
 #define RESOLVER_DEADLINE_S    8u /* of a question, whatever servers do */
+#define RESOLVER_PER_S         200u /* questions, and as many at once: those beyond wait for their time */
 
 struct resolver;
 struct resolver_query;
@@ -52,3 +53,5 @@ struct resolver_query *resolver_ask(struct resolver *r, const char *name, resolv
 				    void *arg);
 /* No answer is wanted any more. NULL: harmless. */
 void resolver_give_up(struct resolver_query *q);
+/* Questions that nobody waits for, and that are asked all the same. */
+size_t resolver_abandoned(const struct resolver *r);

@@ -59,7 +59,9 @@ json_t *rules_entry_json(const struct rules_entry *e);
 /*
  * Whether the prefixes of rules mean anything for a path: absolute, printable, no "." or ".."
  * segments, no empty segment but the last, no backslash; nor anything that some server turns into
- * one of these: encoded slashes, dots and percent signs, parameters (";") behind dots.
+ * one of these: encoded slashes, dots and percent signs, parameters (";", encoded "?" and "#")
+ * behind dots, other things than letters and digits there, bytes that are not UTF-8, characters
+ * beyond ASCII that look like one of them.
  */
 bool rules_path_plain(const char *path);
 /* prefix is the path, or ends in it at a "/". */

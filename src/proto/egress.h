@@ -20,6 +20,8 @@
  *   {"type":"stream","id":N,"exec":"exec_..."|null}   fd: a connection of the guest
  *   {"type":"test","serial":N,"host":"...","port":N,"method":"GET"|null,"path":"/..."|null}
  *         with method and path, port 80: plain HTTP, another one: a request that goes on by TLS
+ *   {"type":"used","bytes":N}          what the sandbox has sent and received beside what this
+ *                                      process counts: by those before it. Replaces the last N
  *
  *   proxy -> daemon
  *   {"type":"policy","serial":N,"error":null|"sentence","ca":{"cert_pem","key_pem"}|null}
@@ -29,6 +31,8 @@
  *   {"type":"end", ...}       the same record when what was allowed is over
  *   {"type":"test","serial":N,"verdict":"allow"|"deny","reason","rule","detail","hint",
  *         "addresses":[{"address":"192.0.2.1","allowed":true,"why":"..."}]}
+ *   {"type":"used","bytes":N}  what this process has counted by now, ends included; where there is
+ *         a limit of bytes: after each sixteenth of it, 16 MiB at most
  *
  * Record (decision and end): "time" (RFC 3339, UTC, milliseconds), "id" (of the request, counts
  * from 1), "stream", "exec", "proto" ("connect", "socks", "http", "gateway", "intercept"), "host",
@@ -50,7 +54,7 @@
  *   "resolvers": ["192.0.2.53:53"]|null, null: those of the host
  *   "upstream_ca_pem": "..."|null,       trusted beside the host's
  *   "limits": {"connections": 64,        at one time
- *              "bytes": null,            of all connections of this process, both ways
+ *              "bytes": null,            of all connections of the sandbox, both ways
  *              "bytes_per_s": null,      the same, in a second
  *              "idle_s": 300,            of a connection without bytes, or a guest with its request
  *              "total_s": 86400}}        of a connection; numbers here are what null and absent are

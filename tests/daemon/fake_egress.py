@@ -231,6 +231,8 @@ class Proxy:
                 threading.Thread(
                     target=self.serve, args=(o["id"], o["exec"], fds[0]), daemon=True
                 ).start()
+            elif o["type"] == "used":
+                self.note(used=o["bytes"], pid_used=os.getpid())
             else:
                 self.on_test(o)
         for ident in list(self.open):

@@ -140,6 +140,38 @@ def test_killed(daemon: Daemon) -> None:
     assert [(r["id"], r["stream"]) for r in records] == [(1, 1), (2, 2)], "numbers go on"
 
 
+def test_bytes_are_the_sandboxs(daemon: Daemon) -> None:
+    """A proxy is told what those before it have counted: one that was killed, one whose grant was
+    taken away, which may tell of its last ones after the next has begun. A copy begins anew."""
+
+    def last() -> int:
+        return int(notes(daemon, "used")[-1]["used"])
+
+    sid = daemon.create(egress=grant("allowed.test"))
+    assert ask(daemon, sid, name="a") == "allow"
+    order(daemon, sid, "told", raw='{"type":"used","bytes":1000}')
+    assert not notes(daemon, "used")
+    os.kill(proxy_pids(daemon)[0], signal.SIGKILL)
+    wait_failed(daemon, sid)
+    assert ask(daemon, sid, name="b") == "allow"
+    wait_for(lambda: bool(notes(daemon, "used")))
+    assert last() == 1000
+    put(daemon, sid, False)
+    put(daemon, sid, grant("allowed.test"))
+    assert ask(daemon, sid, name="c") == "allow"
+    wait_for(lambda: last() == 1030)
+    # What an end has is in what was told ahead of it, or comes on top.
+    order(daemon, sid, "more", raw='{"type":"used","bytes":20}')
+    put(daemon, sid, False)
+    put(daemon, sid, grant("allowed.test"))
+    assert ask(daemon, sid, name="d") == "allow"
+    wait_for(lambda: last() == 1060)
+    told = len(notes(daemon, "used"))
+    (copy,) = daemon.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 1}).json()["results"]
+    assert ask(daemon, copy["id"], name="e") == "allow"
+    assert len(notes(daemon, "used")) == told
+
+
 def test_at_most_five_times_a_minute(daemon: Daemon) -> None:
     sid = daemon.create(egress=grant("allowed.test"))
     for i in range(6):
@@ -221,7 +253,9 @@ ALLOW = {"verdict": "allow", "reason": None}
     + [[{"end": END}], [{"record": ALLOW}, {"end": END}, {"end": END}]]
     + [[{"record": ALLOW}, {"end": {**END, **change}}] for change in ({"bytes_up": -1}, {"bytes_down": 1 << 62})]
     + [[{"record": ALLOW}, {"end": {**END, **change}}] for change in ({"duration_ms": "1"}, {"why": "bored"})]
-    + [[{"record": ALLOW}, {"end": {**END, "verdict": "deny", "reason": "port"}}]],
+    + [[{"record": ALLOW}, {"end": {**END, "verdict": "deny", "reason": "port"}}]]
+    + [[{"raw": f'{{"type":"used","bytes":{n}}}'}] for n in ("-1", "1.5", '"1"', "null")]
+    + [[{"raw": '{"type":"used","bytes":5}'}, {"raw": '{"type":"used","bytes":4}'}]],
     ids=lambda o: json.dumps(o)[:60],
 )
 def test_a_broken_proxy_is_killed(daemon: Daemon, orders: list[dict]) -> None:

@@ -151,6 +151,44 @@ static long try_tgkill(void)
 	return syscall(SYS_tgkill, getpid(), gettid(), SIGTERM);
 }
 
+/* Of a process that it could not harm without the filter, either. */
+static long try_tgkill_other(void)
+{
+	return syscall(SYS_tgkill, 1, 1, SIGABRT);
+}
+
+static long try_fcntl_owner(void)
+{
+	return fcntl(0, F_SETOWN, 1);
+}
+
+static long try_fcntl_owner_ex(void)
+{
+	struct f_owner_ex owner = {F_OWNER_PID, 1};
+
+	return fcntl(0, F_SETOWN_EX, &owner);
+}
+
+static long try_fcntl_signal(void)
+{
+	return fcntl(0, F_SETSIG, SIGKILL);
+}
+
+static long try_fcntl_async(void)
+{
+	return fcntl(0, F_SETFL, O_ASYNC | O_NONBLOCK);
+}
+
+static long try_fcntl_lease(void)
+{
+	return fcntl(0, F_SETLEASE, F_RDLCK);
+}
+
+static long try_fcntl_dup(void)
+{
+	return fcntl(0, F_DUPFD, 100);
+}
+
 static long try_pidfd(void)
 {
 	return syscall(SYS_pidfd_open, 1, 0);
@@ -221,6 +259,18 @@ static long try_exec_protect(void)
 }
 
 /* What has to work. */
+static long try_fcntl_flags(void)
+{
+	int fds[2], flags;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
+		return -1;
+	flags = fcntl(fds[0], F_GETFL);
+	if (fcntl(fds[0], F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fds[0], F_GETFD) < 0)
+		return -1;
+	return fcntl(fds[0], F_SETFD, FD_CLOEXEC);
+}
+
 static long try_nothing(void)
 {
 	return 0;
@@ -286,6 +336,13 @@ static const struct {
 	{"ptrace", try_ptrace},
 	{"kill", try_kill},
 	{"tgkill", try_tgkill},
+	{"tgkill-other", try_tgkill_other},
+	{"fcntl-owner", try_fcntl_owner},
+	{"fcntl-owner-ex", try_fcntl_owner_ex},
+	{"fcntl-signal", try_fcntl_signal},
+	{"fcntl-async", try_fcntl_async},
+	{"fcntl-lease", try_fcntl_lease},
+	{"fcntl-dup", try_fcntl_dup},
 	{"pidfd", try_pidfd},
 	{"process_vm_readv", try_readv},
 	{"unshare", try_unshare},
@@ -302,6 +359,7 @@ static const struct {
 	{"int80", foreign_int80},
 	{"x32", foreign_x32},
 	{"nothing", try_nothing},
+	{"fcntl-flags", try_fcntl_flags},
 	{"tcp", try_tcp},
 	{"udp6", try_udp6},
 	{"memory", try_memory},

@@ -8,11 +8,13 @@ import ipaddress
 import os
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Proxy, recv_exactly
+from conftest import Proxy, recv_exactly, until
+from http_parts import read
 from servers import Dns, Tcp
 
 
@@ -83,6 +85,62 @@ def test_a_range_allows_it(proxy: Proxy, dns: Dns, echo: Tcp) -> None:
 OWN = ["9.9.9.9/32", "8.8.4.1/24", "8.8.4.2/24", "2606:4700::1111/128"]
 
 
+# Prefixes that end here without being an interface's, what is in them and what is not; d0 is an
+# interface that has the first address of a net as an anycast one.
+LOCAL_ROUTES = """
+ip link set lo up
+ip addr add 192.0.2.1/32 dev lo
+ip -6 addr add 2606:4700::1111/128 dev lo
+ip link add d0 type veth peer name d1
+ip link set d0 up
+ip link set d1 up
+ip -6 addr add 2a00:1460::1/64 dev d0 nodad
+echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
+ip -6 route add default dev d0
+ip route add default dev d0
+ip route add local 9.9.0.0/20 dev lo
+ip -6 route add local 2a00:1450::/61 dev lo
+ip -6 route add local 2a00:1470::/64 dev d0
+ip -6 route add local 2a00:1480::/64 dev lo table 7
+ip -6 rule add to 2a00:1480::/32 lookup 7
+ip -6 route add local ::/0 dev lo table 8
+ip -6 rule add fwmark 1 lookup 8
+ip route add local 0.0.0.0/0 dev lo table 8
+"""
+ENDS_HERE = ["9.9.15.255", "2a00:1450:0:7:ffff::", "2a00:1470::5", "2a00:1480::5", "2a00:1460::"]
+ENDS_ELSEWHERE = ["9.9.16.0", "1.1.1.1", "2a00:1450:0:8::", "2a00:1460::2", "2a00:1470:0:1::5",
+                  "2a00:1490::1"]  # fmt: skip
+
+
+@pytest.mark.jail
+def test_prefixes_of_this_host(tmp_path: Path) -> None:
+    """Local routes of every kind, and what is local only for packets with a mark is not."""
+    unshare = ("unshare", "-n" if os.geteuid() == 0 else "-rn")
+    if subprocess.run([*unshare, "ip", "link", "add", "type", "veth"], check=False).returncode:
+        pytest.skip("this kernel has no veth")
+    script = f'{LOCAL_ROUTES}\nexec "$@"'
+    proxy = Proxy(tmp_path, before=(*unshare, "sh", "-ec", script, "sh"))
+
+    def why(address: str) -> str:
+        proxy.policy(["a.test"], resolve={"a.test": [address]}, allow_ranges=[])
+        (one,) = proxy.test("a.test")["addresses"]
+        assert one["allowed"] == (one["why"] == "a public address")
+        return str(one["why"])
+
+    try:
+        for address in ENDS_HERE:
+            assert why(address) == "an address of this host itself", address
+            assert proxy.connect("a.test", 443).denial["reason"] == "address"
+        for address in ENDS_ELSEWHERE:
+            assert why(address) == "a public address", address
+        if os.geteuid() == 0:
+            ns = ["nsenter", f"--net=/proc/{proxy.pid}/ns/net", "ip", "-6", "route", "add", "local"]
+            subprocess.run([*ns, "2a00:1490::/64", "dev", "lo"], check=True)
+            assert why("2a00:1490::1") == "an address of this host itself"
+    finally:
+        proxy.close()
+
+
 @pytest.mark.jail
 def test_addresses_of_this_host(tmp_path: Path) -> None:
     """Public ones that are its own: the first of a net and one more, one that came later; unless the
@@ -106,7 +164,9 @@ def test_addresses_of_this_host(tmp_path: Path) -> None:
             assert why(address) == (False, "an address of this host itself"), address
             assert proxy.connect("a.test", 443).denial["reason"] == "address"
         assert why("9.9.9.10") == (True, "a public address")
-        assert why("8.8.4.3") == (True, "a public address")
+        # The kernel makes all of the net of lo's address local.
+        assert why("8.8.4.3") == (False, "an address of this host itself")
+        assert why("8.8.5.3") == (True, "a public address")
         enter = ["nsenter", f"--net=/proc/{proxy.pid}/ns/net", "ip", "addr", "add"]
         if os.geteuid() == 0:
             subprocess.run([*enter, "9.9.9.10/32", "dev", "lo"], check=True)
@@ -237,6 +297,39 @@ def test_guest_goes_away_while_the_name_is_resolved(proxy: Proxy, dns: Dns) -> N
 
 
 @pytest.mark.jail
+def test_questions_that_were_given_up_count(proxy: Proxy, dns: Dns) -> None:
+    """A guest that asks and leaves has as many names looked up at once as one that stays."""
+    for i in range(5):
+        dns.answers[f"h{i}.wild.test"] = None
+    proxy.policy(["*.wild.test"], resolvers=[dns.address], limits={"connections": 3})
+    for i in range(3):
+        with proxy.stream() as s:
+            to = f"h{i}.wild.test:443"
+            s.sendall(f"CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n".encode())
+            until(lambda n=i: f"h{n}.wild.test" in {name for name, _ in dns.asked})
+    assert proxy.connect("h3.wild.test", 443).denial["reason"] == "connections"
+    assert "h3.wild.test" not in {n for n, _ in dns.asked}
+    # The resolver gives up by itself.
+    dns.answers["h4.wild.test"] = dns.NXDOMAIN
+    with read(proxy):
+        until(lambda: proxy.connect("h4.wild.test", 443).denial["reason"] == "no_name")
+
+
+def test_questions_a_second(proxy: Proxy, dns: Dns) -> None:
+    """200 at once and as many each second; those beyond wait, and are answered in their order."""
+    proxy.policy(["*.wild.test"], resolvers=[dns.address])
+    began, n = time.monotonic(), 500
+    for i in range(n):
+        dns.answers[f"h{i}.wild.test"] = ["127.0.0.1"]
+    with read(proxy) as seen:
+        for i in range(n):
+            proxy.send({"type": "test", "serial": 1000 + i, "host": f"h{i}.wild.test", "port": 443})
+        until(lambda: sum(m["type"] == "test" for m in seen) == n)
+    assert time.monotonic() - began > 1.4
+    told = {m["serial"]: m["verdict"] for m in seen if m["type"] == "test"}
+    assert told == {1000 + i: "allow" for i in range(n)}
+
+
 def test_destination_that_refuses(proxy: Proxy) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import pytest
 from conftest import WAIT, Proxy, policy, until
@@ -167,13 +168,17 @@ def test_injection(proxy: Proxy, ca: Path) -> None:
         get(s, url, "Authorization: Bearer mine", "authorization: another", "X-API-KEY: mine")
         get(s, url, "Connection: Authorization, X-Api-Key")
         get(s, url, method="POST", body=b"x")
-        assert len(up.requests) == 4
+        # As servers see them that make variables of their names.
+        get(s, url, "X_Api_Key: mine", "x-api_KEY: mine", "X_API-Key2: kept")
+        assert len(up.requests) == 5
+        assert up.requests[4].one("x_api-key2") == "kept"
         for r in up.requests:
+            assert not r.all("x_api_key") and not r.all("x-api_key")
             assert r.one("authorization") == f"Bearer {CANARY}" and r.one("x-api-key") == "k"
         # Another host does not get it.
         get(s, f"http://b.test.egress:{up.port}/", "Authorization: mine")
-        assert up.requests[4].one("authorization") == "mine"
-        assert up.requests[4].one("x-api-key") is None
+        assert up.requests[5].one("authorization") == "mine"
+        assert up.requests[5].one("x-api-key") is None
 
 
 def test_injection_ends_with_its_policy(proxy: Proxy, ca: Path) -> None:
@@ -184,6 +189,81 @@ def test_injection_ends_with_its_policy(proxy: Proxy, ca: Path) -> None:
             proxy.policy([f"a.test:{up.port}"], upstream_ca_pem=pem(ca), inject=inject)
             get(s, url)
             assert up.requests[-1].one("x-key") == value
+
+
+class Late(Upstream):
+    """Does its part of TLS when it is told to."""
+
+    def __init__(self, ca: Path) -> None:
+        super().__init__(cert=cert(ca))
+        self.go = threading.Event()
+
+    def speak(self, s: socket.socket) -> None:
+        assert self.go.wait(WAIT)
+        super().speak(s)
+
+
+@pytest.mark.parametrize("after", ["another", "none", "same"])
+def test_injection_ends_for_what_was_not_sent(proxy: Proxy, ca: Path, after: str) -> None:
+    """A request that was allowed, and waits for TLS. The policy that replaces its own is answered
+    when no header of that is sent any more."""
+    with Late(ca) as up, proxy.stream() as s:
+
+        def put(value: Optional[str], other: str) -> None:
+            proxy.policy([f"a.test:{up.port}", other], upstream_ca_pem=pem(ca),
+                         inject=injecting(X_Key=value) if value else {})  # fmt: skip
+
+        put("old", "b.test")
+        s.sendall(head("POST", f"http://a.test.egress:{up.port}/", "Content-Length: 3"))
+        proxy.decision()
+        until(lambda: up.accepted == 1)
+        put({"another": "new", "none": None, "same": "old"}[after], "c.test")
+        up.go.set()
+        if after == "same":
+            s.sendall(b"abc")
+            assert Reply(s).body == b"ok" and up.requests[0].one("x-key") == "old"
+        else:
+            assert Reply(s).denial["reason"] == "policy_changed"
+            assert proxy.end()["why"] == "policy_changed"
+            assert up.ended.wait(WAIT) and up.requests == []
+
+
+def test_injection_that_was_sent_stays(proxy: Proxy, ca: Path) -> None:
+    """A request the head of which is out goes on."""
+    with Upstream(cert=cert(ca)) as up, proxy.stream() as s:
+        for value in ("old", "new"):
+            proxy.policy([f"a.test:{up.port}"], upstream_ca_pem=pem(ca),
+                         inject=injecting(X_Key=value))  # fmt: skip
+            if value == "old":
+                s.sendall(head("POST", f"http://a.test.egress:{up.port}/", "Content-Length: 3"))
+                until(lambda: len(up.requests) == 1)
+        s.sendall(b"abc")
+        assert Reply(s).body == b"ok" and up.requests[0].one("x-key") == "old"
+
+
+def test_injection_is_not_sent_once_more(proxy: Proxy, ca: Path) -> None:
+    """A request on a connection that was kept, which ends without an answer: it would be sent again
+    on another one. Not when the header was revoked meanwhile."""
+    go = threading.Event()
+
+    def answer(r: Request) -> None:
+        if r.target == "/1":
+            r.socket.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            return
+        assert go.wait(WAIT)
+        raise EOFError
+
+    with Upstream(answer, cert=cert(ca)) as up, proxy.stream() as s:
+        url = f"http://a.test.egress:{up.port}"
+        proxy.policy([f"a.test:{up.port}"], upstream_ca_pem=pem(ca), inject=injecting(X_Key="old"))
+        assert get(s, url + "/1").body == b"ok"
+        s.sendall(head("GET", url + "/2"))
+        until(lambda: len(up.requests) == 2)
+        assert up.accepted == 1
+        proxy.policy([f"a.test:{up.port}"], upstream_ca_pem=pem(ca))
+        go.set()
+        assert Reply(s).denial["reason"] == "policy_changed"
+        assert len(up.requests) == 2
 
 
 def test_never_over_plain_http(proxy: Proxy) -> None:

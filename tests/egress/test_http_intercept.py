@@ -6,19 +6,22 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import shutil
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
 from conftest import WAIT, Proxy, policy, recv_exactly, until
-from http_parts import BIG, BOUND, Reply, Request, Upstream, closed, head, memory
+from http_parts import BIG, BOUND, OK, Reply, Request, Upstream, closed, head, memory
+from key_updates import Client
 from test_http_gateway import CANARY, cert, pem
 
 pytestmark = pytest.mark.jail
@@ -282,6 +285,93 @@ def test_slow_reader_within(proxy: Proxy, ca: Path) -> None:
             for _ in range(BIG >> 20):
                 recv_exactly(s, 1 << 20)
             assert memory(proxy) - before < BOUND
+
+
+@contextmanager
+def updating(s: socket.socket) -> Iterator[Client]:
+    client = Client(s, "a.test")
+    yield client
+    client.close()
+
+
+def test_new_keys_now_and_then(proxy: Proxy, ca: Path, up: Upstream) -> None:
+    opened(proxy, ca, [f"a.test:{up.port}"])
+    with updating(tunnel(proxy, up.port)) as client:
+        for _ in range(20):
+            assert client.update()
+            assert client.write(head("GET", "/", host=f"a.test:{up.port}"))
+            assert client.read_until(b"\r\n\r\nok").startswith(b"HTTP/1.1 200 ")
+
+
+def test_new_keys_all_the_time(proxy: Proxy, ca: Path, up: Upstream) -> None:
+    """Each asks the proxy for an answer, which the client does not read."""
+    opened(proxy, ca, [f"a.test:{up.port}"])
+    with updating(tunnel(proxy, up.port)) as client:
+        for _ in range(200000):
+            if not (client.update() and client.flush()):
+                break
+        else:
+            raise AssertionError("it takes any number of them")
+    with tls(proxy, up.port, opened(proxy, ca, [f"a.test:{up.port}"])) as s:
+        assert ask(s, up.port).body == b"ok"
+
+
+def carry(source: socket.socket, to: socket.socket, flows: threading.Event) -> None:
+    """Bytes from one to the other, which are taken while it flows. What waits is held here."""
+    waiting: queue.Queue[bytes] = queue.Queue()
+
+    def out() -> None:
+        with suppress(OSError):
+            while data := waiting.get():
+                to.sendall(data)
+
+    threading.Thread(target=out, daemon=True).start()
+    with suppress(OSError):
+        while flows.wait() and (data := source.recv(65536)):
+            waiting.put(data)
+    waiting.put(b"")
+
+
+def carry_on(source: socket.socket, to: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            to.sendall(data)
+
+
+def test_new_keys_within_an_upload(proxy: Proxy, ca: Path) -> None:
+    """While the client does not take what the proxy answers to them, the proxy reads no more; then
+    it goes on, and nothing is lost."""
+    size, piece = 96 << 20, 8192
+    flows, blocked = threading.Event(), False
+
+    def answer(r: Request) -> None:
+        left = size
+        while left:
+            left -= len(r.socket.recv(min(left, 1 << 18)))
+        r.socket.sendall(OK)
+
+    with Upstream(answer, cert=cert(ca)) as up:
+        opened(proxy, ca, [f"a.test:{up.port}"])
+        outer = tunnel(proxy, up.port)
+        outer.settimeout(None)
+        inner, theirs = socket.socketpair()
+        flows.set()
+        for fn, args in ((carry_on, (theirs, outer)), (carry, (outer, theirs, flows))):
+            threading.Thread(target=fn, args=args, daemon=True).start()
+        with updating(inner) as client:
+            flows.clear()
+            inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 2, 0))
+            field = f"Content-Length: {size}"
+            assert client.write(head("POST", "/", field, host=f"a.test:{up.port}"))
+            for _ in range(size // piece):
+                assert client.update()
+                while not client.write(bytes(piece)):
+                    blocked = True
+                    flows.set()
+            assert blocked
+            assert client.read_until(b"\r\n\r\nok").startswith(b"HTTP/1.1 200 ")
+        outer.close()
+        theirs.close()
 
 
 def test_events_within(proxy: Proxy, ca: Path) -> None:

@@ -223,9 +223,16 @@ def test_exactly_an_answer(proxy: Proxy, kind: str) -> None:
 
 
 @pytest.mark.jail
-@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest.mark.parametrize("when", ["at once", "in the rest of a record", "later"])
 def test_more_than_an_answer_over_tls(proxy: Proxy, ca: Path, when: str) -> None:
+    """Also where the rest of the answer and what is beyond it are one record of TLS: of that the
+    proxy's library takes what is the answer's, and the socket is empty."""
+
     def serve(r: Request) -> None:
+        if when == "in the rest of a record" and r.target == "/first":
+            r.socket.sendall(OK[:-2])
+            r.socket.sendall(OK[-2:] + EVIL)
+            return
         r.socket.sendall(OK + (EVIL if when == "at once" and r.target == "/first" else b""))
 
     with Upstream(serve, cert=(ca / "server.pem", ca / "server.key")) as up:

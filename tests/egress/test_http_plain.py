@@ -59,6 +59,35 @@ def test_record(proxy: Proxy) -> None:
     assert "secret" not in str(proxy.seen)
 
 
+@pytest.mark.parametrize("unit", ["a&", "&", "?", "a=b&"])
+def test_arguments_of_any_number(proxy: Proxy, unit: str) -> None:
+    """A URL has as many as its length has room for, and goes on as it is. A library that looks at
+    each would have no room for them."""
+    with Upstream() as up, proxy.stream() as s:
+        proxy.policy([f"a.test:{up.port}"])
+        target = "/?" + unit * (32000 // len(unit))
+        for _ in range(3):
+            assert get(s, f"http://a.test:{up.port}{target}").body == b"ok"
+        assert [r.target for r in up.requests] == [target] * 3
+
+
+def test_cookies(proxy: Proxy) -> None:
+    """Many pass as they are, in several headers too. Those that the library would not take are
+    refused in our words, with a record."""
+    with Upstream() as up:
+        proxy.policy([f"a.test:{up.port}"])
+        url = f"http://a.test:{up.port}/"
+        many = "; ".join(f"name{i}=value" for i in range(128))
+        assert once(proxy, url, f"Cookie: {many}", f"Cookie: {many}").body == b"ok"
+        assert up.requests[0].all("cookie") == [many, many]
+        for unit in ("a=b;", ";", "a,"):
+            proxy.seen.clear()
+            r = once(proxy, url, "Cookie: " + unit * (32000 // len(unit)))
+            assert r.status == 400 and "cookies" in r.denial["detail"]
+            assert proxy.decision(verdict="deny")["reason"] == "bad_request"
+        assert len(up.requests) == 1
+
+
 def test_nothing_is_added(proxy: Proxy) -> None:
     """No User-Agent, Accept, Accept-Encoding, Expect, Via..."""
     with Upstream() as up:

@@ -216,7 +216,7 @@ def probe(name: str) -> int:
 PROBES = subprocess.run([PROBE], capture_output=True, text=True, check=False).stdout.split() if (
     os.path.exists(PROBE)
 ) else []  # fmt: skip
-ALLOWED = {"nothing": 0, "tcp": 0, "udp6": 0, "memory": 0, "too-much-memory": 1}
+ALLOWED = {"nothing": 0, "fcntl-flags": 0, "tcp": 0, "udp6": 0, "memory": 0, "too-much-memory": 1}
 KILLED = [p for p in PROBES if p not in ALLOWED and p != "abort"]
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -245,6 +246,44 @@ def test_limit_of_connections(proxy: Proxy, echo: Tcp) -> None:
     assert told["reason"] == "connections"
     one.socket.close()
     proxy.end()
+    assert proxy.connect("a.test", echo.port).status == 200
+
+
+def used_up(s: socket.socket) -> int:
+    """Bytes that come back before the end."""
+    got = 0
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            s.sendall(bytes(10000))
+            got += len(recv_exactly(s, 10000))
+    return got
+
+
+def test_limit_of_bytes_is_the_sandboxs(proxy: Proxy, echo: Tcp) -> None:
+    """What proxies before this one have let through counts; what this one does is told before it
+    is over, so that the next one knows."""
+    proxy.send({"type": "used", "bytes": 600000})
+    proxy.policy([plain(echo.port)], limits={"bytes": 1000000})
+    got = used_up(proxy.connect("a.test", echo.port).socket)
+    assert 100000 <= got <= 250000
+    assert proxy.end()["why"] == "bytes"
+    told = [m["bytes"] for m in proxy.seen if m["type"] == "used"]
+    assert told == sorted(set(told)) and 1000000 - 600000 - 2 * 62500 < told[-1] <= 450000
+    assert proxy.connect("a.test", echo.port).denial["reason"] == "bytes"
+
+
+def test_a_limit_of_bytes_that_others_have_used(proxy: Proxy, echo: Tcp) -> None:
+    proxy.policy([plain(echo.port)], limits={"bytes": 1000000})
+    s = proxy.connect("a.test", echo.port).socket
+    s.sendall(b"a")
+    assert recv_exactly(s, 1) == b"a"
+    proxy.send({"type": "used", "bytes": 999000})
+    s.sendall(b"b")
+    assert recv_exactly(s, 1) == b"b"
+    proxy.send({"type": "used", "bytes": 1000000})
+    assert proxy.end()["why"] == "bytes"
+    assert proxy.connect("a.test", echo.port).denial["reason"] == "bytes"
+    proxy.send({"type": "used", "bytes": 0})
     assert proxy.connect("a.test", echo.port).status == 200
 
 

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Paths of requests. What counts as plain, and is under "/v1/", must still be there after all that
- * lenient servers do: decoding again and again, "\" for "/", parameters cut off, dots resolved.
+ * lenient servers do: decoding again and again, "\" for "/", parameters, a query and what is no
+ * letter or digit at an end cut off, dots resolved. And it is UTF-8.
  */
 #include "egress/rules_impl.h"
 
 #include "input.h"
 
 #include <ctype.h>
+#include <jansson.h>
 
 static int hex(char c)
 {
@@ -36,6 +38,18 @@ static bool decode(char *s)
 	return changed;
 }
 
+/* Dots with nothing around them but what a server may drop. */
+static void check_around(char *segment)
+{
+	size_t n = strlen(segment);
+
+	while (n && !isalnum((unsigned char)segment[n - 1]) && segment[n - 1] != '.')
+		segment[--n] = 0;
+	while (*segment && !isalnum((unsigned char)*segment) && *segment != '.')
+		segment++;
+	MUST(strcmp(segment, "..") != 0);
+}
+
 /* No segment that a server would resolve, with parameters and without. */
 static void check_segments(char *path)
 {
@@ -47,9 +61,19 @@ static void check_segments(char *path)
 		char *segment = strsep(&next, "/");
 
 		MUST(*segment || !next);
-		segment[strcspn(segment, ";")] = 0;
+		segment[strcspn(segment, ";?#")] = 0;
 		MUST(strcmp(segment, ".") != 0 && strcmp(segment, "..") != 0);
+		check_around(segment);
 	}
+}
+
+/* What libraries of strict decoders take. */
+static void check_utf8(const char *path)
+{
+	json_t *text = json_string(path);
+
+	MUST(text != NULL);
+	json_decref(text);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -67,6 +91,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			MUST(!under || strncmp(path, "/v1/", 4) == 0);
 			copy = strdup(path);
 			MUST(copy != NULL);
+			check_utf8(copy);
 			check_segments(copy);
 			free(copy);
 		} while (decode(path));

@@ -13,7 +13,7 @@
 #include <fcntl.h>
 
 static const char begin[] = "{\"sandbox\":\"sbx_1\",\"type\":\"";
-static uint64_t decided, ended;
+static uint64_t decided, ended, used;
 
 static bool on_record(struct proxy *p, const struct record *r, char *text)
 {
@@ -40,7 +40,15 @@ static void on_test(struct proxy *p, json_t *answer)
 	MUST(json_object_size(answer) == 5);
 }
 
-static const struct proxy_ops ops = {.policy = on_policy, .record = on_record, .test = on_test};
+static void on_used(struct proxy *p, uint64_t more)
+{
+	MUST(more && more <= p->used);
+	used += more;
+	MUST(used == p->used);
+}
+
+static const struct proxy_ops ops = {
+	.policy = on_policy, .record = on_record, .used = on_used, .test = on_test};
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -54,7 +62,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		h.audit.fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
 		h.audit.max = UINT64_MAX;
 	}
-	h.audit.open = decided = ended = 0;
+	h.audit.open = decided = ended = used = 0;
 	p.limit = (struct loop_timer){0};
 	p.serial = 3;
 	p.streams = 2;
@@ -65,6 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 		if (proxy_message(&p, (const char *)data, n))
 			break;
+		MUST(used >= p.ends);
 		MUST(p.open == decided - ended && h.audit.open == p.open && p.answered <= p.serial);
 		size -= n + (nl != NULL);
 		data += n + (nl != NULL);

@@ -266,6 +266,35 @@ static void test_carried_ranges(void **state)
 	egress_ranges_free(both);
 }
 
+/* The length of the range that allows a local translator says where the IPv4 address is. */
+static void test_carried_by_local_translators(void **state)
+{
+	static const struct {
+		const char *range, *bad, *good;
+	} rows[] = {
+		{"64:ff9b:1::/48", "64:ff9b:1:a00:0:100::", "64:ff9b:1:808:8:800::"},
+		{"64:ff9b:1:ff00::/56", "64:ff9b:1:ff0a:0:1::", "64:ff9b:1:ff08:8:808::"},
+		{"64:ff9b:1:808::/64", "64:ff9b:1:808:7f:0:100:0", "64:ff9b:1:808:8:808:800:0"},
+		{"64:ff9b:1::/96", "64:ff9b:1::169.254.169.254", "64:ff9b:1::8.8.8.8"},
+		{"64:ff9b:1::a00:1/128", "64:ff9b:1::10.0.0.1", NULL},
+		{"2001::/32", "2001:0:808:808:0:ffff:80ff:fffe", "2001:0:808:808:0:ffff:f7f7:f7f7"},
+	};
+	char text[64], why[EGRESS_WHY_MAX];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct egress_ranges *r;
+
+		snprintf(text, sizeof(text), "[\"%s\"]", rows[i].range);
+		r = ranges_of(text);
+		if (check(rows[i].bad, r, why) != -EACCES)
+			fail_msg("%s, with %s: %s", rows[i].bad, rows[i].range, why);
+		if (rows[i].good && check(rows[i].good, r, why) != 0)
+			fail_msg("%s, with %s: %s", rows[i].good, rows[i].range, why);
+		egress_ranges_free(r);
+	}
+}
+
 static void test_ranges(void **state)
 {
 	struct egress_ranges *r = ranges_of("[\"10.0.2.2/32\", \"127.0.0.0/8\", \"127.0.0.1/32\", "
@@ -434,6 +463,7 @@ int main(void)
 		cmocka_unit_test(test_metadata),
 		cmocka_unit_test(test_carried),
 		cmocka_unit_test(test_carried_ranges),
+		cmocka_unit_test(test_carried_by_local_translators),
 		cmocka_unit_test(test_ranges),
 		cmocka_unit_test(test_ranges_refused),
 		cmocka_unit_test(test_ranges_shape),

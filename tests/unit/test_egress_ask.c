@@ -196,7 +196,7 @@ static void test_methods(void **state)
 static void test_paths(void **state)
 {
 	static const char *const good[] = {
-		"/v1/",    "/v1/x",    "/v1/x/y/",  "/v1/%20",   "/v1/.hidden", "/v1/...",
+		"/v1/",    "/v1/x",    "/v1/x/y/",  "/v1/%20",   "/v1/.hidden", "/v1/..x",
 		"/status", "/status/", "/status/x", "/v1/a;b=c", "/v1/a.b..c",
 	};
 	static const char *const bad[] = {
@@ -204,7 +204,7 @@ static void test_paths(void **state)
 		"/V1/",    "/statusx", "/status.html", "/v2/v1/",
 		"v1/",     "/%761/",   "/v1/../",      "/v1/..",
 		"/v1/./x", "/v1//x",   "/v1/%2e%2e/x", "http://p.example/v1/",
-		"*",
+		"*",       "/v1/...",
 	};
 	struct egress_answer a = ask(restricted, "p.example", 80, "GET", "/v2/");
 
@@ -232,10 +232,39 @@ static void test_paths(void **state)
 static void test_plain(void **state)
 {
 	static const char *const plain[] = {
-		"/",      "/a",    "/a/",    "/a.b",     "/a..b", "/..a",
-		"/a..",   "/...",  "/.a",    "/a/.../b", "/a;x",  "/a;..",
-		"/a;x/b", "/%20",  "/%41",   "/%c3%bc",  "/%ff",  "/~a-b_c!$&'()*+,=:@",
-		"/a%3bb", "/.%61", "/...;x",
+		"/",
+		"/a",
+		"/a/",
+		"/a.b",
+		"/a..b",
+		"/..a",
+		"/a..",
+		"/.a",
+		"/a;x",
+		"/a;..",
+		"/a;x/b",
+		"/%20",
+		"/%41",
+		"/%c3%bc",
+		"/~a-b_c!$&'()*+,=:@",
+		"/a%3bb",
+		"/.%61",
+		"/C%23/x",
+		"/a%3fb/c",
+		"/..9",
+		"/.x.",
+		"/%e6%97%a5%e6%9c%ac.txt",
+		"/%d0%b0.%d0%b1",
+		"/%f0%9f%98%80",
+		"/%ed%9f%bf",
+		"/-",
+		"/_/-/",
+		"/.-",
+		"/.%20/",
+		"/a..%20",
+		"/%ef%bc%a1",
+		"/%e0%a0%80",
+		"/%f4%8f%bf%bf",
 	};
 	static const char *const not_plain[] = {
 		"",
@@ -296,6 +325,66 @@ static void test_plain(void **state)
 		"/a/;x/b",
 		"/..%3b/a",
 		"/%2e%2e;/",
+		/* longer dots: of old they led to grandparents, and dots at an end are dropped */
+		"/...",
+		"/a/.../b",
+		"/...;x",
+		/* what a server drops behind dots, or around them */
+		"/..%20",
+		"/..%20/x",
+		"/..,/",
+		"/..%c2%a0/",
+		"/..%e2%80%8b/",
+		"/..:/",
+		"/..-a/",
+		"/%20../",
+		"/%e2%80%8b../",
+		"/..%c3%bc",
+		/* a query or a fragment, once it is decoded */
+		"/..%3f/a",
+		"/..%3Fx",
+		"/a/.%23/",
+		"/%23",
+		"/a/%3f/b",
+		/* not UTF-8, overlong forms of "." and "/" among it */
+		"/%ff",
+		"/%80",
+		"/%c3",
+		"/%c3/",
+		"/%c3x",
+		"/%c3%c3",
+		"/%c3\xbc",
+		"/%e0%80%ae%e0%80%ae/",
+		"/%e0%80%af",
+		"/%e0%9f%bf",
+		"/%f0%80%80%ae",
+		"/%f0%80%80%af",
+		"/%f0%8f%bf%bf",
+		"/%f4%90%80%80",
+		"/%f5%80%80%80",
+		"/%f8%80%80%80%ae",
+		"/%ed%a0%80",
+		"/%e2%80",
+		/* what looks like a dot, a slash... */
+		"/%ef%bc%8e%ef%bc%8e/",
+		"/%ef%bc%8f",
+		"/a%ef%bc%bcb",
+		"/%e2%80%a4%e2%80%a4/",
+		"/%e2%80%a5/",
+		"/%e2%80%a6",
+		"/%ef%b9%92%ef%b9%92/",
+		"/%ef%b9%a8",
+		"/a%e2%88%95b",
+		"/a%e2%81%84b",
+		"/a%e2%88%96b",
+		"/a%e2%a7%b5b",
+		"/a%e2%a7%b8b",
+		"/%ef%bc%852e",
+		"/%ef%b8%b0/",
+		"/a%c2%a5b",
+		"/%e2%84%80",
+		"/%f0%9f%84%80",
+		"/%cd%be",
 	};
 
 	(void)state;

@@ -184,11 +184,41 @@ static void test_hello_and_the_server(void **state)
 		assert_true(h.done);
 		hello_free(&h);
 	}
-	/* An alert says that nothing comes of it. */
+	/* A fatal alert says that nothing comes of it, and so does what is not TLS. */
 	assert_int_equal(feed(&h, len, len), HELLO_NAME);
-	hello_server(&h, hello_alert, 1);
+	hello_server(&h, hello_alert, sizeof(hello_alert) - 1);
+	assert_false(h.done);
+	hello_server(&h, hello_alert + sizeof(hello_alert) - 1, 1);
 	assert_true(h.done);
 	hello_free(&h);
+	assert_int_equal(feed(&h, len, len), HELLO_NAME);
+	hello_server(&h, (const uint8_t *)"H", 1);
+	assert_true(h.done);
+	hello_free(&h);
+}
+
+/* One that warns does not: the answer is behind it. */
+static void test_hello_and_a_warning(void **state)
+{
+	static const uint8_t warning[] = {21, 3, 3, 0, 2, 1, 112};
+	uint8_t all[2 * sizeof(warning) + HELLO_SERVER_BYTES] = {0};
+	size_t at = 2 * sizeof(warning), len = make_records(make_hello(0), 999);
+	struct hello h;
+
+	(void)state;
+	memcpy(all, warning, sizeof(warning));
+	memcpy(all + sizeof(warning), warning, sizeof(warning));
+	memcpy(all + at, (const uint8_t[]){22, 3, 3, 0, 90, 2, 0, 0, 86, 3, 3}, 11);
+	for (size_t piece = 1; piece <= sizeof(all); piece++) {
+		assert_int_equal(feed(&h, len, len), HELLO_NAME);
+		for (size_t i = 0; i < sizeof(all); i += piece) {
+			assert_false(h.done);
+			hello_server(&h, all + i,
+				     sizeof(all) - i < piece ? sizeof(all) - i : piece);
+		}
+		assert_true(h.done);
+		hello_free(&h);
+	}
 }
 
 /* --- SOCKS ---------------------------------------------------------------------------------- */
@@ -264,6 +294,7 @@ int main(void)
 		cmocka_unit_test(test_hello_of_the_largest_size),
 		cmocka_unit_test(test_hello_verdict_stays),
 		cmocka_unit_test(test_hello_and_the_server),
+		cmocka_unit_test(test_hello_and_a_warning),
 		cmocka_unit_test(test_socks_bounds),
 		cmocka_unit_test(test_head_bounds),
 		cmocka_unit_test(test_head_of_many_fields),

@@ -185,7 +185,28 @@ static void test_bounds(void **state)
 	http_head_init(&h);
 	assert_int_equal(http_head_look(&h, big, n + 6), -EBADMSG);
 	assert_string_equal(h.why, "there are too many headers");
+	n = (size_t)sprintf(big, LINE HOST "Cookie: a\r\nCOOKIE: ");
+	memset(big + n, ';', HTTP_COOKIES_MAX);
+	memcpy(big + n + HTTP_COOKIES_MAX - 2, "\r\n\r\n", 4);
+	http_head_init(&h);
+	assert_int_equal(http_head_look(&h, big, n + HTTP_COOKIES_MAX + 2), 1);
+	memcpy(big + n + HTTP_COOKIES_MAX - 2, ",\r\n", 3);
+	http_head_init(&h);
+	assert_int_equal(http_head_look(&h, big, n + HTTP_COOKIES_MAX + 1), -EBADMSG);
+	assert_string_equal(h.why, "there are too many cookies");
 	free(big);
+}
+
+static void test_where_the_target_is(void **state)
+{
+	struct http_head h = good(S("\r\nGET http://h/?a HTTP/1.1\r\n" HOST "\r\n"));
+
+	(void)state;
+	assert_int_equal(h.target, 6);
+	assert_int_equal(h.target_len, sizeof("http://h/?a") - 1);
+	h = good(S("OPTIONS * HTTP/1.1\r\n" HOST "\r\n"));
+	assert_int_equal(h.target, 8);
+	assert_int_equal(h.target_len, 1);
 }
 
 int main(void)
@@ -197,6 +218,7 @@ int main(void)
 		cmocka_unit_test(test_lines_refused),
 		cmocka_unit_test(test_request_line_refused),
 		cmocka_unit_test(test_bounds),
+		cmocka_unit_test(test_where_the_target_is),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

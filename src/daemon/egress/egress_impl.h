@@ -29,6 +29,7 @@ struct egress_sandbox {
 	unsigned int nfailures;
 	bool failed;           /* the last one did not end at our wish */
 	uint64_t ids, streams; /* of records and connections, over all of them */
+	uint64_t bytes;        /* that they have told of, all of them */
 
 	/* egress_agent.c */
 	struct agent_stream *tell;

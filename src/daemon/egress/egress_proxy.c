@@ -47,6 +47,25 @@ static bool on_record(struct proxy *p, const struct record *r, char *text)
 	return true;
 }
 
+/* What it does not count itself. 0, or -errno. */
+static int tell_used(struct egress_sandbox *e)
+{
+	uint64_t others = e->bytes - e->proxy->used;
+
+	return others ? proxy_used(e->proxy, others) : 0;
+}
+
+static void on_used(struct proxy *p, uint64_t more)
+{
+	struct egress_sandbox *e = p->owner;
+
+	if (__builtin_add_overflow(e->bytes, more, &e->bytes))
+		e->bytes = UINT64_MAX;
+	/* Of one that leaves, while the next one runs. */
+	if (e->proxy && e->proxy != p && tell_used(e) < 0)
+		proxy_kill(e->proxy, "the egress proxy does not take what was used before it");
+}
+
 static void on_ended(struct proxy *p, const char *reason)
 {
 	struct egress_sandbox *e = p->owner;
@@ -61,6 +80,7 @@ static void on_ended(struct proxy *p, const char *reason)
 static const struct proxy_ops ops = {
 	.policy = on_policy,
 	.record = on_record,
+	.used = on_used,
 	.ended = on_ended,
 };
 
@@ -110,7 +130,9 @@ int egress_proxy_need(struct egress_sandbox *e)
 		e->proxy->share = audit_share_ref(e->share);
 		e->proxy->id_base = e->ids;
 		e->proxy->streams = e->streams;
-		if (send_policy(e, &err) < 0)
+		if (tell_used(e) < 0)
+			err_text(&err, EIO, "the egress proxy does not take what was used before");
+		if (err.num || send_policy(e, &err) < 0)
 			egress_proxy_end(e, false);
 	}
 	e->failed = !e->proxy;

@@ -224,6 +224,13 @@ int proxy_stream(struct proxy *p, const char *exec, int fd)
 	return rc;
 }
 
+int proxy_used(struct proxy *p, uint64_t bytes)
+{
+	json_int_t n = bytes < INT64_MAX ? (json_int_t)bytes : INT64_MAX;
+
+	return send_message(p, json_pack("{s:s, s:I}", "type", "used", "bytes", n), NULL);
+}
+
 int proxy_test(struct proxy *p, const char *host, uint16_t port, const char *method,
 	       const char *path)
 {

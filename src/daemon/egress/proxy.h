@@ -40,6 +40,9 @@ struct proxy_ops {
 	void (*policy)(struct proxy *p, uint64_t serial, const char *error, json_t *ca);
 	/* text: r->json as text; the callee's to keep when it returns true. NULL: not wanted. */
 	bool (*record)(struct proxy *p, const struct record *r, char *text);
+	/* It has told of more bytes that were sent and received: of those of ends, and ahead of
+	 * these. NULL: not wanted. */
+	void (*used)(struct proxy *p, uint64_t more);
 	/* The answer to proxy_test(), checked; borrowed. */
 	void (*test)(struct proxy *p, json_t *answer);
 	/* It does nothing any more. p is not to be touched afterwards. */
@@ -65,6 +68,8 @@ struct proxy {
 	uint64_t id_base;          /* added to the ids of its records */
 	uint64_t streams;          /* id of the last */
 	uint64_t open;             /* allowed and not over */
+	uint64_t ends;             /* bytes of its ends */
+	uint64_t used;             /* bytes that it has told of, one way or the other */
 };
 
 /* NULL and a sentence. sandbox: its id, for records. */
@@ -75,6 +80,8 @@ struct proxy *proxy_start(struct egress_host *h, const char *sandbox, const stru
 int64_t proxy_policy(struct proxy *p, int fd);
 /* Hands over a connection; fd stays the caller's. 0, -EAGAIN: its socket is full, or -errno. */
 __must_check int proxy_stream(struct proxy *p, const char *exec, int fd);
+/* Bytes of the sandbox beside those that it counts. 0 or -errno. */
+__must_check int proxy_used(struct proxy *p, uint64_t bytes);
 /* method and path may be NULL. One at a time. 0 or -errno. */
 __must_check int proxy_test(struct proxy *p, const char *host, uint16_t port, const char *method,
 			    const char *path);

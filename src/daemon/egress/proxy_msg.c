@@ -80,6 +80,29 @@ static const char *on_policy(struct proxy *p, const json_t *o)
 
 /* --- records ----------------------------------------------------------------------------- */
 
+/* So many by now. */
+static void count(struct proxy *p, uint64_t total)
+{
+	uint64_t more = total - p->used;
+
+	if (total <= p->used)
+		return;
+	p->used = total;
+	if (p->owner && p->ops->used)
+		p->ops->used(p, more);
+}
+
+static const char *on_used(struct proxy *p, const json_t *o)
+{
+	const json_t *bytes = json_object_get(o, "bytes");
+
+	if (!p->answered || !json_is_integer(bytes) || json_integer_value(bytes) < 0 ||
+	    (uint64_t)json_integer_value(bytes) < p->used)
+		return "a number of bytes";
+	count(p, (uint64_t)json_integer_value(bytes));
+	return NULL;
+}
+
 static const char *on_record(struct proxy *p, const json_t *o)
 {
 	_cleanup_free char *text = NULL;
@@ -97,10 +120,13 @@ static const char *on_record(struct proxy *p, const json_t *o)
 		record_free(&r);
 		return "a record of what there is not";
 	}
-	if (r.end)
+	if (r.end) {
 		p->open--;
-	else
+		if (__builtin_add_overflow(p->ends, r.up + r.down, &p->ends))
+			p->ends = UINT64_MAX;
+	} else {
 		p->open += r.allow;
+	}
 	text = json_text_ascii(r.json);
 	if (p->share)
 		audit_share_record(p->share, &r, text ? text : "", text ? strlen(text) : 0);
@@ -109,6 +135,7 @@ static const char *on_record(struct proxy *p, const json_t *o)
 	if (text && p->owner && p->ops->record(p, &r, text))
 		text = NULL;
 	record_free(&r);
+	count(p, p->ends);
 	return NULL;
 }
 
@@ -194,6 +221,8 @@ const char *proxy_message(struct proxy *p, const char *text, size_t len)
 		what = on_policy(p, o);
 	else if (type && (strcmp(type, "decision") == 0 || strcmp(type, "end") == 0))
 		what = on_record(p, o);
+	else if (type && strcmp(type, "used") == 0)
+		what = on_used(p, o);
 	else if (type && strcmp(type, "test") == 0)
 		what = on_test(p, o);
 	json_decref(o);

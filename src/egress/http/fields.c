@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "egress/http/fields.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -165,6 +166,22 @@ void http_fields_end_hop(struct http_fields *f, bool request)
 			remove_at(f, i);
 }
 
+/*
+ * Servers that make variables of headers (CGI, WSGI and what came of them) take "-" and "_" for the
+ * same: X_Api_Key would stand beside an injected X-Api-Key, or in front of it.
+ */
+static bool same_variable(const char *a, const char *b)
+{
+	for (;; a++, b++) {
+		char x = *a == '_' ? '-' : *a, y = *b == '_' ? '-' : *b;
+
+		if (tolower((unsigned char)x) != tolower((unsigned char)y))
+			return false;
+		if (!x)
+			return true;
+	}
+}
+
 int http_fields_inject(struct http_fields *f, const json_t *inject)
 {
 	const char *name;
@@ -175,7 +192,7 @@ int http_fields_inject(struct http_fields *f, const json_t *inject)
 		int rc;
 
 		for (size_t i = f->n; i-- > 0;)
-			if (strcasecmp(f->v[i].name, name) == 0)
+			if (same_variable(f->v[i].name, name))
 				remove_at(f, i);
 		if (!json_is_string(value))
 			return -EINVAL;

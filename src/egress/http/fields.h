@@ -44,5 +44,6 @@ bool http_fields_upgrade(const struct http_fields *f);
  */
 void http_fields_end_hop(struct http_fields *f, bool request);
 
-/* Each member of inject (name: value) replaces all fields of that name. 0, -EINVAL, -ENOMEM. */
+/* Each member of inject (name: value) replaces all fields of that name, "-" and "_" being the same.
+ * 0, -EINVAL, -ENOMEM. */
 __must_check int http_fields_inject(struct http_fields *f, const json_t *inject);

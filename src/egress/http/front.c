@@ -190,6 +190,20 @@ static void front_refuse(struct http_front *f, const char *why)
 	front_say(f, text);
 }
 
+/*
+ * The library makes a piece of each argument of a URL, as many as there are, and closes without a
+ * word when they are too much for it. No head that passed has a "#" in its target (head.h): as one,
+ * each "?" is nothing to the library, and http_request_new() makes it what it was.
+ */
+static void front_hide_query(struct http_front *f)
+{
+	char *target = (char *)f->up.data + f->up.start + f->head.target;
+
+	for (size_t i = 0; i < f->head.target_len; i++)
+		if (target[i] == '?')
+			target[i] = '#';
+}
+
 /* A head that is whole begins its request. */
 static int front_look(struct http_front *f)
 {
@@ -211,6 +225,7 @@ static int front_look(struct http_front *f)
 	rc = front_open_inner(f);
 	if (rc < 0)
 		return rc;
+	front_hide_query(f);
 	f->left = f->head.len + (f->head.framing == HTTP_LENGTH ? f->head.length : 0);
 	f->phase = f->head.framing == HTTP_CHUNKED ? FRONT_STREAM : FRONT_BODY;
 	return 1;
@@ -303,7 +318,8 @@ static int front_move(struct http_front *f)
 
 static void front_wait(struct http_front *f)
 {
-	bool reads = f->phase == FRONT_CLOSING || buf_room(&f->up) > 0;
+	bool full = buf_room(&f->up) == 0 || (f->ssl && front_tls_full(f));
+	bool reads = f->phase == FRONT_CLOSING || !full;
 	uint32_t guest = 0;
 
 	if (reads && !f->guest_eof)
@@ -318,9 +334,11 @@ static void front_turn(struct http_front *f)
 {
 	int rc = 1;
 
-	f->active_ns = io_now_ns();
-	for (int i = 0; i < TURNS && rc > 0; i++)
+	for (int i = 0; i < TURNS && rc > 0; i++) {
 		rc = front_move(f);
+		if (rc > 0) /* not by what is only TLS's own */
+			f->active_ns = io_now_ns();
+	}
 	if (rc < 0) {
 		http_front_free(f);
 		return;

@@ -4,9 +4,10 @@
  * the guest's socket and a socket pair whose other end the library has.
  *
  * Up: each head is looked at whole (head.h) before the library gets it, and the
- * library gets one request at a time, exactly its bytes: the next one only when the one before
- * is over. Down: bytes as they come. With TLS, both are decrypted and encrypted here. Each
- * direction holds at most FRONT_BUF bytes, and reads no more until it has passed them on.
+ * library gets one request at a time, exactly its bytes but for "?" in its target, which
+ * http_request_new() makes good: the next one only when the one before is over. Down: bytes as they
+ * come. With TLS, both are decrypted and encrypted here. Each direction holds at most FRONT_BUF
+ * bytes, and reads no more until it has passed them on.
  *
  * The guest's end of a connection, or of its sending, gives up the request that is under way, like
  * everywhere in this project: nobody reads the answer.
@@ -61,9 +62,10 @@ struct http_front {
 	struct buf up, down;
 	bool guest_eof, said_tls_end, said_end, freed;
 
-	SSL *ssl;        /* NULL: plain */
-	struct buf wire; /* TLS bytes for the guest */
-	bool tls_dead;   /* its handshake or a record failed */
+	SSL *ssl;                        /* NULL: plain */
+	struct buf wire;                 /* TLS bytes for the guest */
+	bool tls_dead;                   /* its handshake or a record failed */
+	uint64_t tls_notices, tls_bytes; /* messages of TLS itself; bytes of the guest within */
 };
 
 /*

@@ -2,7 +2,9 @@
 /*
  * The session has two memory BIOs. At most TLS_PIECE bytes of the guest lie in
  * the first, and the second is emptied into f->wire, which bounds what is
- * encrypted ahead.
+ * encrypted ahead. OpenSSL answers some messages by itself (KeyUpdate), however many
+ * there are of them: so their number is bounded by what came beside them, and nothing is read
+ * while their answers do not get into f->wire.
  * Thread: the loop's. fork: no state.
  */
 #include "egress/http/front_tls.h"
@@ -14,6 +16,24 @@
 
 #define TLS_PIECE 16384
 #define TLS_AHEAD (2ul * TLS_PIECE) /* encrypted bytes that wait for the guest */
+
+/* Messages of TLS itself in a connection: the handshake's, and one more for so many bytes. */
+#define TLS_NOTICES      64u
+#define TLS_NOTICE_BYTES 4096u
+
+/* Called for each message, and for the header of each record. */
+static void tls_on_message(int sent, int version, int type, const void *data, size_t len, SSL *ssl,
+			   void *arg)
+{
+	struct http_front *f = arg;
+
+	(void)sent;
+	(void)version;
+	(void)data;
+	(void)len;
+	(void)ssl;
+	f->tls_notices += type == SSL3_RT_HANDSHAKE || type == SSL3_RT_ALERT;
+}
 
 int front_tls_init(struct http_front *f, SSL *ssl)
 {
@@ -29,6 +49,8 @@ int front_tls_init(struct http_front *f, SSL *ssl)
 	SSL_set_bio(ssl, in, out);
 	SSL_set_accept_state(ssl);
 	SSL_set_app_data(ssl, f);
+	SSL_set_msg_callback(ssl, tls_on_message);
+	SSL_set_msg_callback_arg(ssl, f);
 	f->ssl = ssl;
 	return 0;
 }
@@ -80,6 +102,11 @@ static int tls_failed(struct http_front *f)
 	return rc < 0 ? rc : -EPROTO;
 }
 
+bool front_tls_full(const struct http_front *f)
+{
+	return BIO_ctrl_pending(SSL_get_wbio(f->ssl)) > 0;
+}
+
 int front_tls_fill(struct http_front *f)
 {
 	int got = 0;
@@ -93,6 +120,9 @@ int front_tls_fill(struct http_front *f)
 			return -ENOMEM;
 		ERR_clear_error();
 		n = SSL_read(f->ssl, p, (int)room);
+		f->tls_bytes += n > 0 ? (uint64_t)n : 0;
+		if (f->tls_notices > TLS_NOTICES + f->tls_bytes / TLS_NOTICE_BYTES)
+			return tls_failed(f);
 		if (n > 0) {
 			buf_commit(&f->up, (size_t)n);
 			got = 1;
@@ -109,7 +139,7 @@ int front_tls_fill(struct http_front *f)
 		}
 		rc = tls_flush(f);
 		if (rc >= 0)
-			rc = tls_read_wire(f);
+			rc = front_tls_full(f) ? 0 : tls_read_wire(f);
 		if (rc < 0)
 			return rc;
 		if (rc == 0)

@@ -12,6 +12,8 @@
 __must_check int front_tls_init(struct http_front *f, SSL *ssl);
 /* Decrypts into `up`: 1 when something came (or the end), 0, -errno. */
 __must_check int front_tls_fill(struct http_front *f);
+/* Nothing is read before the guest takes what there is for it. */
+bool front_tls_full(const struct http_front *f);
 /* Encrypts `down` and sends: like buf_flush(); 2 when a record was made of what was there. */
 __must_check int front_tls_drain(struct http_front *f);
 /* Makes the record that ends TLS: whether there is something to send for it. */

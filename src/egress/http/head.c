@@ -54,6 +54,8 @@ static int request_line(struct http_head *h, const char *p, size_t n)
 	v = p + t + 1;
 	if (t == 0 || t == n || p[t] != ' ')
 		return head_bad(h, "the first line is not that of an HTTP request");
+	h->target = h->line + m + 1;
+	h->target_len = t;
 	if (n - t - 1 == 8 && memcmp(v, "HTTP/1.0", 8) == 0)
 		h->http10 = true;
 	else if (n - t - 1 != 8 || memcmp(v, "HTTP/1.1", 8) != 0)
@@ -76,6 +78,14 @@ static int content_length(struct http_head *h, const char *v, size_t n)
 	return 0;
 }
 
+static int cookies(struct http_head *h, const char *v, size_t n)
+{
+	h->cookies += n > 0;
+	for (size_t i = 0; i < n; i++)
+		h->cookies += v[i] == ';' || v[i] == ',';
+	return h->cookies > HTTP_COOKIES_MAX ? head_bad(h, "there are too many cookies") : 0;
+}
+
 static int header_line(struct http_head *h, const char *p, size_t n)
 {
 	size_t len = token_len(p, n);
@@ -95,6 +105,8 @@ static int header_line(struct http_head *h, const char *p, size_t n)
 		vn--;
 	if (same(p, len, "content-length"))
 		return content_length(h, v, vn);
+	if (same(p, len, "cookie"))
+		return cookies(h, v, vn);
 	if (same(p, len, "transfer-encoding")) {
 		if (h->has_encoding)
 			return head_bad(h, "there is more than one Transfer-Encoding");

@@ -23,7 +23,8 @@
 #define HTTP_HEAD_MAX    32768u /* bytes */
 #define HTTP_FIELDS_MAX  128u   /* header lines */
 #define HTTP_METHOD_MAX  24u
-#define HTTP_LENGTH_DIGS 18u /* of a Content-Length: below 2^63 */
+#define HTTP_COOKIES_MAX 256u /* in all Cookie headers: the library makes a piece of each */
+#define HTTP_LENGTH_DIGS 18u  /* of a Content-Length: below 2^63 */
 
 enum http_framing { HTTP_NO_BODY, HTTP_LENGTH, HTTP_CHUNKED };
 
@@ -33,10 +34,11 @@ struct http_head {
 	enum http_framing framing;
 	uint64_t length;
 	bool http10;
-	const char *why; /* a sentence, when it was refused */
+	size_t target, target_len; /* where that of the first line is */
+	const char *why;           /* a sentence, when it was refused */
 	/* Where it is. */
 	size_t scan, line;
-	unsigned int blank, fields;
+	unsigned int blank, fields, cookies;
 	bool begun, host, has_length, has_encoding;
 };
 

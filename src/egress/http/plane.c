@@ -125,6 +125,8 @@ static void conn_notify(void *cls, struct MHD_Connection *mhd, void **ctx,
 	*ctx = NULL;
 	if (!c)
 		return;
+	/* Of a request that it breaks off while it parses, the library tells the beginning only. */
+	http_request_free(c->req);
 	if (c->front) {
 		c->front->conn = NULL;
 		c->front->lib_fd = -1;

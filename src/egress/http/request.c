@@ -268,6 +268,8 @@ void *http_request_new(void *cls, const char *uri, struct MHD_Connection *mhd)
 		free(r);
 		return NULL;
 	}
+	for (char *p = r->uri; (p = strchr(p, '#'));)
+		*p = '?'; /* front_hide_query() */
 	r->plane = cls;
 	r->c = c;
 	r->mhd = mhd;
@@ -358,6 +360,11 @@ void http_request_completed(void *cls, struct MHD_Connection *mhd, void **ctx,
 	(void)mhd;
 	(void)code;
 	*ctx = NULL;
+	http_request_free(r);
+}
+
+void http_request_free(struct http_request *r)
+{
 	if (!r)
 		return;
 	egress_give_up(r->asking);

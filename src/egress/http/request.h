@@ -53,6 +53,10 @@ struct http_request {
 /* The client has left, or the plane ends. */
 void http_request_gone(struct http_request *r);
 
+/* At the end of it; of its connection, where the library does not say that it is completed. NULL:
+ * harmless. */
+void http_request_free(struct http_request *r);
+
 /* The library's callbacks; cls is the plane. */
 void *http_request_new(void *cls, const char *uri, struct MHD_Connection *mhd);
 enum MHD_Result http_request_call(void *cls, struct MHD_Connection *mhd, const char *url,

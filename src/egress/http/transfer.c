@@ -98,13 +98,36 @@ static void transfer_explain(struct http_transfer *x, CURLcode result)
 	transfer_note(x, EGRESS_R_UPSTREAM, detail);
 }
 
-void transfer_ended(struct http_transfer *x, CURLcode result)
+/*
+ * What libcurl has kept, or CURL_SOCKET_BAD. Of a record of TLS libcurl reads no more than belongs
+ * to the answer; the rest lies in OpenSSL, where no poll() sees it, for whoever is next.
+ */
+static curl_socket_t transfer_kept(const struct http_transfer *x)
 {
 	curl_socket_t fd = CURL_SOCKET_BAD;
 
-	if (result != CURLE_OK ||
-	    curl_easy_getinfo(x->easy, CURLINFO_ACTIVESOCKET, &fd) != CURLE_OK)
-		fd = CURL_SOCKET_BAD;
+	if (curl_easy_getinfo(x->easy, CURLINFO_ACTIVESOCKET, &fd) != CURLE_OK ||
+	    fd == CURL_SOCKET_BAD)
+		return CURL_SOCKET_BAD;
+	if (x->tls && (!x->ssl || SSL_has_pending(x->ssl)))
+		return CURL_SOCKET_BAD;
+	return fd;
+}
+
+/* The session, which libcurl tells only while the transfer lasts; it is the connection's. */
+static void transfer_learn_ssl(struct http_transfer *x)
+{
+	const struct curl_tlssessioninfo *info = NULL;
+
+	x->ssl = NULL;
+	if (x->tls && curl_easy_getinfo(x->easy, CURLINFO_TLS_SSL_PTR, &info) == CURLE_OK && info)
+		x->ssl = info->internals;
+}
+
+void transfer_ended(struct http_transfer *x, CURLcode result)
+{
+	curl_socket_t fd = result == CURLE_OK ? transfer_kept(x) : CURL_SOCKET_BAD;
+
 	if (result != CURLE_OK)
 		transfer_explain(x, result);
 	else if (!x->head)
@@ -117,6 +140,8 @@ void transfer_ended(struct http_transfer *x, CURLcode result)
 
 /* --- libcurl's callbacks ----------------------------------------------------------------- */
 
+static const char other_injection[] = "the policy injects other headers by now";
+
 static curl_socket_t transfer_dial(void *arg, curlsocktype purpose, struct curl_sockaddr *addr)
 {
 	struct http_transfer *x = arg;
@@ -124,8 +149,16 @@ static curl_socket_t transfer_dial(void *arg, curlsocktype purpose, struct curl_
 					       : -EACCES;
 	char detail[sizeof(x->detail)];
 
+	/* One that was sent already is sent anew where a kept connection was closed. */
+	if (fd >= 0 && !egress_injection_holds(x->v.grant)) {
+		transfer_note(x, EGRESS_R_POLICY_CHANGED, other_injection);
+		close(fd);
+		return CURL_SOCKET_BAD;
+	}
 	if (fd >= 0) {
 		upstream_kept_dialled(x->kept);
+		x->head_end = 0;
+		egress_injected(x->v.grant, false);
 		return fd;
 	}
 	snprintf(detail, sizeof(detail), "the destination cannot be reached: %.200s",
@@ -151,6 +184,17 @@ static void transfer_count(struct http_transfer *x, size_t up, size_t down)
 	egress_on_room(x->v.grant, transfer_on_room, x);
 }
 
+/* Looks for the end of the head, which has one empty line. */
+static void transfer_sent(struct http_transfer *x, const char *p, size_t n)
+{
+	static const char end[] = "\r\n\r\n";
+
+	for (size_t i = 0; i < n && x->head_end < 4; i++)
+		x->head_end = p[i] == end[x->head_end] ? x->head_end + 1 : p[i] == '\r';
+	if (x->head_end == 4)
+		egress_injected(x->v.grant, true);
+}
+
 /*
  * All that is sent passes here, once more where a request is repeated.
  *
@@ -162,8 +206,10 @@ static int transfer_listen(CURL *easy, curl_infotype type, char *text, size_t n,
 	static const char *const more[] = {"Excess found", "Leftovers after chunking"};
 
 	/* Of a head that goes out in pieces libcurl takes all but the first for data. */
-	if (type == CURLINFO_HEADER_OUT || type == CURLINFO_DATA_OUT)
+	if (type == CURLINFO_HEADER_OUT || type == CURLINFO_DATA_OUT) {
+		transfer_sent(arg, text, n);
 		transfer_count(arg, n, 0);
+	}
 	for (size_t i = 0; type == CURLINFO_TEXT && i < ARRAY_SIZE(more); i++)
 		if (n >= strlen(more[i]) && memcmp(text, more[i], strlen(more[i])) == 0)
 			curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, 1L);
@@ -224,6 +270,7 @@ static bool reply_status(struct http_transfer *x, const char *line, size_t n)
 {
 	const char *sp = memchr(line, ' ', n);
 
+	transfer_learn_ssl(x);
 	http_fields_free(&x->reply);
 	x->status = 0;
 	for (size_t i = 1; sp && i <= 3 && sp + i < line + n; i++) {
@@ -352,9 +399,6 @@ static void transfer_on_room(void *arg)
 	x->no_room = false;
 	if (x->begun || x->over)
 		transfer_resume(x);
-	else if (x->injected && x->serial != egress_policy_serial(x->e))
-		transfer_fail(x, EGRESS_R_POLICY_CHANGED,
-			      "it has headers that were injected by the policy before");
 	else if (transfer_begin(x) < 0)
 		transfer_fail(x, EGRESS_R_UPSTREAM, "the proxy is out of memory");
 }
@@ -433,8 +477,6 @@ int transfer_start(struct http_transfer **out, struct upstream *up, const struct
 	x->e = up->e;
 	x->v = *o->verdict;
 	x->v.inject = NULL;
-	x->injected = o->verdict->inject;
-	x->serial = egress_policy_serial(x->e);
 	x->kept = o->kept;
 	x->tls = o->tls;
 	x->fresh = !order_is_repeatable(o);

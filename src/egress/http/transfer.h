@@ -3,8 +3,8 @@
  * One request on its way to a destination that was allowed, and the answer:
  * an easy handle of libcurl that dials what was decided, counts every byte of both, heads and what
  * frames a body included, for its grant, and holds at most TRANSFER_BUF bytes each way. It begins
- * when the limit of bytes a second has room; a new policy ahead of that ends what has injected
- * headers.
+ * when the limit of bytes a second has room. A new policy that injects other headers ends it until
+ * its head has gone out, and keeps it from being sent once more.
  *
  * What is told through transfer_order.look is only that something changed. The
  * grant is the transfer's from transfer_start() on, also when that fails.
@@ -19,6 +19,7 @@
 #include "egress/http/upstream.h"
 #include "lib/buf.h"
 
+#include <openssl/ssl.h>
 #include <sys/types.h>
 
 #define TRANSFER_BUF        65536u
@@ -44,8 +45,7 @@ struct http_transfer {
 	struct upstream_pool *pool; /* NULL: it has not begun */
 	struct upstream_kept *kept;
 	struct egress *e;
-	uint64_t serial;           /* of the policy that allowed it */
-	bool tls, fresh, injected; /* fresh: not on a kept connection; injected: headers */
+	bool tls, fresh; /* fresh: not on a kept connection */
 	CURL *easy;
 	struct curl_slist *headers, *connect_to;
 	char error[CURL_ERROR_SIZE];
@@ -60,6 +60,7 @@ struct http_transfer {
 	bool no_room;                /* the limit of bytes a second: wait */
 	bool begun;                  /* the easy handle was given to its pool: */
 	bool multi;                  /* it is there */
+	unsigned int head_end;       /* bytes of CR LF CR LF that were sent just now; 4: all */
 
 	/* The answer. */
 	bool head; /* it is there: */
@@ -67,7 +68,8 @@ struct http_transfer {
 	int64_t size; /* of its body, -1: unknown */
 	struct http_fields reply;
 	size_t reply_bytes;
-	bool over; /* no more bytes come */
+	bool over;      /* no more bytes come */
+	const SSL *ssl; /* of the connection that it came on */
 
 	/* What went wrong, EGRESS_R_NONE: nothing. */
 	enum egress_reason why;
