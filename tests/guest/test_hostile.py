@@ -94,7 +94,7 @@ DONE = {
     "ioapic": OPS // 32,
     "hypercalls": OPS // 64,
     "blk-runs": OPS // 100,
-    "vsock-runs": OPS // 100,
+    "vsock-runs": OPS // 200,
     "blk-chains": OPS // 100,
     "vsock-chains": OPS // 200,
 }
