@@ -8,6 +8,7 @@
 #include "cli/cli.h"
 #include "lib/io.h"
 #include "lib/json_safe.h"
+#include "lib/plain.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -162,9 +163,7 @@ static int refused(const struct http_call *c, const struct http_reply *r, struct
 		rc = err_text(err, EREMOTEIO, hint ? "%s (%s)" : "%s%s", error, hint ? hint : "");
 	json_decref(o);
 	/* It may repeat what a guest wrote, and is shown on a terminal. */
-	for (char *at = err->msg; *at; at++)
-		if (((uint8_t)*at < ' ' && *at != '\n') || *at == 0x7f)
-			*at = '?';
+	plain_text(err->msg, '?', "\n");
 	return rc;
 }
 

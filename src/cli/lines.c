@@ -3,10 +3,12 @@
  * Line splitter with a bound; see the header. State is in the caller's struct.
  */
 #include "cli/lines.h"
+#include "lib/plain.h"
 
 static void lines_deliver(struct lines *l, lines_fn *fn, void *arg)
 {
 	l->line[l->len] = '\0';
+	plain_text(l->line, '?', "\t");
 	l->len = 0;
 	l->cut = false;
 	fn(arg, l->line);
@@ -27,7 +29,7 @@ void lines_feed(struct lines *l, const char *data, size_t len, lines_fn *fn, voi
 			l->cut = true;
 			continue;
 		}
-		l->line[l->len++] = (c < ' ' && c != '\t') || c == 0x7f ? '?' : (char)c;
+		l->line[l->len++] = c ? (char)c : '?';
 	}
 }
 

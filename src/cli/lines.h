@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Splits a byte stream into lines of bounded length. A longer line is handed
- * on cut, and its rest is dropped. Control characters other than tab are
+ * on cut, and its rest is dropped. What is not plain (lib/plain.h), other than tab, is
  * replaced by '?', because the lines come from a machine that runs foreign
  * code and go to a terminal. Not synchronised; fork: plain memory.
  */

@@ -8,6 +8,7 @@
 
 #include "cli/cli.h"
 #include "cli/http_call.h"
+#include "lib/plain.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -152,8 +153,16 @@ static int read_options(json_t *body, int argc, char **argv, struct err *err)
 /* What comes over the wire may have come from elsewhere, and is shown on a terminal. */
 static void print_text(FILE *out, const char *s)
 {
-	for (; *s; s++)
-		fputc((unsigned char)*s < ' ' || *s == 0x7f ? '?' : *s, out);
+	size_t len = strlen(s);
+
+	while (len) {
+		bool plain;
+		size_t n = plain_step((const uint8_t *)s, len, &plain);
+
+		fwrite(plain ? s : "?", plain ? n : 1, 1, out);
+		s += n;
+		len -= n;
+	}
 }
 
 static void print_line(FILE *out, const char *label, const json_t *value)

@@ -6,6 +6,7 @@
 #include "daemon/agent_client.h"
 #include "lib/cleanup.h"
 #include "lib/json_safe.h"
+#include "lib/plain.h"
 
 #include <errno.h>
 #include <jansson.h>
@@ -37,9 +38,7 @@ static const struct {
 void agent_failure_text(char *out, size_t len, const char *text)
 {
 	snprintf(out, len, "%s", text);
-	for (char *c = out; *c; c++)
-		if ((unsigned char)*c < ' ' || *c == 0x7f)
-			*c = ' ';
+	plain_text(out, ' ', "");
 }
 
 void agent_failure_parse(const struct frame *f, struct agent_failure *out)

@@ -16,11 +16,11 @@ struct agent_failure {
 	unsigned int status;
 	const char *code;  /* stable word of the API */
 	const char *field; /* of the request, or NULL */
-	char message[512]; /* printable ASCII and UTF-8 */
+	char message[512]; /* plain (lib/plain.h) */
 };
 
 void agent_failure_parse(const struct frame *f, struct agent_failure *out);
-/* A sentence of the agent's without control characters. */
+/* A sentence of the agent's, made plain. */
 void agent_failure_text(char *out, size_t len, const char *text);
 /* Whether the agent has said this word. */
 bool agent_failure_is(const struct agent_failure *why, const char *word);

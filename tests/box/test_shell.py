@@ -433,14 +433,14 @@ def test_refusals_are_told(
     stub: StubDaemon,
     where: str,
 ) -> None:
-    stub.refusals[where] = (429, {"error": "too many\x1b[2J", "code": "x", "hint": "close some"})
+    stub.refusals[where] = (429, {"error": "too many\x1b[2J\x9b1m\u202e", "code": "x", "hint": "close some"})
     if "stream" in where:
         done = pipe(b"")
-        assert (done.returncode, done.stderr) == (255, b"podflare: too many?[2J (close some)\n")
+        assert (done.returncode, done.stderr) == (255, b"podflare: too many?[2J?1m? (close some)\n")
     else:
         t = terminal()
         assert t.status() == 255
-        assert b"podflare: too many?[2J (close some)\r\n" in t.seen
+        assert b"podflare: too many?[2J?1m? (close some)\r\n" in t.seen
     deleted = [] if where == "POST /v1/sandboxes" else ["/v1/sandboxes/sb_new"]
     assert stub.asked("DELETE") == deleted
 

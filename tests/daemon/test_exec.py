@@ -206,6 +206,16 @@ def test_cwd_and_env(daemon: Daemon, tmp_path: Path) -> None:
     assert stdout_of(ev) == f"{tmp_path}\nx y|ü"
 
 
+def test_a_number_that_nobody_reads(daemon: Daemon) -> None:
+    """Python refuses integers of 4300 digits: the guest cannot have a client lose the exit event."""
+    sid = daemon.create()
+    digits = "1" * 5000
+    ask = '#fake:event {"type":"result","data":{"application/json":{"n":%s,"m":[-%s,2]}}}'
+    *_, result, end = daemon.exec(sid, ask % (digits, digits), language="python", rich=True)
+    assert result["data"]["application/json"] == {"n": digits, "m": ["-" + digits, 2]}
+    assert (end["type"], end["data"]) == ("exit", 0)
+
+
 def test_a_refusal_is_an_http_error(daemon: Daemon) -> None:
     sid = daemon.create()
     r = daemon.http.post(
@@ -224,10 +234,10 @@ def test_a_refusal_is_an_http_error(daemon: Daemon) -> None:
         ("made_up", 502, "agent_error"),
     ):
         r = daemon.http.post(
-            f"/v1/sandboxes/{sid}/exec", json={"code": f"#fake:error {word} because\x1b[1m"}
+            f"/v1/sandboxes/{sid}/exec", json={"code": f"#fake:error {word} because\x1b[1m\x9b2J\x85\u202e"}
         )
         assert (r.status_code, r.json()["code"]) == (status, code)
-        assert r.json()["error"] == "because [1m"
+        assert r.json()["error"] == "because [1m 2J  "
     assert stdout_of(daemon.exec(sid, "echo still here")) == "still here"
 
 

@@ -44,7 +44,7 @@ static void on_line(void *arg, const char *line)
 
 static void test_lines_in_any_pieces(void **state)
 {
-	static const char stream[] = "one\ntwo\r\n\n\x1b[31mred\ttab\x7f\nrest";
+	static const char stream[] = "one\ntwo\r\n\n\x1b[31mred\ttab\x7f\xc2\x9bm\nrest";
 
 	(void)state;
 	for (size_t piece = 1; piece < sizeof(stream); piece++) {
@@ -59,7 +59,7 @@ static void test_lines_in_any_pieces(void **state)
 		assert_int_equal(h.n, 4);
 		lines_end(&l, on_line, &h);
 		lines_end(&l, on_line, &h);
-		assert_string_equal(h.text, "one|two||?[31mred\ttab?|rest|");
+		assert_string_equal(h.text, "one|two||?[31mred\ttab??m|rest|");
 	}
 }
 

@@ -275,14 +275,15 @@ static void test_answers(void **state)
 				 "             10.0.0.1  refused: private\n");
 	assert_int_equal(print("{\"host\": \"b\\u001b[31m.test\", \"port\": 80}",
 			       "{\"verdict\": \"deny\", \"reason\": \"ceiling\", \"rule\": null, "
-			       "\"hint\": \"ask\\u0007 him\", \"ceiling\": {\"allowed\": false, "
+			       "\"hint\": \"ask\\u0007 him\\u009b\\u202e\", \"ceiling\": "
+			       "{\"allowed\": false, "
 			       "\"rule\": null}, \"addresses\": []}",
 			       out),
 			 1);
 	assert_string_equal(out, "deny  b?[31m.test:80\n"
 				 "  reason     ceiling\n"
 				 "  ceiling    the operator's ceiling does not have it\n"
-				 "  hint       ask? him\n");
+				 "  hint       ask? him??\n");
 	/* No ceiling, nothing else: one line. */
 	assert_int_equal(
 		print("{\"host\": \"a\"}", "{\"verdict\": \"deny\", \"ceiling\": null}", out), 1);
