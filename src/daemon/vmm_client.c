@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 /* After its last word a VMM has this long to exit by itself. */
@@ -83,9 +84,26 @@ static int errno_of(uint32_t code)
 	return code > 0 && code < 4096 ? (int)code : EIO;
 }
 
+/*
+ * It has booted, so it is in its jail, which has a limit for disks of any size: from here on no
+ * layer of it, or of a copy, gets larger than this one.
+ */
+static void vmm_limit_layers(struct vmm *v)
+{
+	rlim_t most = (rlim_t)v->size.disk_mib << 20;
+	struct rlimit r = {.rlim_cur = most, .rlim_max = most};
+
+	if (v->pid && v->boot.disk_mib && prlimit(v->pid, RLIMIT_FSIZE, &r, NULL) < 0)
+		log_warn("the files of VMM %d could not be limited: %s", (int)v->pid,
+			 strerror(errno));
+}
+
 static void vmm_message(struct vmm *v, struct ctl_msg *m)
 {
 	switch (m->type) {
+	case CTL_BOOTED:
+		vmm_limit_layers(v);
+		break;
 	case CTL_STATUS:
 		if (v->ops->status)
 			v->ops->status(v, m->code);
@@ -126,7 +144,6 @@ static void vmm_message(struct vmm *v, struct ctl_msg *m)
 			break;
 		vmm_breach(v, "asked for a connection that there is not");
 		break;
-	case CTL_BOOTED:
 	case CTL_CONNECTED:
 	case CTL_STATS:
 	case CTL_HERE:

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -306,3 +307,15 @@ def test_stop_with_a_pool(start: Callable[..., Daemon]) -> None:
     assert d.stop() == 0
     rows = d.log_text().count("podflared is stopping")
     assert rows >= 3
+
+
+def test_files_are_as_large_as_the_disk(start: Callable[..., Daemon]) -> None:
+    """The kernel's limit, of each template VM and all that comes of it."""
+    d = start()
+    for mib in (64, 100):
+        sid = d.create(disk_mib=mib)
+        r = d.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 1})
+        for one in (sid, *r.json()["children"]):
+            limits = Path(f"/proc/{d.info(one)['pid']}/limits").read_text()
+            (line,) = [x for x in limits.splitlines() if x.startswith("Max file size")]
+            assert line.split()[3:5] == [str(mib << 20)] * 2
