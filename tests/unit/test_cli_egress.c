@@ -275,7 +275,8 @@ static void test_answers(void **state)
 				 "             10.0.0.1  refused: private\n");
 	assert_int_equal(print("{\"host\": \"b\\u001b[31m.test\", \"port\": 80}",
 			       "{\"verdict\": \"deny\", \"reason\": \"ceiling\", \"rule\": null, "
-			       "\"hint\": \"ask\\u0007 him\\u009b\\u202e\", \"ceiling\": {\"allowed\": false, "
+			       "\"hint\": \"ask\\u0007 him\\u009b\\u202e\", \"ceiling\": "
+			       "{\"allowed\": false, "
 			       "\"rule\": null}, \"addresses\": []}",
 			       out),
 			 1);
