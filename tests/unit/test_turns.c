@@ -49,7 +49,7 @@ static void room_free(struct room *r)
 	for (int i = 0; i < PEOPLE; i++)
 		turn_done(&r->p[i].turn);
 	assert_int_equal(r->turns.running, 0);
-	assert_true(list_empty(&r->loop.timers));
+	assert_true(!r->loop.timers);
 	loop_free(&r->loop);
 }
 
