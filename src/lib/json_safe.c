@@ -54,7 +54,7 @@ static const char *string_end(const char *p, const char *end)
 
 bool json_few_values(const char *text, size_t len, size_t max)
 {
-	const char *p = text, *end = text + len;
+	const char *p = text, *end = len ? text + len : text; /* nothing may be at NULL */
 	size_t n = 1;
 
 	/* Each value but the first is behind a comma, or a bracket that is not closed at once. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Event loop on epoll. One thread runs it. Invariants: every armed source has
- * src->loop set and is in the epoll set; the timer list is sorted by time; an
+ * src->loop set and is in the epoll set; timers are in a pairing heap, none before
+ * the one above it; an
  * event fetched for a source that was removed meanwhile is blanked in the
  * batch, so that callbacks never see a removed source.
  */
@@ -12,6 +13,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 
@@ -29,7 +31,6 @@ int loop_init(struct loop *l)
 	int rc;
 
 	*l = (struct loop){.epfd = -1, .wakefd = -1};
-	list_init(&l->timers);
 	list_init(&l->garbage);
 	l->epfd = epoll_create1(EPOLL_CLOEXEC);
 	if (l->epfd < 0)
@@ -114,30 +115,88 @@ void loop_del(struct loop_src *src)
 	src->fd = -1;
 }
 
+/* --- timers ------------------------------------------------------------------------------ */
+
+static bool timer_before(const struct loop_timer *a, const struct loop_timer *b)
+{
+	return a->at_ns != b->at_ns ? a->at_ns < b->at_ns : a->turn < b->turn;
+}
+
+/* Two heaps, which may be NULL, as one. */
+static struct loop_timer *timers_meld(struct loop_timer *a, struct loop_timer *b)
+{
+	if (!a || !b)
+		return a ? a : b;
+	if (timer_before(b, a)) {
+		struct loop_timer *t = a;
+
+		a = b;
+		b = t;
+	}
+	b->prev = a;
+	b->next = a->child;
+	if (a->child)
+		a->child->prev = b;
+	a->child = b;
+	return a;
+}
+
+/* A row of heaps as one: in pairs, and these from the last to the first. */
+static struct loop_timer *timers_meld_row(struct loop_timer *row)
+{
+	struct loop_timer *pairs = NULL, *all = NULL;
+
+	while (row) {
+		struct loop_timer *a = row, *b = a->next;
+
+		row = b ? b->next : NULL;
+		a->next = a->prev = NULL;
+		if (b)
+			b->next = b->prev = NULL;
+		a = timers_meld(a, b);
+		a->next = pairs;
+		pairs = a;
+	}
+	while (pairs) {
+		struct loop_timer *a = pairs;
+
+		pairs = a->next;
+		a->next = NULL;
+		all = timers_meld(all, a);
+	}
+	return all;
+}
+
 void loop_timer_set(struct loop *l, struct loop_timer *t, uint64_t delay_ns)
 {
-	struct list *pos;
-
-	loop_timer_cancel(t); /* before looking for a place: t may be the last one itself */
-	pos = l->timers.prev;
+	loop_timer_cancel(t);
 	t->at_ns = io_now_ns() + delay_ns;
-	if (delay_ns == 0) {
-		/* Behind those that are due, which are few. */
-		pos = &l->timers;
-		while (pos->next != &l->timers &&
-		       list_entry(pos->next, struct loop_timer, link)->at_ns <= t->at_ns)
-			pos = pos->next;
-	}
-	/* Most timers are set for later than all others: search from the end. */
-	while (pos != &l->timers && list_entry(pos, struct loop_timer, link)->at_ns > t->at_ns)
-		pos = pos->prev;
-	list_insert_between(&t->link, pos, pos->next);
+	t->turn = l->turns++;
+	t->loop = l;
+	l->timers = timers_meld(l->timers, t);
 }
 
 void loop_timer_cancel(struct loop_timer *t)
 {
-	if (loop_timer_armed(t))
-		list_del(&t->link);
+	struct loop *l = t->loop;
+	struct loop_timer *below;
+
+	if (!l)
+		return;
+	below = timers_meld_row(t->child);
+	if (t == l->timers) {
+		l->timers = below;
+	} else {
+		if (t->prev->child == t)
+			t->prev->child = t->next;
+		else
+			t->prev->next = t->next;
+		if (t->next)
+			t->next->prev = t->prev;
+		l->timers = timers_meld(l->timers, below);
+	}
+	t->child = t->next = t->prev = NULL;
+	t->loop = NULL;
 }
 
 void loop_defer_free(struct loop *l, void *obj)
@@ -155,10 +214,10 @@ static int loop_timeout(const struct loop *l, int limit_ms)
 {
 	uint64_t now, at, ms;
 
-	if (list_empty(&l->timers))
+	if (!l->timers)
 		return limit_ms;
 	now = io_now_ns();
-	at = list_entry(l->timers.next, struct loop_timer, link)->at_ns;
+	at = l->timers->at_ns;
 	ms = at <= now ? 0 : (at - now + 999999) / 1000000;
 	if (ms > INT_MAX)
 		ms = INT_MAX;
@@ -169,12 +228,10 @@ static void loop_run_timers(struct loop *l)
 {
 	uint64_t now = io_now_ns();
 
-	while (!list_empty(&l->timers)) {
-		struct loop_timer *t = list_entry(l->timers.next, struct loop_timer, link);
+	while (l->timers && l->timers->at_ns <= now) {
+		struct loop_timer *t = l->timers;
 
-		if (t->at_ns > now)
-			break;
-		list_del(&t->link);
+		loop_timer_cancel(t);
 		t->fn(t);
 	}
 }

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Event loop: epoll for descriptors, a sorted list for one-shot timers, and
- * nothing that wakes up without a reason.
+ * Event loop: epoll for descriptors, a heap for one-shot timers, and nothing that
+ * wakes up without a reason. Timers of the same time come in the order in which
+ * they were set; thousands of them cost each other next to nothing.
  *
  * Sources and timers are embedded in the caller's objects; the loop allocates
  * nothing after loop_init(). A source may be removed or changed from inside
@@ -41,17 +42,21 @@ struct loop_src {
 };
 
 struct loop_timer {
-	struct list link; /* in loop->timers while armed */
-	uint64_t at_ns;   /* CLOCK_MONOTONIC */
 	loop_timer_fn *fn;
 	void *arg;
+	uint64_t at_ns;    /* CLOCK_MONOTONIC */
+	uint64_t turn;     /* of those for the same time */
+	struct loop *loop; /* while armed; else NULL */
+	/* In the heap: the first below it, the next beside it, the one before or above it. */
+	struct loop_timer *child, *next, *prev;
 };
 
 struct loop {
 	int epfd;
 	int wakefd;
 	_Atomic int quit;
-	struct list timers;
+	struct loop_timer *timers; /* the first, on top of the heap */
+	uint64_t turns;
 	struct list garbage;
 	struct loop_src wake;
 	struct epoll_event ev[64];
@@ -79,7 +84,7 @@ void loop_timer_set(struct loop *l, struct loop_timer *t, uint64_t delay_ns);
 void loop_timer_cancel(struct loop_timer *t);
 static inline bool loop_timer_armed(const struct loop_timer *t)
 {
-	return t->link.next && !list_empty(&t->link);
+	return t->loop != NULL;
 }
 
 /* Frees obj (with free()) after the current batch; its first bytes are overwritten as a list node.

@@ -57,7 +57,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct proxy p = {.host = &h, .ops = &ops, .owner = &h, .sandbox = "sbx_1"};
 
 	if (!h.loop) {
-		list_init(&loop.timers);
 		h.loop = &loop;
 		h.audit.fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
 		h.audit.max = UINT64_MAX;

@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 struct tick {
@@ -75,7 +76,7 @@ static void test_timer_set_again(void **state)
 		assert_int_equal(loop_run_once(&l, 1000), 0);
 	assert_int_equal(order[0], 2);
 	assert_int_equal(order[1], 1);
-	assert_true(list_empty(&l.timers));
+	assert_null(l.timers);
 	loop_free(&l);
 }
 
@@ -94,6 +95,44 @@ static void on_pair(struct loop_src *src, uint32_t events)
 	p->calls++;
 	loop_del(&p->other->src);
 	loop_del(&p->src);
+}
+
+/* As a list that is searched would take minutes for: its own processor time is over before. */
+static void test_many_timers(void **state)
+{
+	enum { N = 200000 };
+	const struct itimerval most = {.it_value = {.tv_sec = 20}}, none = {0};
+	struct loop_timer *t = calloc(N, sizeof(*t));
+	struct loop l;
+
+	(void)state;
+	assert_non_null(t);
+	assert_int_equal(loop_init(&l), 0);
+	assert_int_equal(setitimer(ITIMER_VIRTUAL, &most, NULL), 0);
+	/* Each before all others; then each behind all others; and all again. */
+	for (unsigned int i = 0; i < N; i++)
+		loop_timer_set(&l, &t[i], (3 * N - i) * 1000000ull);
+	for (unsigned int i = 0; i < N; i += 2)
+		loop_timer_set(&l, &t[i], (3 * N + i) * 1000000ull);
+	for (unsigned int i = 0; i < N; i++)
+		loop_timer_set(&l, &t[i], (i * 7919u % N + 1) * 1000000000ull);
+	for (unsigned int i = 1; i < N; i += 2)
+		loop_timer_cancel(&t[i]);
+	for (uint64_t last = 0, n = 0;; n++) {
+		struct loop_timer *first = l.timers;
+
+		if (!first) {
+			assert_int_equal(n, N / 2);
+			break;
+		}
+		assert_true(loop_timer_armed(first) && first->at_ns >= last);
+		last = first->at_ns;
+		loop_timer_cancel(first);
+		assert_false(loop_timer_armed(first));
+	}
+	setitimer(ITIMER_VIRTUAL, &none, NULL);
+	loop_free(&l);
+	free(t);
 }
 
 static void test_removed_source_stays_silent(void **state)
@@ -192,6 +231,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_timers_in_order),
 		cmocka_unit_test(test_timer_set_again),
+		cmocka_unit_test(test_many_timers),
 		cmocka_unit_test(test_removed_source_stays_silent),
 		cmocka_unit_test(test_quit_from_another_thread),
 		cmocka_unit_test(test_buf_bound_and_order),

@@ -61,7 +61,7 @@ static void room_free(struct room *r)
 	assert_int_equal(r->turns.running, 0);
 	assert_int_equal(r->turns.silent, 0);
 	assert_true(list_empty(&r->turns.lines));
-	assert_true(list_empty(&r->loop.timers));
+	assert_true(!r->loop.timers);
 	loop_free(&r->loop);
 }
 
