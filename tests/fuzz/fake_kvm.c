@@ -37,6 +37,8 @@ int __real_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(voi
 int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *a, void *(*fn)(void *), void *arg);
 int __real_pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *ts);
 int __wrap_pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const struct timespec *ts);
+int __real_pthread_barrier_wait(pthread_barrier_t *b);
+int __wrap_pthread_barrier_wait(pthread_barrier_t *b);
 int __real_close_range(unsigned int first, unsigned int last, int flags);
 int __wrap_close_range(unsigned int first, unsigned int last, int flags);
 int __real_prctl(int op, ...);
@@ -125,6 +127,12 @@ int __wrap_pthread_cond_timedwait(pthread_cond_t *c, pthread_mutex_t *m, const s
 		return __real_pthread_cond_timedwait(c, m, ts);
 	list_entry(c, struct vcpu_park, parked_cond)->parked++;
 	return 0;
+}
+
+/* The threads of a leaf's vCPUs, which were not started, would come here. */
+int __wrap_pthread_barrier_wait(pthread_barrier_t *b)
+{
+	return fake_kvm.on ? 0 : __real_pthread_barrier_wait(b);
 }
 
 int __wrap_close_range(unsigned int first, unsigned int last, int flags)
