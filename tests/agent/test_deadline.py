@@ -122,8 +122,8 @@ def test_time_of_waiting_counts(own_agent: Agent) -> None:
     with own_agent.stream() as s, own_agent.stream() as other:
         s.python("kept = 13")
         other.start(
-            "import time\nprint('on', flush=True)\n"
-            "try: time.sleep(100)\nexcept KeyboardInterrupt: time.sleep(3)",
+            "import time\ntry:\n    print('on', flush=True)\n    time.sleep(100)\n"
+            "except KeyboardInterrupt: time.sleep(3)",
             "python",
             grace_ms=60_000,
         )
