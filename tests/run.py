@@ -10,7 +10,8 @@ is lost between the two.
 A few failed tests of a stage of pytest or cmocka are run once more, by themselves. What passes then
 counts as passed, and is named at the end as unsteady: a defect, of the test or of what it tests, to be
 found. What fails twice has failed. Both are named at the end with what they said: often the end is all
-that is kept of a run.
+that is kept of a run. So are fuzz targets that got too little of the processors for more than what is kept
+of them: slow, and passed.
 
 Three lanes run beside each other, since all mostly wait: stages with real guests, which on many
 machines share one emulated processor, those of the daemon and then more with real guests, and all
@@ -40,6 +41,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PYTHON = "/usr/bin/python3"
 AGAIN_MAX = 5  # failed tests of a stage that are run once more
 SAID_MAX = 300  # characters of what a failed test said, in its line at the end
+# What the fuzz targets of a run may take in all beside FUZZ_SECONDS of each: the extra time of
+# tests/fuzz/run.py, and the rest for starts, which take their time beside busy lanes. With 60 seconds of
+# each that is about an hour: a run of all tests has to fit into one and a half.
+FUZZ_SLACK_S = 1800
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
@@ -58,13 +63,15 @@ TSAN_TESTS = [
 @dataclass
 class Counts:
     """Tests that passed, failed and were skipped; names of those that failed, as far as they have
-    one, and of those that passed the second time; what failed tests said, by name."""
+    one, of those that passed the second time, and of fuzz targets that did too little; what they said,
+    by name."""
 
     passed: int = 0
     failed: int = 0
     skipped: int = 0
     names: list[str] = field(default_factory=list)
     unsteady: list[str] = field(default_factory=list)
+    slow: list[str] = field(default_factory=list)
     said: dict[str, str] = field(default_factory=dict)
 
     def add(self, other: "Counts") -> None:
@@ -73,6 +80,7 @@ class Counts:
         self.skipped += other.skipped
         self.names += other.names
         self.unsteady += other.unsteady
+        self.slow += other.slow
         self.said |= other.said
 
     def after(self, again: "Counts") -> "Counts":
@@ -82,7 +90,7 @@ class Counts:
         unsteady = [name for name in self.names if name not in again.names]
         passed = self.passed + self.failed - again.failed
         said = self.said | again.said
-        return Counts(passed, again.failed, self.skipped, again.names, unsteady, said)
+        return Counts(passed, again.failed, self.skipped, again.names, unsteady, said=said)
 
 
 @dataclass
@@ -138,8 +146,7 @@ def fuzz_stages(clang: Path) -> list[Stage]:
             [PYTHON, "tests/fuzz/coverage.py", "--build", str(clang.parent / "coverage"), "--committed"],
             timeout=3600,
         ),
-        # Beside busy lanes a start alone takes its time.
-        Stage("fuzz", "fuzz", nice, timeout=count * (seconds + 120), lane="fuzz"),
+        Stage("fuzz", "fuzz", nice, timeout=count * seconds + FUZZ_SLACK_S, lane="fuzz"),
     ]
 
 
@@ -293,9 +300,10 @@ def run_fuzz(stage: Stage, log) -> Counts:
     text = Path(log.name).read_text(encoding="utf-8", errors="replace")
     total = re.search(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", text, re.M)
     counts = Counts(*(int(n) for n in total.groups())) if total else Counts()
-    for name, how, told in re.findall(r"^(\w+) +(FAILED|UNSTEADY).*\n((?:    .*\n)*)", text, re.M):
+    lists = {"FAILED": counts.names, "UNSTEADY": counts.unsteady, "SLOW": counts.slow}
+    for name, how, told in re.findall(r"^(\w+) +(FAILED|UNSTEADY|SLOW).*\n((?:    .*\n)*)", text, re.M):
         full = f"{stage.name}::{name}"
-        (counts.names if how == "FAILED" else counts.unsteady).append(full)
+        lists[how].append(full)
         counts.said[full] = told
     if status != 0 and counts.failed == 0 or counts.passed + counts.failed == 0:
         counts.failed += 1
@@ -469,6 +477,8 @@ def main() -> int:
     for thread in lanes:
         thread.join()
     total = run.total
+    for name in total.slow:
+        print(f"slow: {name}{said(total, name)}")
     for name in total.unsteady:
         print(f"unsteady: {name} failed, and passed when it was run once more{said(total, name)}")
     for name in total.names:

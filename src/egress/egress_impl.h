@@ -63,6 +63,7 @@ struct egress_grant {
 	json_t *inject; /* what its request is sent with, or NULL */
 	bool injected;  /* it has been sent */
 	struct sockaddr_storage addr;
+	bool by_range; /* a range of the operator had it when it was opened */
 	char rule[EGRESS_RULE_MAX];
 	uint64_t began_ns, active_ns, up, down;
 	struct loop_timer timer; /* idle and total time */

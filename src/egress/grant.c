@@ -83,18 +83,28 @@ void egress_injected(struct egress_grant *g, bool sent)
 	g->injected = sent;
 }
 
+/*
+ * Whether its address may be reached. One that cannot be told from this host's own at the moment
+ * was told from them when it was opened, unless a range made that needless.
+ */
+static bool grant_address_holds(const struct egress_grant *g)
+{
+	const struct sockaddr *sa = (const struct sockaddr *)(const void *)&g->addr;
+	char why[EGRESS_WHY_MAX];
+	enum own_way way;
+
+	return ask_check_address(g->e, sa, &way, why) == 0 || (way == OWN_UNKNOWN && !g->by_range);
+}
+
 void grant_review_all(struct egress *e)
 {
 	list_for_each (g, &e->grants, struct egress_grant, link) {
-		const struct sockaddr *sa = (const struct sockaddr *)(const void *)&g->addr;
-		char why[EGRESS_WHY_MAX];
 		struct judgement j;
-		enum own_way way;
 
 		judge_question(e, &g->question.q, &j);
 		if (j.reason != EGRESS_R_NONE || j.intercept != g->intercept ||
 		    (j.tls && !g->tls) || (!g->injected && !egress_injection_holds(g)) ||
-		    ask_check_address(e, sa, &way, why) < 0)
+		    !grant_address_holds(g))
 			grant_mark(g, e->policy ? EGRESS_R_POLICY_CHANGED : EGRESS_R_POLICY);
 		else
 			grant_arm(g, io_now_ns()); /* its times may have changed */
@@ -304,6 +314,7 @@ struct egress_grant *grant_new(struct egress *e, struct question *q, const struc
 	g->intercept = j->intercept;
 	g->inject = json_incref((json_t *)(uintptr_t)inject);
 	memcpy(&g->addr, sa, len);
+	g->by_range = egress_ranges_have(e->policy->ranges, sa);
 	snprintf(g->rule, sizeof(g->rule), "%s", j->rule);
 	g->began_ns = g->active_ns = io_now_ns();
 	g->timer = (struct loop_timer){.fn = grant_on_timer, .arg = g};

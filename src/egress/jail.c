@@ -10,13 +10,13 @@
 #include "lib/caps.h"
 #include "lib/emptyroot.h"
 #include "lib/landlock.h"
+#include "lib/log.h"
 
 #include <errno.h>
 #include <grp.h>
 #include <pwd.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -68,15 +68,17 @@ static void jail_limit(int what, rlim_t value)
 
 /*
  * An empty root, read-only, in a mount namespace of our own. A host may forbid it, and then the
- * rest has to do. As an ordinary user it takes a user namespace.
+ * rest has to do, which its log says. As an ordinary user it takes a user namespace.
  */
-static bool jail_empty_root(void)
+static void jail_empty_root(void)
 {
 	const int spaces = CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS;
+	int rc = unshare(geteuid() == 0 ? spaces : spaces | CLONE_NEWUSER) < 0
+			 ? -errno
+			 : emptyroot_enter("egress");
 
-	if (unshare(geteuid() == 0 ? spaces : spaces | CLONE_NEWUSER) < 0)
-		return false;
-	return emptyroot_enter("egress") == 0;
+	if (rc < 0)
+		log_warn("no root directory of its own for this proxy: %s", strerror(-rc));
 }
 
 static int jail_change_user(const struct jail_user *user, struct err *err)

@@ -5,8 +5,8 @@
  *
  *   - is nobody, when it was root; has no capability, and gets none;
  *   - sees an empty root directory, in namespaces of its own but for the
- *     network's, where the host allows that, and may not touch files by Landlock,
- *     where the kernel has it;
+ *     network's, where the host allows that (its log says where not), and may
+ *     not touch files by Landlock, where the kernel has it;
  *   - cannot be traced or dumped, has bounds of memory and descriptors;
  *   - can make sockets of IPv4 and IPv6, streams and datagrams, connect them, and
  *     make pairs of UNIX streams; it cannot bind, listen, accept, open, execute or

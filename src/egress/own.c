@@ -55,6 +55,12 @@ int own_learn(struct own_addrs **out, struct err *err)
 		return 0;
 	own_free(*out);
 	*out = NULL;
+	if (rc == -E2BIG)
+		return err_text(
+			err, E2BIG,
+			"this host has more than %u routes to itself (ip route show table all "
+			"type local), too many to tell its addresses from others'",
+			OWN_PREFIXES_MAX);
 	return err_set(err, rc < 0 ? -rc : ENOMEM, "cannot list the addresses of this host");
 }
 

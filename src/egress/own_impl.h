@@ -7,6 +7,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* 3 MiB. A host with more does not get a proxy that knows only some of them. */
+#define OWN_PREFIXES_MAX 131072u
+
 struct own_prefix {
 	int family;
 	unsigned int bits;
@@ -18,5 +21,6 @@ struct own_addrs {
 	struct own_prefix v[];
 };
 
-/* Allocates *o, which may be NULL, and adds to it, some perhaps twice. 0, -errno. */
+/* Allocates *o, which may be NULL, and fills it, some perhaps twice. 0, -errno; -E2BIG: there are
+ * more than OWN_PREFIXES_MAX. */
 __must_check int own_learn_routes(struct own_addrs **o);

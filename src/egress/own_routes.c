@@ -23,8 +23,7 @@
 #define SOL_NETLINK 270
 #endif
 
-#define ANSWER_MAX   65536u
-#define PREFIXES_MAX 65536u
+#define ANSWER_MAX 65536u
 
 static int add_prefix(struct own_addrs **o, const struct own_prefix *p)
 {
@@ -33,7 +32,7 @@ static int add_prefix(struct own_addrs **o, const struct own_prefix *p)
 
 	if (!new || new->n == cap) {
 		cap = cap ? 2 * cap : 64;
-		if (cap > PREFIXES_MAX)
+		if (cap > OWN_PREFIXES_MAX)
 			return -E2BIG;
 		new = realloc(new, sizeof(*new) + cap * sizeof(new->v[0]));
 		if (!new)
@@ -72,6 +71,16 @@ static int take_route(struct own_addrs **o, struct nlmsghdr *m, int family)
 	return add_prefix(o, &p);
 }
 
+/* The end of an answer has an errno of the whole: what came before it may not be all. */
+static int answer_status(const struct nlmsghdr *m)
+{
+	int status = 0;
+
+	if (m->nlmsg_len >= NLMSG_LENGTH(sizeof(status)))
+		memcpy(&status, NLMSG_DATA(m), sizeof(status));
+	return status < 0 ? status : 0;
+}
+
 /* The messages of one datagram: 1: there are more, 0: that was all, -errno. */
 static int take_answer(struct own_addrs **o, char *buf, size_t n, int family)
 {
@@ -86,7 +95,7 @@ static int take_answer(struct own_addrs **o, char *buf, size_t n, int family)
 		if (m->nlmsg_flags & NLM_F_DUMP_INTR)
 			return -EAGAIN;
 		if (m->nlmsg_type == NLMSG_DONE)
-			return 0;
+			return answer_status(m);
 		if (m->nlmsg_type == NLMSG_ERROR) {
 			const struct nlmsgerr *e = NLMSG_DATA(m);
 
@@ -141,6 +150,8 @@ static int learn_once(struct own_addrs **o)
 
 	if (fd < 0)
 		return -errno;
+	if (*o)
+		(*o)->n = 0; /* of an answer that was not whole */
 	/* That the kernel sends no others than are asked for; a host may have a million of them. */
 	setsockopt(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, &one, sizeof(one));
 	for (size_t f = 0; f < ARRAY_SIZE(families) && rc == 0; f++)

@@ -5,6 +5,7 @@
 #include "egress/policy_inject.h"
 
 #include "egress/rules.h"
+#include "lib/header_name.h"
 #include "lib/json_safe.h"
 
 #include <errno.h>
@@ -47,6 +48,17 @@ static bool is_value(const json_t *v)
 	return true;
 }
 
+/* Another header that a server would take for this one: of two only one would be sent. */
+static bool is_twice(const json_t *headers, const char *name)
+{
+	const char *other;
+	json_t *v;
+
+	json_object_foreach((json_t *)(uintptr_t)headers, other,
+			    v) if (other != name && header_same_variable(other, name)) return true;
+	return false;
+}
+
 static int check_headers(const char *host, const json_t *headers, struct err *err)
 {
 	const char *name;
@@ -65,6 +77,9 @@ static int check_headers(const char *host, const json_t *headers, struct err *er
 				return err_text(err, EINVAL,
 						"inject: %s: the header %s cannot be injected",
 						host, name);
+		if (is_twice(headers, name))
+			return err_text(err, EINVAL, "inject: %s: the header %s is there twice",
+					host, name);
 		if (!is_value(value))
 			return err_text(err, EINVAL,
 					"inject: %s: the value of %s is not a text for a header",

@@ -40,8 +40,9 @@ static unsigned char next_escape(const char **p)
 
 /*
  * Beyond ASCII, what a server may take for ".", "/", "\" or what ends a path: because its
- * compatibility form (NFKC) is or has that, because it looks so and a code page has nothing
- * nearer, or because a code page has it where ASCII has "\".
+ * compatibility form (NFKC) is or has that (tests/egress/test_paths.py has them all), because it
+ * looks so and a code page has nothing nearer, or because a code page has it where ASCII has "\".
+ * Other punctuation is in file names every day, wide "(", "," and "!" in Chinese and Japanese ones.
  */
 static bool looks_like_a_boundary(uint32_t c)
 {
@@ -63,12 +64,22 @@ static bool looks_like_a_boundary(uint32_t c)
 		{0x33c2, 0x33c2},   /* a.m. */
 		{0x33c7, 0x33c7},   /* Co. */
 		{0x33d8, 0x33d8},   /* p.m. */
-		{0xfe10, 0xfe19},   /* vertical forms */
+		{0xfe14, 0xfe14},   /* vertical ";" */
+		{0xfe16, 0xfe16},   /* vertical "?" */
+		{0xfe19, 0xfe19},   /* vertical three dots */
 		{0xfe30, 0xfe30},   /* vertical two dots */
-		{0xfe50, 0xfe6b},   /* small forms */
-		{0xff01, 0xff0f},   /* fullwidth forms of ASCII, but letters and digits */
-		{0xff1a, 0xff20},   /* ... */
-		{0xff3b, 0xff40},   /* ... */
+		{0xfe52, 0xfe52},   /* small "." */
+		{0xfe54, 0xfe54},   /* small ";" */
+		{0xfe56, 0xfe56},   /* small "?" */
+		{0xfe5f, 0xfe5f},   /* small "#" */
+		{0xfe68, 0xfe68},   /* small "\" */
+		{0xfe6a, 0xfe6a},   /* small "%" */
+		{0xff03, 0xff03},   /* fullwidth "#" */
+		{0xff05, 0xff05},   /* fullwidth "%" */
+		{0xff0e, 0xff0f},   /* fullwidth "." and "/" */
+		{0xff1b, 0xff1b},   /* fullwidth ";" */
+		{0xff1f, 0xff1f},   /* fullwidth "?" */
+		{0xff3c, 0xff3c},   /* fullwidth "\" */
 		{0x1f100, 0x1f100}, /* digit zero with a full stop */
 	};
 
@@ -127,6 +138,7 @@ struct segment {
 	bool pair;      /* there is ".." */
 	bool odd;       /* it begins with ".." and goes on with neither letter nor digit */
 	bool parameter; /* its parameters have begun */
+	bool query;     /* and it begins with them, with "?" or "#" */
 };
 
 static bool is_word(uint32_t c)
@@ -136,6 +148,7 @@ static bool is_word(uint32_t c)
 
 static void segment_add(struct segment *s, uint32_t c)
 {
+	s->query |= s->n == 0 && !s->parameter && (c == '?' || c == '#');
 	s->parameter |= c == ';' || c == '?' || c == '#';
 	if (s->parameter)
 		return;
@@ -147,11 +160,15 @@ static void segment_add(struct segment *s, uint32_t c)
 	s->n++;
 }
 
-/* Whether it is a step to somewhere else for nobody. last: of the path; it may be empty. */
+/*
+ * Whether it is a step to somewhere else for nobody. last: of the path; it may be empty, and so may
+ * what is left of it where a query is dropped: a name that begins with "#" (rooms of Matrix) is to
+ * such a server the directory that it is in, which is under the same prefix.
+ */
 static bool segment_is_plain(const struct segment *s, bool last)
 {
 	if (s->n == 0)
-		return last && !s->parameter;
+		return last && (!s->parameter || s->query);
 	return s->dots < s->n && !s->odd && (s->word || !s->pair);
 }
 

@@ -172,10 +172,20 @@ def test_values_of_headers_are_one_line(daemon: Daemon, value: str) -> None:
     assert "hidden" not in r.text
 
 
-def test_two_spellings_of_a_header(daemon: Daemon) -> None:
-    value = grant("a.test", inject=inject("a.test", Cookie="1", cookie="2"))
+@pytest.mark.parametrize(
+    "names,words",
+    [
+        (("Cookie", "cookie"), "for a.test is there twice"),
+        (("X-Api-Key", "X_Api_Key"), "X-Api-Key and X_Api_Key for a.test are the same header"),
+        (("x_api_key", "X-Api_Key"), "x_api_key and X-Api_Key for a.test are the same header"),
+    ],
+)
+def test_two_spellings_of_a_header(daemon: Daemon, names: tuple[str, str], words: str) -> None:
+    """The second would take the place of the first."""
+    value = grant("a.test", inject=inject("a.test", **dict.fromkeys(names, "hidden")))
     r = daemon.http.post("/v1/sandboxes", json={"egress": value})
-    assert r.status_code == 400 and "twice" in r.json()["error"]
+    assert r.status_code == 400 and r.json()["field"] == "egress.inject"
+    assert words in r.json()["error"] and "hidden" not in r.text
 
 
 def test_the_guest_can_connect_as_soon_as_it_runs(daemon: Daemon) -> None:

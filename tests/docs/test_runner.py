@@ -199,10 +199,11 @@ def fuzz_program(build: Path, text: str):
 
 def found(directory: Path, says: str, fails_at: int):
     """What the runner makes of a target that says this of its find, and again at that try."""
-    (target,) = fuzz_program(directory, FINDER).targets(directory, ["ctl"])
+    fuzz_run = fuzz_program(directory, FINDER)
+    (target,) = fuzz_run.targets(directory, ["ctl"])
     (directory / "fails_at").write_text(str(fails_at), encoding="utf-8")
     (directory / "says").write_text(says, encoding="utf-8")
-    result = target.fuzz(60, False)
+    result = target.fuzz(60, False, fuzz_run.Extra())
     assert "Test unit written to" in target.log.read_text(encoding="utf-8")
     assert len((directory / "tries").read_text().splitlines()) == (fails_at or 3)
     assert any(f"{directory}/find" in line for line in result.told)
@@ -238,8 +239,11 @@ old=$((1 + $(ls {here}/seeds {here}/fuzz/ctl/corpus | grep -c kept)))
 for o; do
     case "$o" in
     -runs=*) [ "$more" = none ] || more=$((${{o#-runs=}} - old)); echo "$o" >>{here}/more;;
+    -max_total_time=1) ;;
+    -max_total_time=*) echo "$o" >>{here}/more;;
     esac
 done
+[ "$more" != unborn ] || exit 0
 [ "$more" != none ] || more=0
 for i in $(seq $more); do : >{here}/fuzz/ctl/corpus/kept$i; done
 printf '#%s\\tINITED cov: 5 ft: 5\\n#9\\tDONE   cov: 6 ft: 6\\n' $old
@@ -247,26 +251,44 @@ echo "stat::number_of_executed_units: $((old + more))"
 """
 
 
+MORE = "-runs=6\n-max_total_time=50\n"
+
+
 @pytest.mark.parametrize(
-    "time_for, more, says",
+    "time_for, extra, more, says, told",
     [
-        ("3", "", "6 executions, 1 new edges of 6"),
-        ("2", "-runs=6\n", "11 executions, 1 new edges of 6"),
-        ("0", "-runs=6\n", "9 executions, 1 new edges of 6"),
-        ("none", "-runs=6\n", "FAILED: only 0 new inputs for 3 old ones"),
+        ("3", 50, "", "6 executions, 1 new edges of 6", ""),
+        ("2", 50, MORE, "11 executions, 1 new edges of 6", ""),
+        ("0", 50, MORE, "9 executions, 1 new edges of 6", ""),
+        ("0", 1000, MORE.replace("50", "120"), "9 executions, 1 new edges of 6", ""),
+        ("none", 50, MORE, "SLOW: 6 executions", "only 0 new inputs for 3 old ones, with 50 seconds more"),
+        ("2", 0.9, "", "SLOW: 5 executions", "only 2 new inputs for 3 old ones, with 0 seconds more"),
+        ("unborn", 50, "", "FAILED", ""),
     ],
 )
-def test_a_fuzz_target_tries_as_many_new_inputs_as_it_has(tmp_path, time_for, more, says):
-    (target,) = fuzz_program(tmp_path, SLOW).targets(tmp_path, ["ctl"])
+def test_a_fuzz_target_tries_as_many_new_inputs_as_it_has(tmp_path, time_for, extra, more, says, told):
+    fuzz_run = fuzz_program(tmp_path, SLOW)
+    (target,) = fuzz_run.targets(tmp_path, ["ctl"])
     (tmp_path / "time_for").write_text(time_for, encoding="utf-8")
     (tmp_path / "more").touch()
     target.seeds = tmp_path / "seeds"
     target.seeds.mkdir()
     for name in ("kept_a", "kept_b"):
         (target.seeds / name).touch()
-    result = target.fuzz(1, False)
-    assert result.text.startswith(says) and result.ok == (time_for != "none")
+    result = target.fuzz(1, False, fuzz_run.Extra(extra))
+    assert result.text.startswith(says) and result.ok == (time_for != "unborn")
+    assert result.text.endswith("a second, ok") == (not told and result.ok)
+    assert not told or result.told[0] == told
     assert (tmp_path / "more").read_text(encoding="utf-8") == more
+
+
+def test_the_extra_time_of_a_run_is_for_all_its_targets(tmp_path):
+    fuzz_run = fuzz_program(tmp_path, SLOW)
+    extra = fuzz_run.Extra(130)
+    assert extra.take() == 120 and extra.take() == 10 and extra.take() == 0
+    extra.give_back(90.5)
+    extra.give_back(-30)  # it took longer than its share
+    assert extra.take() == 60 and extra.take() == 0
 
 
 @pytest.mark.parametrize(
@@ -298,11 +320,13 @@ def test_coverage_judges_every_file_of_the_devices(monkeypatch, tmp_path, capsys
 
 def test_fuzz_targets_say_why(run, tmp_path):
     lines = "a1  9 executions, ok\nb  UNSTEADY: FAILED (status 1), and not again\n    x.c:7: b\n"
-    lines += "c  FAILED (status 77)\n    x.c:7: a\n    log: l\n2 passed, 1 failed, 0 skipped\n"
+    lines += "c  FAILED (status 77)\n    x.c:7: a\n    log: l\n"
+    lines += "d  SLOW: 5 executions\n    only 2 new\n3 passed, 1 failed, 0 skipped\n"
     stage = run.Stage("fuzz", "fuzz", ["sh", "-c", f"printf '{lines}'; exit 1"])
     with (tmp_path / "log").open("w", encoding="utf-8") as log:
         counts = run.run_fuzz(stage, log)
-    assert (counts.passed, counts.failed, counts.skipped) == (2, 1, 0)
+    assert (counts.passed, counts.failed, counts.skipped) == (3, 1, 0)
+    assert counts.slow == ["fuzz::d"] and run.said(counts, "fuzz::d") == ": only 2 new"
     assert counts.names == ["fuzz::c"] and counts.unsteady == ["fuzz::b"]
     assert run.said(counts, "fuzz::c") == ": x.c:7: a log: l"
 
@@ -312,7 +336,7 @@ def test_a_replay_runs_beside_a_fuzz_target(tmp_path):
     (fuzzed,) = fuzz_run.targets(tmp_path, ["ctl"], "fuzz")
     (replayed,) = fuzz_run.targets(tmp_path, ["ctl"], "replay")
     with ThreadPoolExecutor(1) as pool:
-        result = pool.submit(fuzzed.fuzz, 1, False)
+        result = pool.submit(fuzzed.fuzz, 1, False, fuzz_run.Extra())
         while not (tmp_path / "begun").exists() and not result.done():
             time.sleep(0.01)
         assert replayed.replay().ok

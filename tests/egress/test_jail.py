@@ -86,6 +86,7 @@ def test_its_root_is_empty(proxy: Proxy) -> None:
         pytest.skip("this host does not allow mount namespaces")
     assert os.listdir(f"/proc/{proxy.pid}/root/") == []
     assert os.readlink(f"/proc/{proxy.pid}/cwd") == "/"
+    assert "root directory" not in proxy.log.read_text()
     with pytest.raises(OSError):
         Path(f"/proc/{proxy.pid}/root/file").write_text("x")
     for space in ("ipc", "uts"):
@@ -101,6 +102,25 @@ def test_its_root_is_empty_as_an_ordinary_user_too(tmp_path: Path) -> None:
     ready(p)
     assert os.listdir(f"/proc/{p.pid}/root/") == []
     assert os.readlink(f"/proc/{p.pid}/ns/user") != os.readlink("/proc/self/ns/user")
+    p.close()
+
+
+# Of all that come of it nobody gets a mount namespace.
+NO_MOUNTS = """
+echo 0 >/proc/sys/user/max_mnt_namespaces
+exec unshare -U --map-user=1000 --map-group=1000 "$@"
+"""
+
+
+def test_a_host_that_allows_no_root_of_its_own(tmp_path: Path) -> None:
+    """The rest of the jail has to do, and the log says so; elsewhere it says nothing."""
+    before = ("unshare", "-r", "sh", "-ec", NO_MOUNTS, "sh")
+    if subprocess.run([*before, "true"], check=False).returncode:
+        pytest.skip("this host does not allow user namespaces")
+    p = Proxy(tmp_path, before=before)
+    assert ready(p)["Seccomp"] == "2"
+    assert os.readlink(f"/proc/{p.pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+    assert p.log.read_text().count("no root directory of its own for this proxy: ") == 1
     p.close()
 
 

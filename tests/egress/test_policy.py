@@ -85,6 +85,7 @@ BAD_POLICIES: dict[str, tuple[Any, str]] = {
     "inject-not-text": ({**GOOD, "inject": {"a.test": {"headers": {"X": 1}}}}, "X"),
     "inject-framing": ({**GOOD, "inject": {"a.test": {"headers": {"content-length": "1"}}}}, "con"),
     "inject-hop": ({**GOOD, "inject": {"a.test": {"headers": {"Connection": "x"}}}}, "Connection"),
+    "inject-same": ({**GOOD, "inject": {"a.test": {"headers": {"X-A": "1", "x_a": "2"}}}}, "twice"),
     "inject-itself": ({**GOOD, "inject": {"a.test": {"headers": {"Host": "b.test"}}}}, "Host"),
 }  # fmt: skip
 

@@ -16,7 +16,9 @@ On a busy machine a target gets a part of the processors only: with --cpu the se
 ran, however long that takes. What it got is in its line.
 
 A target that was given too little of the processors for more than its corpus goes on until it has
-tried as many new inputs as it has old ones; one that cannot do that in EXTRA_S more seconds has failed.
+tried as many new inputs as it has old ones, for EXTRA_EACH_S more seconds at most, and for EXTRA_S in all
+targets of a run together, by the clock. One that could not do it even so is told of as SLOW: it has run all
+that is kept once, and has passed. One that has not even done that has failed.
 
 A find is tried again by itself. One that does not come again is told of as UNSTEADY, with what was said and
 where the input is, and the target has passed, only if it was about time: a hang, or MUST_SOON() of
@@ -36,6 +38,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +49,9 @@ ROOT = HERE.parent.parent
 HANG_S = 120
 MAX_LEN = 4096
 TRIES = 3  # of a find by itself
-EXTRA_S = 1200  # for a target that has not done its least in its time
+# For targets that have not done their least in their time: of a run in all, and of one of them.
+EXTRA_S = 600
+EXTRA_EACH_S = 120
 RUNNING: set[subprocess.Popen] = set()
 # Of the leaks that libFuzzer finds by itself, the sanitizer tells the place.
 OPTIONS = {
@@ -63,6 +68,26 @@ class Result:
     ok: bool = True
     text: str = ""  # the rest of its line
     told: list[str] = field(default_factory=list)  # lines below it
+
+
+class Extra:
+    """Seconds that the targets of a run may still take beyond their own."""
+
+    def __init__(self, seconds: float = EXTRA_S) -> None:
+        self.left = seconds
+        self.lock = threading.Lock()
+
+    def take(self) -> int:
+        """A share; what is not used of it comes back."""
+        with self.lock:
+            share = int(max(0, min(self.left, EXTRA_EACH_S)))
+            self.left -= share
+            return share
+
+    def give_back(self, seconds: float) -> None:
+        """Below zero: it took longer than its share."""
+        with self.lock:
+            self.left += seconds
 
 
 def about_time(output: str) -> bool:
@@ -161,17 +186,20 @@ class Target:
             return self.failed(status, output)
         return Result(self.name, True, f"{len(kept)} inputs, ok")
 
-    def fuzz(self, seconds: int, by_cpu: bool) -> Result:
+    def fuzz(self, seconds: int, by_cpu: bool, extra: Extra) -> Result:
         """Runs it for so long, beginning with all that is there. By the processor's time: libFuzzer
         knows the clock only, so it is run again for what is missing. The inputs that are there do not
-        count; of new ones there must be as many."""
+        count; of new ones there should be as many, for which it may take of the extra time."""
         self.corpus.mkdir(parents=True, exist_ok=True)
         dirs = [str(d) for d in (self.corpus, self.seeds, self.found) if d.is_dir()]
         old = new = executions = 0
-        before, left, limit = None, float(seconds), [f"-max_total_time={seconds}"]
+        before, left, limit, share = None, float(seconds), [f"-max_total_time={seconds}"], 0
         while limit:
             options = [*limit, f"-max_len={MAX_LEN}", "-print_final_stats=1"]
+            began = time.monotonic()
             status, output = self.call([*options, *dirs], int(left) + 10 * HANG_S)
+            if share:
+                extra.give_back(share - (time.monotonic() - began))
             if status != 0:
                 return self.judged(self.failed(status, output), output)
             runs = re.search(r"stat::number_of_executed_units: (\d+)", output)
@@ -183,24 +211,23 @@ class Target:
             new += int(runs.group(1)) - int(first.group(1))
             old = old or int(first.group(1))
             before = int(first.group(2)) if before is None else before
-            if new < old and "-runs" in limit[0]:
-                text = f"FAILED: only {new} new inputs for {old} old ones in {EXTRA_S} seconds more"
-                return Result(self.name, False, text, [f"log: {shown(self.log)}"])
-            left = seconds - self.cpu_s if by_cpu else 0
+            left = seconds - self.cpu_s if by_cpu and not share else 0
             if left >= 1:
                 limit = [f"-max_total_time={int(left)}"]
-            elif new < old:
+            elif new < old and not share and (share := extra.take()):
                 # All that is there by now is run first, after an empty one.
                 there = 1 + sum(len(os.listdir(d)) for d in dirs)
-                left = EXTRA_S
-                limit = [f"-runs={there + old - new}", f"-max_total_time={EXTRA_S}"]
+                left = share
+                limit = [f"-runs={there + old - new}", f"-max_total_time={share}"]
             else:
                 limit = []
         text = f"{executions} executions, {edges[-1] - before} new edges of {edges[-1]}"
         speed = executions / max(self.cpu_s, 1)
-        return Result(
-            self.name, True, f"{text}, {self.cpu_s:.0f} s of the processor, {speed:.0f} a second, ok"
-        )
+        text = f"{text}, {self.cpu_s:.0f} s of the processor, {speed:.0f} a second"
+        if new >= old:
+            return Result(self.name, True, f"{text}, ok")
+        told = f"only {new} new inputs for {old} old ones, with {share} seconds more"
+        return Result(self.name, True, f"SLOW: {text}", [told, f"log: {shown(self.log)}"])
 
     def take_seeds(self, most: int) -> Result:
         """Adds to the committed corpus the inputs that cover the most."""
@@ -245,14 +272,14 @@ def targets(build: Path, names: list[str], what: str = "fuzz") -> list[Target]:
     return [t for t in found if (t.name in names or not names) and t.name in sources]
 
 
-def run(target: Target, args: argparse.Namespace) -> bool:
+def run(target: Target, args: argparse.Namespace, extra: Extra) -> bool:
     """One target, and its line."""
     if args.replay:
         result = target.replay()
     elif args.seeds:
         result = target.take_seeds(args.seeds)
     else:
-        result = target.fuzz(args.seconds, args.cpu)
+        result = target.fuzz(args.seconds, args.cpu, extra)
     lines = [f"{result.name:14} {result.text}"] + [f"    {t}" for t in result.told]
     print("\n".join(lines), flush=True)
     return result.ok
@@ -272,8 +299,9 @@ def main() -> int:
     args = parser.parse_args()
     what = "replay" if args.replay else "seeds" if args.seeds else "fuzz"
     chosen = targets(Path(args.build).resolve(), args.targets, what)
+    extra = Extra()
     with ThreadPoolExecutor(args.jobs) as pool:
-        runs = [pool.submit(run, t, args) for t in chosen]
+        runs = [pool.submit(run, t, args, extra) for t in chosen]
         try:
             passed = sum(r.result() for r in runs)
         except KeyboardInterrupt:

@@ -78,7 +78,7 @@ int layers_write(struct layers *l, uint64_t off, struct iovec *iov, int n)
 
 int layers_zero(struct layers *l, uint64_t off, uint64_t len)
 {
-	//@ assert off <= l->size && 1 <= len <= 1ull << 30;
+	//@ assert off <= l->size && 1 <= len <= (uint64_t)BLK_RANGE_SECTORS * VIRTIO_BLK_SECTOR;
 	return done();
 }
 

@@ -265,6 +265,14 @@ static void test_plain(void **state)
 		"/%ef%bc%a1",
 		"/%e0%a0%80",
 		"/%f4%8f%bf%bf",
+		/* wide "(", ")", ",", ":", "!" and a wide dot that nobody takes for one */
+		"/%e6%97%a5%ef%bc%88%e6%9c%ac%ef%bc%89.txt",
+		"/%ef%bc%8c/%ef%bc%9a/%ef%bc%81/%e3%80%82",
+		/* names that begin with "#" or "?" */
+		"/%23",
+		"/rooms/%23room%3aexample.org",
+		"/a/%3f",
+		"/%23;..",
 	};
 	static const char *const not_plain[] = {
 		"",
@@ -344,8 +352,13 @@ static void test_plain(void **state)
 		"/..%3f/a",
 		"/..%3Fx",
 		"/a/.%23/",
-		"/%23",
+		"/%23/",
 		"/a/%3f/b",
+		"/a/%3f/",
+		"/a/;%23",
+		"/..%23",
+		/* no letter or digit of ASCII beside ".." */
+		"/%d0%b0..%d0%b1",
 		/* not UTF-8, overlong forms of "." and "/" among it */
 		"/%ff",
 		"/%80",

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "daemon/egress/grant.h"
 #include "daemon/egress/operator.h"
+#include "lib/header_name.h"
 #include "lib/json_safe.h"
 
 #include <errno.h>
@@ -182,11 +183,21 @@ static bool is_value(const json_t *v)
 	return true;
 }
 
+/* Another one that a server would take for this, which is a name: so it is one, too. */
+static const char *same_header(const json_t *headers, const char *name)
+{
+	const char *other;
+	json_t *v;
+
+	json_object_foreach((json_t *)(uintptr_t)headers, other,
+			    v) if (other != name && header_same_variable(other, name)) return other;
+	return NULL;
+}
+
 static int check_header(const json_t *headers, const char *host, const char *name,
 			const json_t *value, struct err *err)
 {
 	const char *other;
-	json_t *v;
 
 	if (!is_token(name))
 		return err_text(err, EINVAL,
@@ -194,13 +205,14 @@ static int check_header(const json_t *headers, const char *host, const char *nam
 	if (is_reserved(name))
 		return err_text(err, EINVAL, "egress.inject: %s for %s cannot be injected", name,
 				host);
-	json_object_foreach(
-		(json_t *)(uintptr_t)headers, other,
-		v) if (other != name &&
-		       strcasecmp(other, name) ==
-			       0) return err_text(err, EINVAL,
-						  "egress.inject: %s for %s is there twice", name,
-						  host);
+	other = same_header(headers, name);
+	if (other && strcasecmp(other, name) == 0)
+		return err_text(err, EINVAL, "egress.inject: %s for %s is there twice", name, host);
+	if (other)
+		return err_text(err, EINVAL,
+				"egress.inject: %s and %s for %s are the same header to many "
+				"servers, so only one of them can be injected",
+				name, other, host);
 	if (!json_is_string(value))
 		return err_text(err, EINVAL, "egress.inject: the value of %s for %s is no string",
 				name, host);

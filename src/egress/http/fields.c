@@ -6,7 +6,8 @@
 #define _GNU_SOURCE
 #include "egress/http/fields.h"
 
-#include <ctype.h>
+#include "lib/header_name.h"
+
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -166,22 +167,6 @@ void http_fields_end_hop(struct http_fields *f, bool request)
 			remove_at(f, i);
 }
 
-/*
- * Servers that make variables of headers (CGI, WSGI and what came of them) take "-" and "_" for the
- * same: X_Api_Key would stand beside an injected X-Api-Key, or in front of it.
- */
-static bool same_variable(const char *a, const char *b)
-{
-	for (;; a++, b++) {
-		char x = *a == '_' ? '-' : *a, y = *b == '_' ? '-' : *b;
-
-		if (tolower((unsigned char)x) != tolower((unsigned char)y))
-			return false;
-		if (!x)
-			return true;
-	}
-}
-
 int http_fields_inject(struct http_fields *f, const json_t *inject)
 {
 	const char *name;
@@ -191,8 +176,9 @@ int http_fields_inject(struct http_fields *f, const json_t *inject)
 	{
 		int rc;
 
+		/* X_Api_Key would stand beside an injected X-Api-Key, or in front of it. */
 		for (size_t i = f->n; i-- > 0;)
-			if (same_variable(f->v[i].name, name))
+			if (header_same_variable(f->v[i].name, name))
 				remove_at(f, i);
 		if (!json_is_string(value))
 			return -EINVAL;

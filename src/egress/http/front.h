@@ -66,6 +66,7 @@ struct http_front {
 	struct buf wire;                 /* TLS bytes for the guest */
 	bool tls_dead;                   /* its handshake or a record failed */
 	uint64_t tls_notices, tls_bytes; /* messages of TLS itself; bytes of the guest within */
+	size_t tls_answer;               /* TLS bytes up to the end of what was in `down` */
 };
 
 /*

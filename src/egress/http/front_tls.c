@@ -55,10 +55,15 @@ int front_tls_init(struct http_front *f, SSL *ssl)
 	return 0;
 }
 
-/* What OpenSSL wrote goes to the guest as far as it takes it: like buf_flush(). */
+/*
+ * What OpenSSL wrote goes to the guest as far as it takes it: like buf_flush(). Taking what is of
+ * an answer is a sign of life; answers of TLS's own are not, or asking for them would be one.
+ */
 static int tls_flush(struct http_front *f)
 {
 	BIO *out = SSL_get_wbio(f->ssl);
+	size_t before;
+	int rc;
 
 	while (BIO_ctrl_pending(out)) {
 		uint8_t *p = buf_reserve(&f->wire, TLS_PIECE);
@@ -71,7 +76,15 @@ static int tls_flush(struct http_front *f)
 			break;
 		buf_commit(&f->wire, (size_t)n);
 	}
-	return buf_flush(&f->wire, f->guest.fd);
+	before = buf_len(&f->wire);
+	rc = buf_flush(&f->wire, f->guest.fd);
+	if (buf_len(&f->wire) < before && f->tls_answer) {
+		size_t went = before - buf_len(&f->wire);
+
+		f->tls_answer -= went < f->tls_answer ? went : f->tls_answer;
+		f->active_ns = io_now_ns();
+	}
+	return rc;
 }
 
 /* Bytes of the guest for OpenSSL: 1, 0 (none now), -errno. */
@@ -164,6 +177,7 @@ int front_tls_drain(struct http_front *f)
 			return tls_failed(f);
 		}
 		buf_consume(&f->down, (size_t)n);
+		f->tls_answer = buf_len(&f->wire) + BIO_ctrl_pending(SSL_get_wbio(f->ssl));
 		made = 1;
 		rc = tls_flush(f);
 		if (rc < 0)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The TLS side of a front (front.h): OpenSSL works on memory, all reading and
- * writing of the socket happens here.
- * Thread: the loop's. fork: nothing of its own.
+ * writing of the socket happens here. Where the guest takes bytes of an answer, active_ns is
+ * renewed. Thread: the loop's. fork: nothing of its own.
  */
 #pragma once
 

@@ -78,7 +78,7 @@ static const struct jail_rule process_rules[] = {
 	MAKE(IOCTL(KVM_SET_USER_MEMORY_REGION)), /* vm.c: RAM and root image */
 	MAKE(IOCTL(KVM_SET_TSS_ADDR)), /* vm.c: three pages that Intel's need */
 	MAKE(IOCTL(KVM_SET_IDENTITY_MAP_ADDR)), /* vm.c: and one more */
-	MAKE(IOCTL(KVM_ENABLE_CAP)), /* vm.c: the split interrupt controller; no counters */
+	MAKE(IOCTL(KVM_ENABLE_CAP)), /* vm.c: irqs in two halves, no counters; cpuid.c: no features but those shown */
 	MAKE(IOCTL(KVM_CREATE_VCPU)), /* vcpu.c */
 	MAKE(IOCTL(KVM_GET_SUPPORTED_CPUID)), /* cpuid.c */
 	MAKE(IOCTL(KVM_SET_CPUID2)), /* cpuid.c */

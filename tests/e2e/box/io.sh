@@ -15,6 +15,8 @@ if [ -e /dev/podflare/disk0 ]; then
 	chown podflare "$STATE"
 	chmod 700 "$STATE"
 fi
+# On hardware the daemon would make it, but its disk is asked for before that.
+[ -d "$STATE" ] || mkdir -m 700 "$STATE" || fail "the state directory cannot be made"
 delegate
 grep -qw io "$GROUP/cgroup.controllers" || fail "this kernel has no limits for disks"
 export PODFLARE_CGROUP_IO_MIB=1

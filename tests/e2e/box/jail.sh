@@ -16,11 +16,13 @@ status() {
 	awk -v key="$2:" '$1 == key {print $2}' "$1/status"
 }
 
-# The thread of which $1 is the directory must have $2 filters. What it has, it has for itself.
+# The thread of which $1 is the directory must have $2 filters beside those that the daemon was started
+# with, as by a container. What it has, it has for itself.
 check_thread() {
 	name=$(status "$1" Name)
 	is "the mode of seccomp of $name" "$(status "$1" Seccomp)" 2
-	is "the number of filters of $name" "$(status "$1" Seccomp_filters)" "$2"
+	is "the number of filters of $name" \
+		$(($(status "$1" Seccomp_filters) - $(status "/proc/$daemon" Seccomp_filters))) "$2"
 	is "NoNewPrivs of $name" "$(status "$1" NoNewPrivs)" 1
 	for set in CapInh CapPrm CapEff CapAmb; do
 		is "$set of $name" "$(status "$1" $set)" 0000000000000000
@@ -47,7 +49,7 @@ limit() {
 	sed -n "s/^$1  *\([0-9a-z]*\)  *\([0-9a-z]*\) .*/\1 \2/p" "/proc/$vmm/limits"
 }
 
-# VMM $1 is a $2: its loop has $3 filters, and it has $4 vCPUs with two each.
+# VMM $1 is a $2: its loop has $3 filters, it has $4 vCPUs with two each, and a disk of $5 MiB.
 inspect() {
 	vmm=$1 kind=$2 loops=0 vcpus=
 	for task in /proc/"$vmm"/task/*; do
@@ -68,37 +70,40 @@ inspect() {
 	is "the list of vCPUs" "$(words $vcpus)" "$(words $(seq 0 $(($4 - 1)) | sed 's/^/vcpu/'))"
 	is "the limit of core files" "$(limit 'Max core file size')" "0 0"
 	is "the limit of open files" "$(limit 'Max open files' | cut -d ' ' -f 2)" 1024
-	is "the limit of a file's size" "$(limit 'Max file size' | cut -d ' ' -f 2)" $((64 << 30))
-	ok "$kind: $3 filters of the loop, 2 of each of $4 vCPUs"
+	is "the limit of a file's size" "$(limit 'Max file size')" "$(($5 << 20)) $(($5 << 20))"
+	ok "$kind: $3 filters of the loop, 2 of each of $4 vCPUs, files of at most $5 MiB"
 }
 
 youngest() {
 	vmms | tail -n 1
 }
 
-# How many vCPUs sandbox $1 has.
-vcpus_of() {
-	wget -q -O - "$URL/v1/sandboxes/$1" | sed -n 's/.*"vcpus": *\([0-9]*\).*/\1/p'
+# The number $2 of sandbox $1, as the API has it.
+number_of() {
+	wget -q -O - "$URL/v1/sandboxes/$1" | sed -n 's/.*"'"$2"'": *\([0-9]*\).*/\1/p'
 }
 
 start
 id=$(create)
 [ -n "$id" ] && alive "$id" || fail "no sandbox was created"
-n=$(vcpus_of "$id")
+# The template is one of the same, the default size.
+n=$(number_of "$id" vcpus)
 [ "${n:-0}" -gt 0 ] || fail "the sandbox has '$n' vCPUs"
+disk=$(number_of "$id" disk_mib)
+[ "${disk:-0}" -gt 0 ] || fail "the sandbox has a disk of '$disk' MiB"
 count_is 2 || fail "there should be a template and a sandbox: $(vmms)"
-inspect "$(vmms | head -n 1)" "a template" 1 "$n"
-inspect "$(youngest)" "a sandbox" 1 "$n"
+inspect "$(vmms | head -n 1)" "a template" 1 "$n" "$disk"
+inspect "$(youngest)" "a sandbox" 1 "$n" "$disk"
 
 child=$(fork "$id" 1)
 [ -n "$child" ] && alive "$child" || fail "the sandbox was not forked"
 count_is 3 || fail "there should be a copy: $(vmms)"
-inspect "$(youngest)" "a copy" 1 "$n"
+inspect "$(youngest)" "a copy" 1 "$n" "$disk"
 
 leaf=$(create '{"forkable": false}')
 [ -n "$leaf" ] || fail "no sandbox that cannot be forked was created"
 count_is 4 || fail "there should be one more: $(vmms)"
-inspect "$(youngest)" "one that cannot be forked" 2 "$n"
+inspect "$(youngest)" "one that cannot be forked" 2 "$n" "$disk"
 alive "$leaf" || fail "it does not run code"
 
 stop

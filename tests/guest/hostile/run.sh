@@ -3,12 +3,14 @@
 # Runs the hostile guest once for each seed, two at a time, and on with further seeds until that many seconds
 # are over, while a peaceful one (ready.tiny) is booted over and over beside them, and one that leaves neither of
 # its processors runs. Then one that floods its VMM with packets, beside peaceful ones again, until it has been
-# at it for a tenth of those seconds, and has been looked at a few times. Prints what vmboot saw of each, how
-# many of the peaceful ones were tried and came up, how many processors of the one that runs were busy, how often
-# the flooded VMM answered and how many packets it had, and what the kernel complained of meanwhile.
+# at it for a tenth of those seconds, has sent PACKETS, and has been looked at a few times. Prints what vmboot
+# saw of each, how many of the peaceful ones were tried and came up, how many processors of the one that runs
+# were busy, how often the flooded VMM answered and how many packets it had, and what the kernel complained of
+# meanwhile.
 # Where podflare-vmm is: $VMM, else as in the emulated host.
 #
 #   run.sh OPS SECONDS SEED...
+PACKETS=10000
 cd "$(dirname "$0")" || exit 1
 vmm=${VMM:-/usr/bin/podflare-vmm}
 ops=$1 seconds=$2
@@ -26,6 +28,11 @@ complaints() {
 	dmesg | grep -E 'BUG|WARNING|Oops|[Gg]eneral protection|KASAN|UBSAN|ODEBUG' | grep -v 'soft lockup'
 }
 
+# Of the lines on standard input those that are not in that file.
+unknown() {
+	grep -v -x -F -f "$1"
+}
+
 vmms() {
 	for comm in /proc/[0-9]*/comm; do
 		[ "$(cat "$comm" 2>/dev/null)" != podflare-vmm ] || echo "${comm#/proc/}" | cut -d/ -f1
@@ -41,6 +48,11 @@ busy() {
 		"$1(vcpu"*) [ $((user + system)) -lt 50 ] || echo "$name" ;;
 		esac
 	done
+}
+
+# How many packets the flooding VMM has had. Its last line may not be whole.
+packets() {
+	grep -a ^flooded "$work/flood" | tr -cd '0-9\n' | sort -n | tail -n 1
 }
 
 # Boots peaceful guests until $1.halt is there; $1 has what was seen of those that failed, $1.count a line
@@ -69,7 +81,10 @@ attack() {
 
 before=$(vmms | wc -l)
 if dmesg >/dev/null 2>&1; then
-	complaints >"$work/complaints"
+	# One line more: where that file is empty, busybox's grep takes its first argument for the pattern.
+	{ echo && complaints; } >"$work/complaints"
+	# Without this the end would be the same whatever was found.
+	echo "BUG: planted" | unknown "$work/complaints" | grep -q planted || echo "== complaints are not seen"
 fi
 ./vmboot "$vmm" hostile.elf filler filler 128 2 spin=1 >"$work/spin" 2>&1 &
 spinner=$!
@@ -97,8 +112,9 @@ began=$(cut -d. -f1 /proc/uptime) limit=$((300 + seconds))
 while kill -0 $flooder 2>/dev/null && ! past $limit; do
 	sleep 1
 	answers=$(grep -c ^stats "$work/flood")
+	packets=$(packets)
 	read -r up _ <"$work/flooded.count"
-	if past $((seconds / 10)) && [ "$answers" -ge 5 ] && [ "$up" -ge 3 ]; then
+	if past $((seconds / 10)) && [ "$answers" -ge 5 ] && [ "$up" -ge 3 ] && [ "${packets:-0}" -ge $PACKETS ]; then
 		break
 	fi
 done
@@ -107,7 +123,10 @@ wait $sibling
 kill -0 $flooder 2>/dev/null && echo "== still flooding: $answers answers"
 kill $flooder 2>/dev/null
 wait $flooder 2>/dev/null
-grep -a -e ^stats -e ^flooded -e message "$work/flood" | tail -n 5
+echo "flooded $(packets)"
+for what in ^stats message; do
+	grep -a $what "$work/flood" | tail -n 1
+done
 
 while read -r seed; do
 	echo "== seed $seed"
@@ -121,8 +140,9 @@ done
 if [ -e "$work/complaints" ]; then
 	complaints >"$work/complaints.now"
 	# The kernel forgets what is old.
-	echo "== complaints: $(grep -c -v -x -F -f "$work/complaints" "$work/complaints.now")"
-	grep -v -x -F -f "$work/complaints" "$work/complaints.now"
+	unknown "$work/complaints" <"$work/complaints.now" >"$work/complaints.new"
+	echo "== complaints: $(wc -l <"$work/complaints.new")"
+	cat "$work/complaints.new"
 else
 	echo "== complaints: cannot be read"
 fi
