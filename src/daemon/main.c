@@ -275,6 +275,7 @@ static int run(struct daemon *d, uint64_t start_ns)
 			log_error("the event loop failed: %s", strerror(-rc));
 		stop(d);
 	}
+	vmm_host_stop(&d->vmms);
 	cgroups_stop(&d->cgroups);
 	child_log_stop(&d->child_log);
 	http_free(&d->http);
