@@ -407,7 +407,12 @@ void sandbox_end(struct sandbox *sb, bool deleted, const char *fmt, ...)
 	sb->renew = NULL;
 	agent_free(&sb->agent);
 	vmm_kill(&sb->vmm, true);
-	turn_done(&sb->turn, false);
+	/* Whatever its guest has answered: each copy of a hostile one may end just before its time.
+	 */
+	if (deleted)
+		turn_drop(&sb->turn);
+	else
+		turn_done(&sb->turn, false);
 }
 
 void sandbox_add_user(struct sandbox *sb, struct sandbox_user *u, sandbox_user_fn *fn, void *arg)
