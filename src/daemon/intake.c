@@ -165,6 +165,12 @@ void intake_head(struct request *r, const char *method)
 		intake_discard(r, &f, stranger ? LIMIT_DISCARD_STRANGER : LIMIT_DISCARD);
 		return;
 	}
+	if (r->match.route->open) {
+		/* Anybody may ask: nothing is held for who has shown no key. */
+		r->discard = true;
+		r->discard_left = LIMIT_DISCARD_STRANGER;
+		return;
+	}
 	if (!r->match.route->begin && f.length > LIMIT_JSON_BODY)
 		reply_too_large(r);
 	else if (r->match.route->begin)

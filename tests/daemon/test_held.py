@@ -3,6 +3,7 @@
 import http.client
 import json
 import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from conftest import SANITIZED, Daemon, wait_for
 from execs import running
 
 MIB = 1 << 20
+KEYS = ("pk_ann_1f0c", "pk_bob_77e2")
 
 
 @contextmanager
@@ -64,10 +66,11 @@ def test_code_that_waits(daemon: Daemon, tmp_path: Path, member: str) -> None:
         wait_for(lambda: waiting(daemon, sid) == 16, 120)
 
 
-def half_a_body(d: Daemon, sid: str, n: int) -> socket.socket:
+def half_a_body(d: Daemon, sid: str, n: int, key: str = "") -> socket.socket:
     """A connection that has sent so many bytes of a body of 4 MiB."""
     s = socket.create_connection(("127.0.0.1", d.port))
-    head = f"POST /v1/sandboxes/{sid}/exec HTTP/1.1\r\nHost: localhost\r\nContent-Length: {4 * MIB}\r\n\r\n"
+    more = f"Authorization: Bearer {key}\r\n" if key else ""
+    head = f"POST /v1/sandboxes/{sid}/exec HTTP/1.1\r\nHost: localhost\r\n{more}Content-Length: {4 * MIB}\r\n\r\n"
     s.sendall(head.encode() + b"x" * n)
     return s
 
@@ -93,6 +96,32 @@ def test_bodies_that_do_not_end(start: Callable[..., Daemon]) -> None:
         assert d.http.get("/v1/sandboxes").status_code == 200
     # They have left.
     wait_for(lambda: d.http.post(f"/v1/sandboxes/{sid}/exec", json=large).status_code == 200, 60)
+
+
+def test_bodies_of_strangers(start: Callable[..., Daemon]) -> None:
+    """What needs no key takes them, and holds nothing of them; of a longer one not all is read."""
+    d = start(env={"PODFLARE_REQUESTS_MIB": "16", "PODFLARE_API_KEYS": KEYS[0]})
+    large = b"x" * (4 * MIB)
+    head = b"GET /v1/healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+    assert httpx.request("GET", f"{d.url}/v1/healthz", content=b"x" * MIB).status_code == 200
+    with ExitStack() as stack:
+        socks = [stack.enter_context(socket.create_connection(("127.0.0.1", d.port))) for _ in range(30)]
+        for s in socks:
+            s.settimeout(30)
+            s.sendall(head + b"x" * 999_999)
+        # It has been read, as far as it is there.
+        time.sleep(0.5)
+        auth = {"Authorization": f"Bearer {KEYS[0]}"}
+        assert d.http.post("/v1/sandboxes", content=large, headers=auth).status_code == 400
+        for s in socks:
+            s.sendall(b"x")
+            assert s.recv(100).startswith(b"HTTP/1.1 200 ")
+        with pytest.raises(OSError):  # noqa: PT012
+            s.sendall(head.replace(b"1000000", b"9000000"))
+            for _ in range(90):
+                s.sendall(large[:100_000])
+            assert s.recv(100) == b"", "all of it was read"
+            raise OSError
 
 
 def test_answers_that_nobody_fetches(start: Callable[..., Daemon]) -> None:
