@@ -187,6 +187,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	if (d->cgroups.on)
 		d->vmms.groups = &d->cgroups;
 	owners_init(&d->owners, c, d->store.salt);
+	owners_share(&d->owners, c->nkeys, &d->held);
 	pool_init(&d->pool, d);
 	d->vmms.others = &d->egress;
 	d->vmms.others_own = egress_host_owns;

@@ -286,7 +286,8 @@ struct sandbox *sandbox_new(struct daemon *d, const struct sandbox_params *p,
 	sb->memory_mib = p->memory_mib;
 	sb->vcpus = p->vcpus;
 	sb->disk_mib = p->disk_mib;
-	sb->held = (struct held){.max = LIMIT_HELD, .all = &d->held};
+	sb->held = (struct held){.max = LIMIT_HELD,
+				 .all = owners_held(&d->owners, sb->owner, &d->held)};
 	sb->reseed = p->reseed;
 	sb->hold = p->hold;
 	sb->rehearsal = p->rehearsal;
@@ -353,6 +354,7 @@ void sandbox_count(struct sandbox *sb, const char *owner)
 	sb->counted = true;
 	snprintf(sb->owner, sizeof(sb->owner), "%s", owner);
 	turn_give(&sb->turn, owner);
+	sb->held.all = owners_held(&sb->d->owners, owner, &sb->d->held); /* it has none yet */
 }
 
 int sandbox_announce(struct sandbox *sb)
