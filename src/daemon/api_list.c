@@ -6,6 +6,7 @@
  */
 #include "daemon/api.h"
 #include "daemon/daemon.h"
+#include "daemon/intake.h"
 #include "daemon/limits.h"
 #include "daemon/reply.h"
 #include "lib/json_safe.h"
@@ -28,7 +29,7 @@ struct listing {
 static int list_put(struct listing *l, const char *text)
 {
 	size_t n = strlen(text);
-	int rc = held_take(&l->r->http->d->held, n);
+	int rc = held_take(intake_held(l->r), n);
 
 	if (rc < 0)
 		return rc;
@@ -81,7 +82,7 @@ static ssize_t list_pull(struct request *r, char *out, size_t max)
 		return PULL_END;
 	memcpy(out, buf_data(&l->out), n);
 	buf_consume(&l->out, n);
-	held_give(&r->http->d->held, n);
+	held_give(intake_held(r), n);
 	l->held -= n;
 	if (buf_len(&l->out) == 0)
 		buf_free(&l->out);
@@ -92,7 +93,7 @@ static void list_end(struct request *r)
 {
 	struct listing *l = r->state;
 
-	held_give(&r->http->d->held, l->held);
+	held_give(intake_held(r), l->held);
 	buf_free(&l->out);
 	free(l->ids);
 	free(l);
@@ -133,7 +134,7 @@ void api_sandbox_list(struct request *r)
 	r->ops = &list_whole_ops;
 	if (list_ids(l, &r->http->d->registry))
 		rc = list_fill(l);
-	if (rc == -ENOSPC) {
+	if (rc == -ENOSPC || rc == -EDQUOT) {
 		reply_overloaded(r);
 	} else if (rc < 0) {
 		reply_json(r, 500, NULL);

@@ -33,7 +33,7 @@ struct daemon {
 	struct store store;
 	struct owners owners;
 	struct registry registry;
-	struct held held; /* for all clients */
+	struct held held; /* for all clients; of each owner: owners.held */
 	struct egress_host egress;
 	struct turns renewals;
 	struct http http;

@@ -7,6 +7,7 @@
 #include "daemon/diff.h"
 #include "daemon/agent_failure.h"
 #include "daemon/daemon.h"
+#include "daemon/intake.h"
 #include "daemon/limits.h"
 #include "daemon/reply.h"
 #include "lib/json_safe.h"
@@ -46,6 +47,8 @@ struct diff {
 	struct loop_timer work; /* comparing goes on in the next turn */
 	struct diff_text text;
 	bool over;
+	bool slot;   /* it is one of daemon.ndiffs */
+	size_t held; /* of its client's account */
 };
 
 static void diff_step(struct diff *d);
@@ -300,6 +303,27 @@ static ssize_t diff_pull(struct request *r, char *out, size_t max)
 	return n < 0 ? PULL_ABORT : n ? n : PULL_END;
 }
 
+static void diff_leave_slot(struct diff *d)
+{
+	d->daemon->ndiffs -= d->slot;
+	d->slot = false;
+}
+
+/* The client sets the pace from here on: what is kept for it is its account's, and no slot. */
+static bool diff_hold(struct diff *d)
+{
+	size_t n = d->result.cap * sizeof(*d->result.all);
+
+	for (int i = 0; i < 2; i++)
+		n += d->side[i].changes.bytes +
+		     d->side[i].changes.cap * sizeof(*d->side[i].changes.all);
+	if (held_take(intake_held(d->r), n) < 0)
+		return false;
+	d->held = n;
+	diff_leave_slot(d);
+	return true;
+}
+
 /* In one piece when it is short. */
 static void diff_answer(struct diff *d)
 {
@@ -311,6 +335,8 @@ static void diff_answer(struct diff *d)
 	} else if (d->text.ended) {
 		http_reply(d->r, 200, "application/json", buf_data(&d->text.out),
 			   buf_len(&d->text.out), NULL);
+	} else if (!diff_hold(d)) {
+		reply_overloaded(d->r);
 	} else {
 		d->r->ops = &diff_stream_ops;
 		http_reply_stream(d->r, 200, "application/json", -1, NULL);
@@ -386,7 +412,8 @@ static void diff_end(struct request *r)
 	struct diff *d = r->state;
 
 	diff_over(d);
-	d->daemon->ndiffs--;
+	diff_leave_slot(d);
+	held_give(intake_held(r), d->held);
 	for (int i = 0; i < 2; i++) {
 		changes_free(&d->side[i].changes);
 		free(d->side[i].hashes);
@@ -444,6 +471,7 @@ void diff_submit(struct sandbox *a, struct sandbox *b, struct request *r, json_t
 	}
 	d->daemon = a->d;
 	d->daemon->ndiffs++;
+	d->slot = true;
 	d->r = r;
 	d->paths = paths;
 	d->limit = (struct loop_timer){.fn = diff_on_limit, .arg = d};

@@ -8,7 +8,8 @@
  *
  * Bounded: LIMIT_DIFFS at a time, of each side LIMIT_CHANGES entries and
  * LIMIT_CHANGES_BYTES, DIFF_LIMIT_NS in all. Comparing is done in turns of the
- * loop; the answer is made while it is sent.
+ * loop; the answer is made while it is sent. A long one is none of these any more while
+ * its client reads it: what it keeps is in that client's account (held.h).
  * Thread: the loop's. fork: no state of its own.
  */
 #pragma once

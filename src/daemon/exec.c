@@ -266,7 +266,7 @@ static bool exec_frame(struct exec *e, const struct frame *f)
 	}
 	if (rc == -EDQUOT || rc == -ENOSPC) {
 		exec_held_failure(&why, rc);
-		exec_fail(e, &why, "agent_error", NULL);
+		exec_fail(e, &why, why.code, NULL);
 		return false;
 	}
 	/* Without memory its client is let go; but there is nothing to come behind an EXIT. */

@@ -30,8 +30,11 @@ void exec_params_free(struct exec_params *p)
 int exec_hold_texts(struct exec *e)
 {
 	size_t n = e->p.code_len + e->p.stdin_len + e->p.head_len;
-	int rc = held_take(e->held, n);
+	int rc;
 
+	if (n <= LIMIT_HELD_SMALL)
+		return 0;
+	rc = held_take(e->held, n);
 	if (rc == 0)
 		e->held_texts = n;
 	return rc;
@@ -88,10 +91,15 @@ void exec_refuse_held(struct request *r, int error)
 
 void exec_held_failure(struct agent_failure *why, int error)
 {
+	if (error == -ENOSPC) {
+		*why = (struct agent_failure){.status = 503, .code = "overloaded"};
+		snprintf(why->message, sizeof(why->message),
+			 "podflared holds as much for its clients as it may");
+		return;
+	}
 	*why = (struct agent_failure){.status = 502, .code = "agent_error"};
 	snprintf(why->message, sizeof(why->message),
-		 error == -EDQUOT ? "results of this sandbox that wait for their clients, or for "
-				    "their end, have more than %u MiB together"
-				  : "podflared holds as much for its clients as it may",
+		 "results of this sandbox that wait for their clients, or for their end, have more "
+		 "than %u MiB together",
 		 LIMIT_HELD >> 20);
 }

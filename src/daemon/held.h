@@ -2,8 +2,9 @@
 /*
  * An account of memory that the daemon holds for others: request bodies that are
  * being read, code that waits for its turn, events that come in parts, answers that
- * nobody fetches. Each of these has a bound; so has their sum, of one sandbox and of
- * all. Small things that every connection has are not counted.
+ * nobody fetches. Each of these has a bound; so has their sum, of one sandbox, of one
+ * owner (half of all, where there are others) and of all. What is small (LIMIT_HELD_SMALL)
+ * is not counted, so that it goes on when there is room for nothing else.
  *
  * What is taken is given back by whoever took it, in the same amount.
  * Thread: the loop's. fork: plain memory.
@@ -20,7 +21,8 @@ struct held {
 	struct held *all; /* whose part it is, or NULL */
 };
 
-/* 0; -EDQUOT: more than h may have; -ENOSPC: more than all may. Nothing is taken then. */
+/* 0; -EDQUOT: more than h, a part, may have; -ENOSPC: more than whose part it is, or all, may.
+ * Nothing is taken then. */
 __must_check static inline int held_take(struct held *h, size_t n)
 {
 	if (n > h->max - h->n)

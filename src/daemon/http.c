@@ -258,7 +258,7 @@ static void http_on_completed(void *cls, struct MHD_Connection *conn, void **ctx
 		MHD_destroy_response(r->reply);
 	list_del(&r->link);
 	intake_drop_body(r);
-	held_give(&r->http->d->held, r->held_reply);
+	held_give(intake_held(r), r->held_reply);
 	free(r->uri);
 	free(r);
 }
@@ -332,9 +332,9 @@ static const char *const of_a_guest[] = {"Cache-Control", "no-store", "X-Content
 /* An answer of this length is held until the client has it. False: too much is held already. */
 static bool http_hold_reply(struct request *r, size_t len)
 {
-	if (len <= LIMIT_REPLY_SMALL || r->reply || r->phase == REQUEST_REPLY)
+	if (len <= LIMIT_HELD_SMALL || r->reply || r->phase == REQUEST_REPLY)
 		return true;
-	if (held_take(&r->http->d->held, len) < 0)
+	if (held_take(intake_held(r), len) < 0)
 		return false;
 	r->held_reply += len;
 	return true;

@@ -67,7 +67,7 @@ struct request {
 	bool suspended, gone, discard;
 	uint64_t discard_left;
 	struct buf body;              /* overwritten when freed: it may have secrets */
-	size_t held_body, held_reply; /* of daemon.held */
+	size_t held_body, held_reply; /* of intake_held() */
 
 	struct MHD_Response *reply; /* made, not yet queued */
 	unsigned int status;

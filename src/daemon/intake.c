@@ -165,6 +165,12 @@ void intake_head(struct request *r, const char *method)
 		intake_discard(r, &f, stranger ? LIMIT_DISCARD_STRANGER : LIMIT_DISCARD);
 		return;
 	}
+	if (r->match.route->open) {
+		/* Anybody may ask: nothing is held for who has shown no key. */
+		r->discard = true;
+		r->discard_left = LIMIT_DISCARD_STRANGER;
+		return;
+	}
 	if (!r->match.route->begin && f.length > LIMIT_JSON_BODY)
 		reply_too_large(r);
 	else if (r->match.route->begin)
@@ -173,19 +179,25 @@ void intake_head(struct request *r, const char *method)
 		intake_discard(r, &f, LIMIT_DISCARD);
 }
 
+struct held *intake_held(struct request *r)
+{
+	return owners_held(&r->http->d->owners, r->owner, &r->http->d->held);
+}
+
 void intake_body(struct request *r, const void *data, size_t len)
 {
-	struct held *held = &r->http->d->held;
-	int rc = held_take(held, len);
+	size_t all = buf_len(&r->body) + len;
+	size_t more = all > LIMIT_HELD_SMALL ? all - r->held_body : 0;
+	int rc = held_take(intake_held(r), more);
 
 	if (rc == 0) {
-		r->held_body += len;
+		r->held_body += more;
 		rc = buf_append(&r->body, data, len);
 	}
 	if (rc == 0)
 		return;
 	intake_drop_body(r);
-	if (rc == -ENOSPC)
+	if (rc == -ENOSPC || rc == -EDQUOT)
 		reply_overloaded(r);
 	else if (rc == -ENOMEM)
 		reply_json(r, 500, NULL);
@@ -195,7 +207,7 @@ void intake_body(struct request *r, const void *data, size_t len)
 
 void intake_drop_body(struct request *r)
 {
-	held_give(&r->http->d->held, r->held_body);
+	held_give(intake_held(r), r->held_body);
 	r->held_body = 0;
 	buf_free(&r->body);
 }

@@ -15,7 +15,11 @@ void intake_head(struct request *r, const char *method);
 /* A piece of a body that the endpoint wants whole. */
 void intake_body(struct request *r, const void *data, size_t len);
 
-/* One "http_request" line. whole: the answer was sent to its end. */
 /* The body is not needed any more. Harmless the second time. */
 void intake_drop_body(struct request *r);
+
+/* The account of who asks, or of all. */
+struct held *intake_held(struct request *r);
+
+/* One "http_request" line. whole: the answer was sent to its end. */
 void intake_log(struct request *r, bool whole);

@@ -18,7 +18,7 @@
 #define DEFAULT_REQUESTS_MIB   1024u       /* PODFLARE_REQUESTS_MIB, held.h */
 #define LIMIT_DISCARD          (64u << 20) /* body read and dropped to deliver an error */
 #define LIMIT_DISCARD_STRANGER (1u << 20)  /* the same without a valid key */
-#define LIMIT_REPLY_SMALL      65536u      /* answers up to this are not counted (held.h) */
+#define LIMIT_HELD_SMALL       65536u      /* bodies, code, answers that are not counted (held.h) */
 #define LIMIT_LIST_PIECE       65536u /* of the list of sandboxes, made at once; and one more */
 #define LIMIT_STREAM_BLOCK     32768u /* piece of a streamed reply of known length */
 

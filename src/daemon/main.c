@@ -187,6 +187,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	if (d->cgroups.on)
 		d->vmms.groups = &d->cgroups;
 	owners_init(&d->owners, c, d->store.salt);
+	owners_share(&d->owners, c->nkeys, &d->held);
 	pool_init(&d->pool, d);
 	d->vmms.others = &d->egress;
 	d->vmms.others_own = egress_host_owns;
@@ -275,6 +276,7 @@ static int run(struct daemon *d, uint64_t start_ns)
 			log_error("the event loop failed: %s", strerror(-rc));
 		stop(d);
 	}
+	vmm_host_stop(&d->vmms);
 	cgroups_stop(&d->cgroups);
 	child_log_stop(&d->child_log);
 	http_free(&d->http);

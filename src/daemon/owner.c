@@ -28,6 +28,20 @@ void owners_init(struct owners *o, const struct config *c, const uint8_t salt[OW
 	explicit_bzero(&sum, sizeof(sum));
 }
 
+void owners_share(struct owners *o, unsigned int n, struct held *all)
+{
+	for (unsigned int i = 0; i < n; i++)
+		o->held[i] = (struct held){.max = n > 1 ? all->max / 2 : all->max, .all = all};
+}
+
+struct held *owners_held(struct owners *o, const char *owner, struct held *all)
+{
+	for (unsigned int i = 0; owner && owner[0] && i < CONFIG_KEYS_MAX; i++)
+		if (strcmp(o->name[i], owner) == 0)
+			return &o->held[i];
+	return all;
+}
+
 bool owner_may(const char *asks, const char *owner)
 {
 	return asks && (asks[0] == '\0' || strcmp(asks, owner) == 0);

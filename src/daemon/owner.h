@@ -8,11 +8,12 @@
  * keeps, and the key: the same after a restart, whatever the order of the keys is
  * then, and not the key. What a key has left in the database is nobody's once the key is taken
  * back, and its again when it is given back.
- * Constant after owners_init(); any thread. fork: plain memory.
+ * Names are constant after owners_init(); any thread. What is held: the loop's. fork: plain memory.
  */
 #pragma once
 
 #include "daemon/config.h"
+#include "daemon/held.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -26,10 +27,16 @@
 
 struct owners {
 	char name[CONFIG_KEYS_MAX][OWNER_LEN + 1]; /* as config.keys */
+	struct held held[CONFIG_KEYS_MAX];         /* for each of them */
 };
 
 /* From the keys of the configuration. */
 void owners_init(struct owners *o, const struct config *c, const uint8_t salt[OWNER_SALT_LEN]);
+
+/* Each may have half of what there is for all; one alone has it all. */
+void owners_share(struct owners *o, unsigned int n, struct held *all);
+/* His part; of whoever has none, or NULL: all. */
+struct held *owners_held(struct owners *o, const char *owner, struct held *all);
 
 /* Whether who asks (NULL: nobody, who has nothing) may see what `owner` has. */
 bool owner_may(const char *asks, const char *owner);

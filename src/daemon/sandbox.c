@@ -286,7 +286,8 @@ struct sandbox *sandbox_new(struct daemon *d, const struct sandbox_params *p,
 	sb->memory_mib = p->memory_mib;
 	sb->vcpus = p->vcpus;
 	sb->disk_mib = p->disk_mib;
-	sb->held = (struct held){.max = LIMIT_HELD, .all = &d->held};
+	sb->held = (struct held){.max = LIMIT_HELD,
+				 .all = owners_held(&d->owners, sb->owner, &d->held)};
 	sb->reseed = p->reseed;
 	sb->hold = p->hold;
 	sb->rehearsal = p->rehearsal;
@@ -353,6 +354,7 @@ void sandbox_count(struct sandbox *sb, const char *owner)
 	sb->counted = true;
 	snprintf(sb->owner, sizeof(sb->owner), "%s", owner);
 	turn_give(&sb->turn, owner);
+	sb->held.all = owners_held(&sb->d->owners, owner, &sb->d->held); /* it has none yet */
 }
 
 int sandbox_announce(struct sandbox *sb)
@@ -407,7 +409,12 @@ void sandbox_end(struct sandbox *sb, bool deleted, const char *fmt, ...)
 	sb->renew = NULL;
 	agent_free(&sb->agent);
 	vmm_kill(&sb->vmm, true);
-	turn_done(&sb->turn, false);
+	/* Whatever its guest has answered: each copy of a hostile one may end just before its time.
+	 */
+	if (deleted)
+		turn_drop(&sb->turn);
+	else
+		turn_done(&sb->turn, false);
 }
 
 void sandbox_add_user(struct sandbox *sb, struct sandbox_user *u, sandbox_user_fn *fn, void *arg)

@@ -12,7 +12,9 @@
  * The kernel lists children (CONFIG_PROC_CHILDREN); one may be missing in a list that is read while
  * another ends, and one may make the next while it is killed. So it is looked again until nothing
  * is found. What was there before the daemon (its program was started by one that had children) is
- * not touched.
+ * not touched: it is in a list that is made at the start. Nor is there a look where orphans of
+ * others become our children (as process 1 of a container, or as a subreaper): they cannot be told
+ * from what a VMM has left.
  */
 #define _GNU_SOURCE
 #include "daemon/limits.h"
@@ -27,8 +29,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 /* Of a start time in /proc/PID/stat; the same everywhere (USER_HZ). */
 #define TICK_NS (SECOND_NS / 100)
@@ -39,33 +43,23 @@
 
 /* --- which there are --------------------------------------------------------------------- */
 
-struct child {
-	pid_t pid;
-	bool known;
-};
-
-struct children {
-	struct child *c; /* by pid */
-	size_t n, room;
-};
-
-static bool children_add(struct children *all, pid_t pid)
+static bool children_add(struct strays *all, pid_t pid)
 {
 	if (all->n == all->room) {
 		size_t room = all->room ? 2 * all->room : 256;
-		struct child *more = realloc(all->c, room * sizeof(*more));
+		struct stray *more = realloc(all->c, room * sizeof(*more));
 
 		if (!more)
 			return false;
 		all->c = more;
 		all->room = room;
 	}
-	all->c[all->n++] = (struct child){.pid = pid};
+	all->c[all->n++] = (struct stray){.pid = pid};
 	return true;
 }
 
 /* "12 345 " */
-static bool children_read(struct children *all, int fd)
+static bool children_read(struct strays *all, int fd)
 {
 	char text[4096];
 	ssize_t n;
@@ -87,13 +81,13 @@ static bool children_read(struct children *all, int fd)
 
 static int by_pid(const void *a, const void *b)
 {
-	const struct child *x = a, *y = b;
+	const struct stray *x = a, *y = b;
 
 	return (x->pid > y->pid) - (x->pid < y->pid);
 }
 
 /* Of all our threads. False: that cannot be told. */
-static bool children_list(struct children *all)
+static bool children_list(struct strays *all)
 {
 	DIR *tasks = opendir("/proc/self/task");
 	const struct dirent *e;
@@ -119,10 +113,16 @@ static bool children_list(struct children *all)
 	return ok;
 }
 
-static void children_known(struct children *all, pid_t pid)
+static struct stray *children_find(const struct strays *all, pid_t pid)
 {
-	const struct child key = {.pid = pid};
-	struct child *c = all->n ? bsearch(&key, all->c, all->n, sizeof(key), by_pid) : NULL;
+	const struct stray key = {.pid = pid};
+
+	return all->n ? bsearch(&key, all->c, all->n, sizeof(key), by_pid) : NULL;
+}
+
+static void children_known(struct strays *all, pid_t pid)
+{
+	struct stray *c = children_find(all, pid);
 
 	if (c)
 		c->known = true;
@@ -182,6 +182,20 @@ static bool may_be_told_of(uint64_t began, uint64_t oldest)
 	return oldest != UINT64_MAX && (began == 0 || began >= oldest);
 }
 
+/*
+ * Whether it was there before the daemon. Its start tells it from another that has got its number;
+ * where that is hidden, the number has to do. What the list missed (children_list()) may be told by
+ * the time, but for the tick in which the daemon began.
+ */
+static bool was_before(const struct vmm_host *h, pid_t pid, uint64_t began)
+{
+	const struct stray *c = children_find(&h->before, pid);
+
+	if (c && (!c->began || !began || c->began == began))
+		return true;
+	return began && began < h->began_ticks;
+}
+
 /* Only one of ours; it cannot become another's meanwhile, as nobody but us reaps it. */
 static void stray_kill(pid_t pid)
 {
@@ -194,10 +208,12 @@ static void stray_kill(pid_t pid)
 
 unsigned int vmm_host_sweep(struct vmm_host *h)
 {
-	struct children all = {0};
+	struct strays all = {0};
 	uint64_t oldest = oldest_ask(h);
 	unsigned int left = 0;
 
+	if (h->no_sweep)
+		return 0;
 	if (!children_list(&all))
 		all.n = 0;
 	list_for_each (v, &h->vmms, struct vmm, link)
@@ -208,7 +224,7 @@ unsigned int vmm_host_sweep(struct vmm_host *h)
 		pid_t pid = all.c[i].pid;
 		uint64_t began = all.c[i].known ? 0 : started(pid);
 
-		if (all.c[i].known || (began && began < h->began_ticks) ||
+		if (all.c[i].known || was_before(h, pid, began) ||
 		    (h->others_own && h->others_own(h->others, pid)))
 			continue;
 		left++;
@@ -232,20 +248,39 @@ static void on_sweep(struct loop_timer *t)
 		h->sweep_ns *= 2;
 }
 
+/* Whether a process that is nobody's child any more becomes ours. */
+static bool adopts(void)
+{
+	int subreaper = 0;
+
+	return getpid() == 1 || (prctl(PR_GET_CHILD_SUBREAPER, &subreaper) == 0 && subreaper);
+}
+
 void strays_init(struct vmm_host *h)
 {
-	struct children all = {0};
-
 	h->sweep = (struct loop_timer){.fn = on_sweep, .arg = h};
 	h->began_ticks = ticks_now();
-	if (!children_list(&all))
+	h->no_sweep = true;
+	if (adopts()) {
+		log_warn("orphans of other processes become children of this one (it is process 1, "
+			 "or a subreaper): what a VMM that was taken over leaves behind cannot be "
+			 "told from them, and is left alone");
+		return;
+	}
+	if (!children_list(&h->before)) {
 		log_warn("this kernel does not list a process's children: what a VMM that was "
 			 "taken over leaves behind is not found");
-	free(all.c);
+		return;
+	}
+	for (size_t i = 0; i < h->before.n; i++)
+		h->before.c[i].began = started(h->before.c[i].pid);
+	h->no_sweep = false;
 }
 
 void strays_soon(struct vmm_host *h)
 {
+	if (h->no_sweep)
+		return;
 	h->sweep_ns = SWEEP_NS;
 	if (!loop_timer_armed(&h->sweep))
 		loop_timer_set(h->loop, &h->sweep, SWEEP_NS);
@@ -254,6 +289,9 @@ void strays_soon(struct vmm_host *h)
 void vmm_host_stop(struct vmm_host *h)
 {
 	loop_timer_cancel(&h->sweep);
+	free(h->before.c);
+	h->before = (struct strays){0};
+	h->no_sweep = true;
 }
 
 void strays_log(struct vmm_host *h, pid_t pid)

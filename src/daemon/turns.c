@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-/* Each turn that was silent takes so many that were well. */
+/* Each turn that nothing came of takes so many that were well. */
 #define STRIKE     4u
 #define STRIKE_MAX 64u
 
@@ -142,12 +142,25 @@ static void turn_end(struct turn *t)
 	turns_pump(t->turns);
 }
 
+/* By how much it has more now. */
+static unsigned int line_strike(struct turn_line *l)
+{
+	unsigned int n = STRIKE_MAX - l->strikes < STRIKE ? STRIKE_MAX - l->strikes : STRIKE;
+
+	l->strikes += n;
+	return n;
+}
+
+static void line_forgive(struct turn_line *l, unsigned int n)
+{
+	l->strikes -= n < l->strikes ? n : l->strikes;
+}
+
 static void turn_on_timer(struct loop_timer *timer)
 {
 	struct turn *t = timer->arg;
 
-	t->line->strikes =
-		t->line->strikes + STRIKE < STRIKE_MAX ? t->line->strikes + STRIKE : STRIKE_MAX;
+	t->struck = line_strike(t->line);
 	turn_end(t);
 }
 
@@ -207,18 +220,31 @@ void turn_wait(struct turn *t)
 void turn_done(struct turn *t, bool well)
 {
 	list_del(&t->link);
-	if (!t->running)
-		return;
-	if (well && t->line->strikes)
-		t->line->strikes--;
-	turn_end(t);
+	if (t->running) {
+		if (well)
+			line_forgive(t->line, 1);
+		else
+			line_strike(t->line);
+		turn_end(t);
+	} else if (t->struck && well) {
+		line_forgive(t->line, t->struck);
+		turns_pump(t->turns); /* its line may have more now */
+	}
+	t->struck = 0;
+}
+
+void turn_drop(struct turn *t)
+{
+	list_del(&t->link);
+	if (t->running)
+		turn_end(t);
 }
 
 void turn_free(struct turn *t)
 {
 	if (!t->line)
 		return;
-	turn_done(t, false);
+	turn_drop(t);
 	if (--t->line->turns == 0) {
 		list_del(&t->line->link);
 		free(t->line);

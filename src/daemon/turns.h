@@ -10,8 +10,9 @@
  * - The next turn is the owner's who has the fewest, and of his, the line's that has the fewest (a
  *   line: a sandbox and all that comes of it); among equals, whoever was served longest ago, or
  *   came first. Within a line it goes by arrival.
- * - A line whose turns were silent (over without turn_done()) has one at a time, until as many were
- *   well as that takes; and all such lines together have no more than half of the turns.
+ * - A line of whose turns nothing came has one at a time, until as many were well as that takes;
+ *   and all such lines together have no more than half of the turns. One whose time is over counts
+ *   as such, which is taken back when it ends well after all: slow is not silent.
  *
  * Thread: the loop's. fork: no state of its own.
  */
@@ -45,6 +46,7 @@ struct turn {
 	struct loop_timer timer;
 	uint64_t since;              /* turns->arrived when it began to wait */
 	bool running, counts_silent; /* it is one of turns->silent */
+	unsigned int struck;         /* when its time was over: what its line was given for that */
 };
 
 /* max 0: two for each processor. */
@@ -58,7 +60,11 @@ __must_check int turn_init(struct turn *t, struct turns *ts, turn_fn *go, const 
 void turn_give(struct turn *t, const char *owner);
 /* go comes when it is its turn, perhaps inside the call. */
 void turn_wait(struct turn *t);
-/* It is over, or not wanted any more. well: what it was for was done. Harmless at any time. */
+/* It is over. well: what it was for was done; else, had it begun, that is its line's fault.
+ * Harmless at any time. */
 void turn_done(struct turn *t, bool well);
+/* It is not wanted any more. That is nobody's fault, but if its time was over. Harmless at any
+ * time. */
+void turn_drop(struct turn *t);
 /* Harmless without turn_init(), on zeroes. */
 void turn_free(struct turn *t);

@@ -55,6 +55,18 @@ struct vmm_ops {
 	void (*reaped)(struct vmm *v); /* the process is gone; v may be freed (deferred) */
 };
 
+/* Children of the daemon, by pid (strays.c). */
+struct stray {
+	pid_t pid;
+	bool known;
+	uint64_t began; /* 0: it is not told */
+};
+
+struct strays {
+	struct stray *c;
+	size_t n, room;
+};
+
 /* What all VMMs of a daemon have in common. */
 struct vmm_host {
 	struct loop *loop;
@@ -69,7 +81,9 @@ struct vmm_host {
 	struct loop_timer sweep;
 	uint64_t sweep_ns, began_ticks, stray_logged_ns;
 	unsigned int strays_unlogged;
-	int message_cost; /* of a control message that was not read, by SIOCOUTQ; 0: ? */
+	struct strays before; /* the daemon */
+	bool no_sweep;        /* it cannot be told what is a VMM's */
+	int message_cost;     /* of a control message that was not read, by SIOCOUTQ; 0: ? */
 	/*
 	 * Children of the daemon that are not VMMs: whether one is, and to reap it. A VMM must not
 	 * be able to call one its own child. NULL: there are none.
@@ -151,6 +165,7 @@ void vmm_host_reap(struct vmm_host *h);
  * many there were that are nobody's; those that were killed are reaped like all others.
  */
 unsigned int vmm_host_sweep(struct vmm_host *h);
+/* It is not looked any more. */
 void vmm_host_stop(struct vmm_host *h);
 
 /* v->ops is set by the caller before, here and in vmm_fork(). */

@@ -8,6 +8,8 @@
 #include "lib/io.h"
 #include "lib/utf8.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdarg.h>
@@ -15,14 +17,19 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define LOG_LINE_MAX 4096
 
 static enum log_format log_format = LOG_TEXT;
 static enum log_level log_min = LOG_INFO;
-static bool log_lossy;
+static enum { LOG_WAITS, LOG_ASKS, LOG_OWN_FILE, LOG_SOCKET } log_way;
+static int log_fd = 2;
 static atomic_ulong log_lost; /* lines since the last that was written */
+static atomic_bool log_torn;  /* of the last one only a part was written */
 
 void log_init(enum log_format format, enum log_level min_level)
 {
@@ -32,7 +39,25 @@ void log_init(enum log_format format, enum log_level min_level)
 
 void log_never_wait(void)
 {
-	log_lossy = true;
+	struct stat st;
+	int fd;
+
+	log_way = LOG_ASKS;
+	if (fstat(2, &st) < 0)
+		return;
+	if (S_ISSOCK(st.st_mode)) {
+		log_way = LOG_SOCKET;
+	} else if (S_ISFIFO(st.st_mode) || isatty(2)) {
+		/*
+		 * An open file of our own: O_NONBLOCK would be everybody's who has the same one,
+		 * the operator's shell for one.
+		 */
+		fd = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+		if (fd < 0)
+			return;
+		log_fd = fd;
+		log_way = LOG_OWN_FILE;
+	}
 }
 
 struct line {
@@ -151,16 +176,9 @@ static void line_make(struct line *l, enum log_level level, const char *msg,
 	l->buf[l->len++] = '\n';
 }
 
-static void line_write(const struct line *l)
-{
-	/* stderr may be closed or full: a lost log line is not an error of the caller. */
-	if (io_write_full(2, l->buf, l->len) < 0)
-		return;
-}
-
 /*
  * A pipe takes a line at once when it says that there is room: a line is no longer than PIPE_BUF.
- * O_NONBLOCK would be everybody's who has the same open file, the operator's shell for one.
+ * To a terminal room is a byte, so that what could not be opened anew may be waited for.
  */
 static bool line_has_room(void)
 {
@@ -170,6 +188,39 @@ static bool line_has_room(void)
 	return poll(&p, 1, 0) != 0;
 }
 
+/* As much as there is room for. */
+static ssize_t line_put(const char *data, size_t len)
+{
+	ssize_t n;
+
+	do
+		n = log_way == LOG_SOCKET ? send(2, data, len, MSG_DONTWAIT | MSG_NOSIGNAL)
+					  : write(log_fd, data, len);
+	while (n < 0 && errno == EINTR);
+	return n;
+}
+
+/* False: it is lost. stderr may be closed or full: that is not an error of the caller. */
+static bool line_write(const struct line *l)
+{
+	ssize_t n;
+
+	if (log_way != LOG_WAITS && !line_has_room())
+		return false;
+	if (log_way == LOG_WAITS || log_way == LOG_ASKS)
+		return io_write_full(2, l->buf, l->len) == 0;
+	if (atomic_load_explicit(&log_torn, memory_order_relaxed) && line_put("\n", 1) != 1)
+		return false;
+	n = line_put(l->buf, l->len);
+	atomic_store_explicit(&log_torn, n > 0 && (size_t)n < l->len, memory_order_relaxed);
+	return n == (ssize_t)l->len;
+}
+
+static void line_lost(unsigned long n)
+{
+	atomic_fetch_add_explicit(&log_lost, n, memory_order_relaxed);
+}
+
 void log_event(enum log_level level, const char *msg, const struct log_field *f, size_t nf)
 {
 	unsigned long lost;
@@ -177,23 +228,19 @@ void log_event(enum log_level level, const char *msg, const struct log_field *f,
 
 	if (level < log_min)
 		return;
-	if (log_lossy && !line_has_room()) {
-		atomic_fetch_add_explicit(&log_lost, 1, memory_order_relaxed);
-		return;
-	}
 	lost = atomic_exchange_explicit(&log_lost, 0, memory_order_relaxed);
 	if (lost) {
 		const struct log_field count[] = {LOG_NUM("lines", lost)};
 
 		line_make(&l, LOG_WARN, "lines of the log were lost: nobody read it", count, 1);
-		line_write(&l);
-		if (!line_has_room()) {
-			atomic_fetch_add_explicit(&log_lost, 1, memory_order_relaxed);
+		if (!line_write(&l)) {
+			line_lost(lost + 1);
 			return;
 		}
 	}
 	line_make(&l, level, msg, f, nf);
-	line_write(&l);
+	if (!line_write(&l))
+		line_lost(1);
 }
 
 void log_line(enum log_level level, const char *fmt, ...)

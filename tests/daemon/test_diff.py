@@ -267,6 +267,40 @@ def test_answers_that_nobody_reads(daemon: Daemon) -> None:
         assert held < 60_000
 
 
+def unread(d: Daemon, a: str, b: str) -> tuple[socket.socket, int]:
+    """A client that asks, reads the head of the answer and no more: its status."""
+    s = socket.socket()
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    s.settimeout(60)
+    s.connect(("127.0.0.1", d.port))
+    s.sendall(f"GET /v1/sandboxes/{a}/diff/{b} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return s, int(s.recv(12).split()[1])
+
+
+def test_who_does_not_read_keeps_nobody_from_it(start: Callable[..., Daemon]) -> None:
+    """A comparison whose answer is being sent has no slot; what it keeps is its client's account."""
+    d = start(env={"PODFLARE_REQUESTS_MIB": "60"})
+    a, b = pair(d)
+    load(d, b, "many", changes=[entry(f"/tmp/{'x' * 150}{i:06}") for i in range(20_000)])
+    socks = []
+    try:
+        for _ in range(5):
+            s, status = unread(d, a, b)
+            socks.append(s)
+            assert status == 200
+        for _ in range(8):
+            s, status = unread(d, a, b)
+            socks.append(s)
+            if status != 200:
+                break
+        assert status == 503
+        assert diff(d, a, a).status_code == 200
+    finally:
+        for s in socks:
+            s.close()
+    wait_for(lambda: diff(d, a, b).status_code == 200, 60)
+
+
 def test_ends_in_between(start: Callable[..., Daemon]) -> None:
     """A guest that dies, more at a time than there may be."""
     d = start()

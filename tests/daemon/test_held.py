@@ -15,6 +15,7 @@ from conftest import SANITIZED, Daemon, wait_for
 from execs import running
 
 MIB = 1 << 20
+KEYS = ("pk_ann_1f0c", "pk_bob_77e2")
 
 
 @contextmanager
@@ -64,12 +65,24 @@ def test_code_that_waits(daemon: Daemon, tmp_path: Path, member: str) -> None:
         wait_for(lambda: waiting(daemon, sid) == 16, 120)
 
 
-def half_a_body(d: Daemon, sid: str, n: int) -> socket.socket:
+def half_a_body(d: Daemon, sid: str, n: int, key: str = "") -> socket.socket:
     """A connection that has sent so many bytes of a body of 4 MiB."""
     s = socket.create_connection(("127.0.0.1", d.port))
-    head = f"POST /v1/sandboxes/{sid}/exec HTTP/1.1\r\nHost: localhost\r\nContent-Length: {4 * MIB}\r\n\r\n"
+    more = f"Authorization: Bearer {key}\r\n" if key else ""
+    head = f"POST /v1/sandboxes/{sid}/exec HTTP/1.1\r\nHost: localhost\r\n{more}Content-Length: {4 * MIB}\r\n\r\n"
     s.sendall(head.encode() + b"x" * n)
     return s
+
+
+def all_read(d: Daemon) -> None:
+    """The daemon has read what was sent, so that none of it meets what is sent next."""
+
+    def empty() -> bool:
+        lines = [x.split() for x in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        ours = [x for x in lines if f":{d.port:04X}" in (x[1][-5:], x[2][-5:]) and x[3] == "01"]
+        return all(x[4] == "00000000:00000000" for x in ours)
+
+    wait_for(empty, 60)
 
 
 def overloaded(r: httpx.Response) -> bool:
@@ -87,12 +100,93 @@ def test_bodies_that_do_not_end(start: Callable[..., Daemon]) -> None:
     with ExitStack() as stack:
         for _ in range(4):
             stack.enter_context(half_a_body(d, sid, 4 * MIB - 300_000))
+        all_read(d)
         wait_for(lambda: overloaded(d.http.post(f"/v1/sandboxes/{sid}/exec", json=large)), 60)
         # What is small goes on.
         assert d.exec(sid, "echo x")[0]["data"] == "x"
         assert d.http.get("/v1/sandboxes").status_code == 200
     # They have left.
     wait_for(lambda: d.http.post(f"/v1/sandboxes/{sid}/exec", json=large).status_code == 200, 60)
+
+
+def test_one_key_leaves_others_half(start: Callable[..., Daemon]) -> None:
+    """It may have as many sandboxes as it likes."""
+    d = start(env={"PODFLARE_REQUESTS_MIB": "16", "PODFLARE_API_KEYS": ",".join(KEYS)})
+    one, other = ({"Authorization": f"Bearer {k}"} for k in KEYS)
+    ids = [d.http.post("/v1/sandboxes", headers=h).json()["id"] for h in (one, one, other)]
+    large = {"code": "#" + "x" * (2 * MIB), "language": "bash"}
+    small = {"code": "#" + "x" * 60_000 + "\necho x", "language": "bash"}
+
+    def run(sid: str, body: dict, who: dict) -> httpx.Response:
+        return d.http.post(f"/v1/sandboxes/{sid}/exec", json=body, headers=who)
+
+    with ExitStack() as stack:
+        for i in range(4):
+            stack.enter_context(half_a_body(d, ids[i % 2], 4 * MIB - 300_000, KEYS[0]))
+        all_read(d)
+        for sid in ids[:2]:
+            wait_for(lambda: overloaded(run(sid, large, one)), 60)  # noqa: B023
+        # What is small goes on, and another's all the same.
+        assert run(ids[0], small, one).status_code == 200
+        for _ in range(3):
+            assert run(ids[2], large, other).status_code == 200
+    wait_for(lambda: run(ids[0], large, one).status_code == 200, 60)
+
+
+def test_small_ones_go_on(start: Callable[..., Daemon]) -> None:
+    """Also when there is no room at all."""
+    d = start(env={"PODFLARE_REQUESTS_MIB": "16"})
+    sid = d.create()
+    small = {"code": "#" + "x" * 60_000, "language": "bash"}
+    with ExitStack() as stack:
+        for n in [4 * MIB - 50_000] * 4 + [70_000, 66_000]:
+            stack.enter_context(half_a_body(d, sid, n))
+            all_read(d)
+        large = {"code": "#" + "x" * (70 << 10), "language": "bash"}
+        wait_for(lambda: overloaded(d.http.post(f"/v1/sandboxes/{sid}/exec", json=large)), 60)
+        for _ in range(10):
+            assert d.http.post(f"/v1/sandboxes/{sid}/exec", json=small).status_code == 200
+
+
+def test_a_result_without_room(start: Callable[..., Daemon]) -> None:
+    """It is not the sandbox's fault, nor its agent's."""
+    d = start(env={"PODFLARE_REQUESTS_MIB": "16"})
+    sids, kept = [d.create() for _ in range(3)], []
+    with ExitStack() as stack:
+        for sid in sids[:2]:
+            r = stack.enter_context(running(d, sid, f"#fake:partial {15 * MIB // 2}", timeout=0))
+            kept.append(r.iter_lines())
+            assert next(line for line in kept[-1] if "sent" in line)
+        body = {"code": f"#fake:partial {15 * MIB // 2}", "language": "bash", "timeout": 0}
+        r = d.http.post(f"/v1/sandboxes/{sids[2]}/exec", json=body)
+        if r.status_code != 200:
+            assert r.status_code == 503 and r.json()["code"] == "overloaded"
+        assert "overloaded" in r.text and "agent_error" not in r.text
+
+
+def test_bodies_of_strangers(start: Callable[..., Daemon]) -> None:
+    """What needs no key takes them, and holds nothing of them; of a longer one not all is read."""
+    d = start(env={"PODFLARE_REQUESTS_MIB": "16", "PODFLARE_API_KEYS": KEYS[0]})
+    large = b"x" * (4 * MIB)
+    head = b"GET /v1/healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+    assert httpx.request("GET", f"{d.url}/v1/healthz", content=b"x" * MIB).status_code == 200
+    with ExitStack() as stack:
+        socks = [stack.enter_context(socket.create_connection(("127.0.0.1", d.port))) for _ in range(30)]
+        for s in socks:
+            s.settimeout(30)
+            s.sendall(head + b"x" * 999_999)
+        all_read(d)
+        auth = {"Authorization": f"Bearer {KEYS[0]}"}
+        assert d.http.post("/v1/sandboxes", content=large, headers=auth).status_code == 400
+        for s in socks:
+            s.sendall(b"x")
+            assert s.recv(100).startswith(b"HTTP/1.1 200 ")
+        with pytest.raises(OSError):  # noqa: PT012
+            s.sendall(head.replace(b"1000000", b"9000000"))
+            for _ in range(90):
+                s.sendall(large[:100_000])
+            assert s.recv(100) == b"", "all of it was read"
+            raise OSError
 
 
 def test_answers_that_nobody_fetches(start: Callable[..., Daemon]) -> None:

@@ -327,6 +327,7 @@ void rig_free(struct rig *g)
 	}
 	MUST(registry_empty(&d->registry) && list_empty(&d->vmms.vmms));
 	MUST(d->registry.places == 0 && list_empty(&d->http.requests) && d->ndiffs == 0);
+	vmm_host_stop(&d->vmms);
 	templates_free(&d->templates);
 	operator_free(&d->egress.op);
 	loop_free(&d->loop);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Log lines into a pipe that nobody reads.
+ * Log lines into a pipe, a terminal and a socket that nobody reads.
  */
 #define _GNU_SOURCE
 #include "unit.h"
@@ -9,9 +9,11 @@
 #include "lib/log.h"
 
 #include <fcntl.h>
+#include <pty.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #define PIPE_SIZE 16384
@@ -31,6 +33,38 @@ static int setup(void **state)
 	if (dup2(ends[1], 2) < 0)
 		return -1;
 	close(ends[1]);
+	log_never_wait();
+	return io_set_nonblock(reader, 1);
+}
+
+static int setup_terminal(void **state)
+{
+	int slave;
+
+	(void)state;
+	if (openpty(&reader, &slave, NULL, NULL, NULL) < 0)
+		return -1;
+	saved = dup(2);
+	if (dup2(slave, 2) < 0)
+		return -1;
+	close(slave);
+	log_never_wait();
+	return io_set_nonblock(reader, 1);
+}
+
+static int setup_socket(void **state)
+{
+	int ends[2];
+
+	(void)state;
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+		return -1;
+	saved = dup(2);
+	reader = ends[0];
+	if (dup2(ends[1], 2) < 0)
+		return -1;
+	close(ends[1]);
+	log_never_wait();
 	return io_set_nonblock(reader, 1);
 }
 
@@ -92,6 +126,39 @@ static void test_nobody_reads(void **state)
 	alarm(0);
 }
 
+/* Lines may be torn: what comes next begins a new one all the same. */
+static void nobody_reads_then_somebody(void)
+{
+	static char text[4 << 20];
+
+	alarm(60);
+	for (int i = 0; i < 20000; i++)
+		log_info("line %d of some more than a hundred bytes, which is what a request of a "
+			 "client takes and more",
+			 i);
+	assert_true(fcntl(2, F_GETFL) >= 0 && !(fcntl(2, F_GETFL) & O_NONBLOCK));
+	assert_true(drain(text, sizeof(text)) > 10);
+	assert_non_null(strstr(text, "line 0 of"));
+	assert_null(strstr(text, "line 19999 of"));
+	log_info("there is room");
+	drain(text, sizeof(text));
+	assert_non_null(strstr(text, " WARN lines of the log were lost: nobody read it lines="));
+	assert_non_null(strstr(text, " INFO there is room"));
+	alarm(0);
+}
+
+static void test_a_terminal(void **state)
+{
+	(void)state;
+	nobody_reads_then_somebody();
+}
+
+static void test_a_socket(void **state)
+{
+	(void)state;
+	nobody_reads_then_somebody();
+}
+
 /* Who read has left: nothing is waited for, and nothing ends. */
 static void test_the_reader_has_left(void **state)
 {
@@ -109,8 +176,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_nobody_reads, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_the_reader_has_left, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_terminal, setup_terminal, teardown),
+		cmocka_unit_test_setup_teardown(test_a_socket, setup_socket, teardown),
 	};
 
-	log_never_wait();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

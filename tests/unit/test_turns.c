@@ -5,10 +5,21 @@
  */
 #include "unit.h"
 
+#include "daemon/limits.h"
 #include "daemon/turns.h"
 #include "lib/io.h"
 
-#define PEOPLE 24
+#define PEOPLE 32
+
+uint64_t __real_io_now_ns(void);
+uint64_t __wrap_io_now_ns(void);
+
+static uint64_t played_ns; /* 0: the time is the real one */
+
+uint64_t __wrap_io_now_ns(void)
+{
+	return played_ns ? played_ns : __real_io_now_ns();
+}
 
 struct person {
 	struct turn turn;
@@ -234,6 +245,97 @@ static void test_a_line_that_is_well_again(void **state)
 	room_free(&r);
 }
 
+/* Late is not silent: it is taken back, also from a line that has no place to give. */
+static void test_who_is_late_is_forgiven(void **state)
+{
+	struct room r;
+
+	(void)state;
+	room_init(&r, 4);
+	wait_in(&r, "", "a", 0, 16);
+	for (int i = 0; i < 4; i++)
+		silent(&r, i);
+	assert_int_equal(running(&r, 4, 12), 1);
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(running(&r, 4, 12), 1);
+		turn_done(&r.p[i].turn, true);
+		turn_done(&r.p[i].turn, true);
+	}
+	assert_int_equal(running(&r, 4, 12), 4);
+	room_free(&r);
+}
+
+/* Nothing has come of it: at its end before or behind its time, or when it is given up late. */
+static void test_who_fails_is_silent(void **state)
+{
+	struct room r;
+
+	(void)state;
+	for (int how = 0; how < 3; how++) {
+		room_init(&r, 4);
+		wait_in(&r, "", "a", 0, 16);
+		if (how > 0)
+			silent(&r, 0);
+		if (how < 2)
+			turn_done(&r.p[0].turn, false);
+		else
+			turn_drop(&r.p[0].turn);
+		for (int i = 1; i < 4; i++)
+			turn_done(&r.p[i].turn, true);
+		assert_true(running(&r, 4, 12) <= 2); /* one began before it was silent */
+		turn_done(&r.p[4].turn, true);
+		turn_done(&r.p[5].turn, true);
+		assert_true(running(&r, 4, 12) > 1);
+		room_free(&r);
+	}
+}
+
+/* A client leaves, a waiting one's VM ends. */
+static void test_who_is_dropped_is_not(void **state)
+{
+	struct room r;
+
+	(void)state;
+	room_init(&r, 4);
+	wait_in(&r, "", "a", 0, 16);
+	for (int i = 0; i < 4; i++)
+		turn_drop(&r.p[i].turn);
+	turn_done(&r.p[12].turn, false);
+	assert_int_equal(running(&r, 4, 12), 4);
+	room_free(&r);
+}
+
+/* A large fork of a guest that takes a second more than a turn has. */
+static void test_slow_and_many(void **state)
+{
+	enum { MANY = 32, STEP_MS = 100, TAKES_MS = 6000 };
+	uint64_t began[MANY] = {0}, start = 1000 * SECOND_NS, limit = DEFAULT_CREATE_S * SECOND_NS;
+	int done = 0, seen = 0;
+	struct room r;
+
+	(void)state;
+	played_ns = start;
+	room_init(&r, 4);
+	wait_in(&r, "", "a", 0, MANY);
+	while (done < MANY && played_ns - start < limit) {
+		for (; seen < r.n; seen++)
+			began[r.log[seen]] = played_ns;
+		for (int i = 0; i < MANY; i++) {
+			if (!began[i] || played_ns - began[i] != TAKES_MS * (SECOND_NS / 1000))
+				continue;
+			turn_done(&r.p[i].turn, true);
+			done++;
+		}
+		for (; seen < r.n; seen++)
+			began[r.log[seen]] = played_ns;
+		played_ns += STEP_MS * (SECOND_NS / 1000);
+		assert_int_equal(loop_run_once(&r.loop, 0), 0);
+	}
+	assert_int_equal(done, MANY);
+	room_free(&r);
+	played_ns = 0;
+}
+
 /* What was made for nobody, and is somebody's later: what comes of it counts as his. */
 static void test_a_line_that_is_given_away(void **state)
 {
@@ -276,6 +378,10 @@ int main(void)
 		cmocka_unit_test(test_a_silent_line_has_one_at_a_time),
 		cmocka_unit_test(test_silent_lines_have_half),
 		cmocka_unit_test(test_a_line_that_is_well_again),
+		cmocka_unit_test(test_who_is_late_is_forgiven),
+		cmocka_unit_test(test_who_fails_is_silent),
+		cmocka_unit_test(test_who_is_dropped_is_not),
+		cmocka_unit_test(test_slow_and_many),
 		cmocka_unit_test(test_a_line_that_is_given_away),
 		cmocka_unit_test(test_at_least_two_for_a_processor),
 	};

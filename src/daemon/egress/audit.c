@@ -76,6 +76,19 @@ static int rotate(struct audit *a)
 	return open_file(a);
 }
 
+/*
+ * Of a file that could not be opened nothing is known: it is only made way for when it is there,
+ * and full. Else each record that comes while none can be opened would cost one that is kept.
+ */
+static int make_room(struct audit *a, size_t len)
+{
+	int rc = a->fd < 0 ? open_file(a) : 0;
+
+	if (rc < 0)
+		return rc;
+	return a->size + a->torn + len + 1 > a->max ? rotate(a) : 0;
+}
+
 void audit_write(struct audit *a, const char *text, size_t len)
 {
 	struct iovec iov[] = {
@@ -83,8 +96,8 @@ void audit_write(struct audit *a, const char *text, size_t len)
 		{.iov_base = (char *)(uintptr_t)text, .iov_len = len},
 		{.iov_base = (char *)(uintptr_t) "\n", .iov_len = 1},
 	};
-	size_t all = a->torn + len + 1;
-	int rc = a->fd < 0 || a->size + all > a->max ? rotate(a) : 0;
+	int rc = make_room(a, len);
+	size_t all;
 	ssize_t n;
 
 	if (rc < 0) {
