@@ -157,7 +157,6 @@ void vmm_no_process(struct vmm *v)
 	close_fd(&v->peer_fd);
 	vmm_group_leave(v);
 	close_fd(&v->console_fd);
-	strays_soon(v->host); /* there may be one after all that was not told of */
 	loop_timer_set(v->host->loop, &v->exit_timer, 0);
 }
 
