@@ -54,7 +54,8 @@ static void side_leave(struct compare_side *s, const char *path)
 	while (s->depth) {
 		const struct above *a = &s->above[s->depth - 1];
 
-		if (strncmp(path, a->e->path, a->len) == 0 && (a->len == 1 || path[a->len] <= '/'))
+		if (strncmp(path, a->e->path, a->len) == 0 &&
+		    (a->len == 1 || (unsigned char)path[a->len] <= '/'))
 			break;
 		s->hiding -= hides(a->e);
 		s->depth--;

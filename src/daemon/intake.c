@@ -121,7 +121,10 @@ static bool intake_auth(struct request *r)
 	}
 	reply_error(
 		r, 403, "foreign_origin", "requests from web pages of other origins are refused",
-		"set PODFLARE_API_KEYS and send a key to call this daemon from elsewhere", NULL);
+		d->config.auth_disabled
+			? "name the address it is called by with --public-addr"
+			: "set PODFLARE_API_KEYS and send a key to call this daemon from elsewhere",
+		NULL);
 	return false;
 }
 

@@ -36,9 +36,9 @@ void reply_other_ended(struct request *r, const char *reason, const char *field)
 void reply_not_forkable(struct request *r, const char *what);
 /* agent_open() has failed: 429 when too many are under way, else 503. */
 void reply_no_stream(struct request *r, const struct err *err);
-/* 413 of a JSON body. */
 /* 503: all that is held for clients is too much (held.h). */
 void reply_overloaded(struct request *r);
+/* 413 of a JSON body. */
 void reply_too_large(struct request *r);
 /* 429 of the host's limit. */
 void reply_too_many_sandboxes(struct request *r);

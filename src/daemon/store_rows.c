@@ -66,14 +66,45 @@ static void bind_grant(sqlite3_stmt *st, int at, int64_t grant)
 		sqlite3_bind_null(st, at);
 }
 
-int store_insert(struct store *s, const struct store_row *row)
+/* What is written together; it may be called again. */
+struct store_change {
+	const struct store_row *row;
+	const char *text; /* metadata; the winner of a merge; the id of a sandbox */
+	const struct grant *grant;
+	int64_t now_ms;
+};
+
+/* All of it or nothing: -EIO (logged). */
+static int store_together(struct store *s, int (*fn)(struct store *s, const struct store_change *c),
+			  const struct store_change *c)
 {
-	_cleanup_free char *meta = json_text(row->metadata);
+	struct err err = {0};
+	int rc, code;
+
+	do {
+		rc = store_exec(s, "BEGIN IMMEDIATE", "write", &err);
+		if (rc == 0)
+			rc = fn(s, c);
+		if (rc == 0)
+			rc = store_exec(s, "COMMIT", "write", &err);
+		if (rc == 0)
+			return 0;
+		code = sqlite3_errcode(s->db);
+		if (!sqlite3_get_autocommit(s->db))
+			sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
+	} while (store_again(s, code));
+	log_error("%s", err.num ? err.msg : "a change cannot be written to the state database");
+	return -EIO;
+}
+
+static int store_insert_rows(struct store *s, const struct store_change *c)
+{
+	const struct store_row *row = c->row;
 	int64_t grant = store_grant(s, row->grant);
 	sqlite3_stmt *st = s->insert;
 
-	if (grant < 0 || (row->metadata && !meta))
-		return grant < 0 ? (int)grant : -ENOMEM;
+	if (grant < 0)
+		return (int)grant;
 	sqlite3_bind_text(st, 1, row->id, -1, SQLITE_STATIC);
 	sqlite3_bind_text(st, 2, row->template, -1, SQLITE_STATIC);
 	if (row->parent[0])
@@ -82,25 +113,36 @@ int store_insert(struct store *s, const struct store_row *row)
 	sqlite3_bind_int64(st, 5, row->memory_mib);
 	sqlite3_bind_int64(st, 6, row->vcpus);
 	sqlite3_bind_int64(st, 7, row->disk_mib);
-	sqlite3_bind_text(st, 8, meta ? meta : "{}", -1, SQLITE_STATIC);
+	sqlite3_bind_text(st, 8, c->text ? c->text : "{}", -1, SQLITE_STATIC);
 	sqlite3_bind_int64(st, 9, row->created_ms);
 	bind_grant(st, 10, grant);
 	sqlite3_bind_text(st, 11, row->owner, -1, SQLITE_STATIC);
-	store_prune_soon(s);
 	return store_run(s, st);
 }
 
-/* The three steps of a merge, inside a transaction. */
-static int store_merge_rows(struct store *s, const struct store_row *row, const char *winner,
-			    int64_t now_ms)
+int store_insert(struct store *s, const struct store_row *row)
 {
+	_cleanup_free char *meta = json_text(row->metadata);
+	const struct store_change c = {.row = row, .text = meta};
+
+	if (row->metadata && !meta)
+		return -ENOMEM;
+	store_prune_soon(s);
+	/* A new allowlist without the row that has it would stay for ever. */
+	return row->grant ? store_together(s, store_insert_rows, &c) : store_insert_rows(s, &c);
+}
+
+/* The three steps of a merge, inside a transaction. */
+static int store_merge_rows(struct store *s, const struct store_change *c)
+{
+	const struct store_row *row = c->row;
 	int64_t grant = store_grant(s, row->grant);
 	int rc;
 
 	if (grant < 0)
 		return (int)grant;
 	sqlite3_bind_text(s->children, 1, row->id, -1, SQLITE_STATIC);
-	sqlite3_bind_text(s->children, 2, winner, -1, SQLITE_STATIC);
+	sqlite3_bind_text(s->children, 2, c->text, -1, SQLITE_STATIC);
 	rc = store_run(s, s->children);
 	if (rc < 0)
 		return rc;
@@ -117,30 +159,16 @@ static int store_merge_rows(struct store *s, const struct store_row *row, const 
 	if (rc < 0)
 		return rc;
 	sqlite3_bind_text(s->merged, 1, row->id, -1, SQLITE_STATIC);
-	sqlite3_bind_text(s->merged, 2, winner, -1, SQLITE_STATIC);
-	sqlite3_bind_int64(s->merged, 3, now_ms);
+	sqlite3_bind_text(s->merged, 2, c->text, -1, SQLITE_STATIC);
+	sqlite3_bind_int64(s->merged, 3, c->now_ms);
 	return store_run(s, s->merged);
 }
 
 int store_merge(struct store *s, const struct store_row *row, const char *winner, int64_t now_ms)
 {
-	struct err err = {0};
-	int rc, code;
-
-	do {
-		rc = store_exec(s, "BEGIN IMMEDIATE", "write", &err);
-		if (rc == 0)
-			rc = store_merge_rows(s, row, winner, now_ms);
-		if (rc == 0)
-			rc = store_exec(s, "COMMIT", "write", &err);
-		if (rc == 0)
-			return 0;
-		code = sqlite3_errcode(s->db);
-		if (!sqlite3_get_autocommit(s->db))
-			sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
-	} while (store_again(s, code));
-	log_error("%s", err.num ? err.msg : "a merge cannot be written to the state database");
-	return -EIO;
+	store_prune_soon(s);
+	return store_together(s, store_merge_rows,
+			      &(struct store_change){.row = row, .text = winner, .now_ms = now_ms});
 }
 
 void store_end(struct store *s, const char *id, int64_t ended_ms, uint64_t exec_count,
@@ -153,19 +181,32 @@ void store_end(struct store *s, const char *id, int64_t ended_ms, uint64_t exec_
 	sqlite3_bind_int64(st, 3, (int64_t)exec_count);
 	sqlite3_bind_text(st, 4, reason, -1, SQLITE_STATIC);
 	sqlite3_bind_int(st, 5, deleted);
+	store_prune_soon(s);
 	if (store_run(s, st) < 0)
 		log_warn("the end of %s is not in the state database", id);
 }
 
+static int store_egress_rows(struct store *s, const struct store_change *c)
+{
+	int64_t grant = store_grant(s, c->grant);
+
+	if (grant < 0)
+		return (int)grant;
+	sqlite3_bind_text(s->egress, 1, c->text, -1, SQLITE_STATIC);
+	bind_grant(s->egress, 2, grant);
+	return store_run(s, s->egress);
+}
+
 void store_egress(struct store *s, const char *id, const struct grant *g)
 {
-	int64_t grant = store_grant(s, g);
+	const struct store_change c = {.text = id, .grant = g}, none = {.text = id};
 
-	sqlite3_bind_text(s->egress, 1, id, -1, SQLITE_STATIC);
-	bind_grant(s->egress, 2, grant < 0 ? 0 : grant);
 	store_prune_soon(s);
-	if (store_run(s, s->egress) < 0 || grant < 0)
-		log_warn("what %s may reach is not in the state database", id);
+	if (store_together(s, store_egress_rows, &c) == 0)
+		return;
+	/* Better nothing than a list that is not in force any more. */
+	(void)!store_egress_rows(s, &none);
+	log_warn("what %s may reach is not in the state database", id);
 }
 
 void store_delete(struct store *s, const char *id)

@@ -69,6 +69,8 @@ void loop_free(struct loop *l)
 
 int loop_fork_child(struct loop *l)
 {
+	while (l->timers)
+		loop_timer_cancel(l->timers);
 	close_fd(&l->epfd);
 	close_fd(&l->wakefd);
 	return loop_init(l);

@@ -16,7 +16,7 @@
  *
  * fork: an epoll descriptor is shared with the child and must not be touched
  * there: the child calls loop_fork_child(), which closes it and makes a new
- * empty loop; the owner of every source adds it again.
+ * empty loop; the owner of every source adds it again. No timer is armed any more.
  */
 #pragma once
 

@@ -299,6 +299,7 @@ def test_web_pages_of_other_origins(start: Callable[..., Daemon], env: dict[str,
     ):
         r = daemon.http.post("/v1/sandboxes", headers=headers, content=b"{}")
         assert r.status_code == 403 and r.json()["code"] == "foreign_origin", headers
+        assert ("--public-addr" if env else "PODFLARE_API_KEYS") in r.json()["hint"]
     for headers in (
         {"host": "localhost:1"},
         {"host": "[::1]:7070"},

@@ -112,6 +112,18 @@ def test_one_allowlist_is_kept_once(daemon: Daemon) -> None:
     assert rows(daemon, "SELECT id FROM grants") == []
 
 
+def test_an_allowlist_that_nobody_got(daemon: Daemon) -> None:
+    """The row that was to have it cannot be written: neither is the list."""
+    refuse = "CREATE TRIGGER refuse BEFORE INSERT ON sandboxes BEGIN SELECT RAISE(ABORT, 'no'); END"
+    rows(daemon, refuse)
+    r = daemon.http.post("/v1/sandboxes", json={"egress": {"allow": ["a.example.com"]}})
+    assert r.status_code >= 500
+    assert rows(daemon, "SELECT id FROM grants") == []
+    rows(daemon, "DROP TRIGGER refuse")
+    daemon.create(egress={"allow": ["a.example.com"]})
+    assert len(rows(daemon, "SELECT id FROM grants")) == 1
+
+
 def test_what_is_deleted_keeps_no_metadata(daemon: Daemon) -> None:
     meta = {"k": "v" * 1000}
     by_wish, ended = daemon.create(metadata=meta), daemon.create(metadata=meta)

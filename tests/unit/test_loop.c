@@ -135,6 +135,28 @@ static void test_many_timers(void **state)
 	free(t);
 }
 
+static void test_a_fork_has_no_timers(void **state)
+{
+	struct tick {
+		struct loop_timer t;
+	} k[3] = {0};
+	struct loop l;
+
+	(void)state;
+	assert_int_equal(loop_init(&l), 0);
+	for (int i = 0; i < 3; i++)
+		loop_timer_set(&l, &k[i].t, 1000000000ull * (unsigned)(3 - i));
+	assert_int_equal(loop_fork_child(&l), 0);
+	for (int i = 0; i < 3; i++)
+		assert_false(loop_timer_armed(&k[i].t));
+	assert_null(l.timers);
+	/* What is set and cancelled from here on knows nothing of those before. */
+	loop_timer_set(&l, &k[1].t, 1000000000ull);
+	assert_true(l.timers == &k[1].t && !k[1].t.child && !k[1].t.next);
+	loop_timer_cancel(&k[1].t);
+	loop_free(&l);
+}
+
 static void test_removed_source_stays_silent(void **state)
 {
 	struct pair p[2] = {0};
@@ -232,6 +254,7 @@ int main(void)
 		cmocka_unit_test(test_timers_in_order),
 		cmocka_unit_test(test_timer_set_again),
 		cmocka_unit_test(test_many_timers),
+		cmocka_unit_test(test_a_fork_has_no_timers),
 		cmocka_unit_test(test_removed_source_stays_silent),
 		cmocka_unit_test(test_quit_from_another_thread),
 		cmocka_unit_test(test_buf_bound_and_order),

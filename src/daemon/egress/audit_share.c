@@ -13,7 +13,7 @@
 /* Those that are not told apart: denials, what was allowed, ends. */
 #define SHARE_REST 3u
 
-struct held {
+struct share_held {
 	json_t *json;  /* the first one */
 	json_t *until; /* time of the last */
 	uint64_t n, up, down;
@@ -25,8 +25,8 @@ struct audit_share {
 	struct loop_timer timer;
 	unsigned int refs;
 	uint64_t due_ns;
-	struct held held[SHARE_HELD + SHARE_REST]; /* the last ones: the rest */
-	unsigned int nheld;                        /* of those that are told apart */
+	struct share_held held[SHARE_HELD + SHARE_REST]; /* the last ones: the rest */
+	unsigned int nheld;                              /* of those that are told apart */
 };
 
 /* --- writing ----------------------------------------------------------------------------- */
@@ -49,7 +49,7 @@ static bool put_number(json_t *o, const char *name, uint64_t n)
 	return json_object_set_new(o, name, json_integer((json_int_t)n)) == 0;
 }
 
-static void write_held(struct audit_share *s, struct held *h)
+static void write_held(struct audit_share *s, struct share_held *h)
 {
 	_cleanup_free char *text = NULL;
 	bool end = json_object_get(h->json, "bytes_up") != NULL;
@@ -63,7 +63,7 @@ static void write_held(struct audit_share *s, struct held *h)
 		audit_write(s->audit, text, strlen(text));
 	json_decref(h->json);
 	json_decref(h->until);
-	*h = (struct held){0};
+	*h = (struct share_held){0};
 }
 
 static void share_flush(struct audit_share *s)
@@ -115,9 +115,9 @@ static json_t *json_of_rest(const json_t *json)
 	return copy;
 }
 
-static struct held *held_of(struct audit_share *s, const struct record *r)
+static struct share_held *held_of(struct audit_share *s, const struct record *r)
 {
-	struct held *h = &s->held[SHARE_HELD + (r->end ? 2 : r->allow)];
+	struct share_held *h = &s->held[SHARE_HELD + (r->end ? 2 : r->allow)];
 
 	for (unsigned int i = 0; i < s->nheld; i++)
 		if (alike(s->held[i].json, r->json))
@@ -133,7 +133,7 @@ static struct held *held_of(struct audit_share *s, const struct record *r)
 
 static void share_hold(struct audit_share *s, const struct record *r)
 {
-	struct held *h = held_of(s, r);
+	struct share_held *h = held_of(s, r);
 	json_t *time = json_object_get(r->json, "time");
 
 	h->n++;
