@@ -58,7 +58,7 @@ def test_copies_of_a_busy_sandbox(client: Client) -> None:
     """What runs when it is forked goes on in a copy that is locked before its first instruction."""
     with Sandbox(client=client) as s:
         py(s, "x = 6 * 7")
-        sh(s, "nohup sh -c 'while :; do date +%N >>/tmp/beat; sleep 0.1; done' >/dev/null 2>&1 &")
+        sh(s, "nohup sh -c 'while :; do date +%N >>/tmp/beat; sleep 0.4; done' >/dev/null 2>&1 &")
         sh(s, "until [ -s /tmp/beat ]; do sleep 0.1; done")
         with s.fork(2, forkable=False) as copies:
             for copy in copies:
