@@ -72,7 +72,7 @@ static int take_route(struct own_addrs **o, struct nlmsghdr *m, int family)
 }
 
 /* The end of an answer has an errno of the whole: what came before it may not be all. */
-static int answer_status(const struct nlmsghdr *m)
+static int answer_status(struct nlmsghdr *m)
 {
 	int status = 0;
 
