@@ -21,6 +21,17 @@
 /* stderr is the end of a pipe while a test runs. */
 static int saved = -1, reader = -1;
 
+/* stderr becomes that descriptor, which is closed; reader is the other end. */
+static int stderr_is(int fd)
+{
+	saved = dup(2);
+	if (dup2(fd, 2) < 0)
+		return -1;
+	close(fd);
+	log_never_wait();
+	return io_set_nonblock(reader, 1);
+}
+
 static int setup(void **state)
 {
 	int ends[2];
@@ -28,13 +39,8 @@ static int setup(void **state)
 	(void)state;
 	if (pipe2(ends, O_CLOEXEC) < 0 || fcntl(ends[1], F_SETPIPE_SZ, PIPE_SIZE) < 0)
 		return -1;
-	saved = dup(2);
 	reader = ends[0];
-	if (dup2(ends[1], 2) < 0)
-		return -1;
-	close(ends[1]);
-	log_never_wait();
-	return io_set_nonblock(reader, 1);
+	return stderr_is(ends[1]);
 }
 
 static int setup_terminal(void **state)
@@ -44,12 +50,7 @@ static int setup_terminal(void **state)
 	(void)state;
 	if (openpty(&reader, &slave, NULL, NULL, NULL) < 0)
 		return -1;
-	saved = dup(2);
-	if (dup2(slave, 2) < 0)
-		return -1;
-	close(slave);
-	log_never_wait();
-	return io_set_nonblock(reader, 1);
+	return stderr_is(slave);
 }
 
 static int setup_socket(void **state)
@@ -59,13 +60,8 @@ static int setup_socket(void **state)
 	(void)state;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
 		return -1;
-	saved = dup(2);
 	reader = ends[0];
-	if (dup2(ends[1], 2) < 0)
-		return -1;
-	close(ends[1]);
-	log_never_wait();
-	return io_set_nonblock(reader, 1);
+	return stderr_is(ends[1]);
 }
 
 static int teardown(void **state)
