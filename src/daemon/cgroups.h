@@ -5,8 +5,9 @@
  * in, DIR, the daemon makes
  *
  *   DIR/podflare-DEV-INODE          of the state directory: no two daemons share it
- *     daemon                        the daemon, its proxies
+ *     daemon                        the daemon
  *     vm-N                          one for each VMM, templates' included (vm_group.h)
+ *     proxy-N                       one for each egress proxy (egress/proxy_group.h)
  *
  * It does not stay in DIR itself, as a group with processes cannot have
  * controllers turned on for those below it. For the same reason no process gets
@@ -31,7 +32,7 @@ struct cgroups {
 	unsigned int controllers; /* that are turned on: enum cgroup2_controller */
 	bool disks_in_memory;
 	char io[96];   /* for io.max of each VM, or "" */
-	uint64_t last; /* N of the latest vm-N */
+	uint64_t last; /* N of the latest vm-N or proxy-N */
 	struct group_worker worker;
 	struct group_job prime;
 	bool priming;

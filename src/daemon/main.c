@@ -185,7 +185,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	if (rc == 0)
 		rc = cgroups_start(&d->cgroups, &d->loop, c, err);
 	if (d->cgroups.on)
-		d->vmms.groups = &d->cgroups;
+		d->vmms.groups = d->egress.groups = &d->cgroups;
 	owners_init(&d->owners, c, d->store.salt);
 	owners_share(&d->owners, c->nkeys, &d->held);
 	pool_init(&d->pool, d);

@@ -23,7 +23,7 @@
  */
 #pragma once
 
-#include "daemon/cgroups.h"
+#include "daemon/group.h"
 #include "daemon/vm_limits.h"
 
 #include <sys/types.h>

@@ -6,10 +6,6 @@
 #include "daemon/limits.h"
 #include "lib/cgroup2.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #define MIB           (1ull << 20)
 #define OVERHEAD_MIB  128u /* fixed */
 #define OVERHEAD_PART 64u  /* and this part of the guest's memory */
@@ -35,38 +31,19 @@ uint64_t vm_memory_for_copy(const struct vm_limits_in *in, int paused)
 	return fork + guest + (in->disks_in_memory ? in->size.disk_mib * MIB : 0);
 }
 
-size_t vm_limits(const struct vm_limits_in *in, struct vm_limit out[VM_LIMITS_MAX])
+void vm_limits(const struct vm_limits_in *in, struct group_limits *out)
 {
 	uint32_t quota = in->size.vcpus * VM_CPU_PERIOD_US + VM_CPU_PERIOD_US / 2;
-	size_t n = 0;
+	uint32_t pids = 1 + in->size.vcpus + LIMIT_FORKS_IN_FLIGHT + SPARE_PIDS;
 
-#define LIMIT(name, ...)                                                     \
-	do {                                                                 \
-		out[n].file = (name);                                        \
-		snprintf(out[n++].value, sizeof(out[0].value), __VA_ARGS__); \
-	} while (0)
 	if (in->controllers & CGROUP2_MEMORY) {
-		LIMIT("memory.max", "%llu", (unsigned long long)vm_memory_max(in));
-		LIMIT("memory.swap.max", "0");
+		group_limits_add(out, "memory.max", "%llu", (unsigned long long)vm_memory_max(in));
+		group_limits_add(out, "memory.swap.max", "0");
 	}
 	if (in->controllers & CGROUP2_CPU)
-		LIMIT("cpu.max", "%u %u", quota, VM_CPU_PERIOD_US);
+		group_limits_add(out, "cpu.max", "%u %u", quota, VM_CPU_PERIOD_US);
 	if (in->controllers & CGROUP2_PIDS)
-		LIMIT("pids.max", "%u", 1 + in->size.vcpus + LIMIT_FORKS_IN_FLIGHT + SPARE_PIDS);
+		group_limits_add(out, "pids.max", "%u", pids);
 	if ((in->controllers & CGROUP2_IO) && in->io[0])
-		LIMIT("io.max", "%s", in->io);
-#undef LIMIT
-	return n;
-}
-
-uint64_t vm_oom_kills(const char *events)
-{
-	static const char name[] = "oom_kill ";
-
-	for (const char *line = events; line && *line; line = strchr(line, '\n')) {
-		line += *line == '\n';
-		if (strncmp(line, name, sizeof(name) - 1) == 0)
-			return strtoull(line + sizeof(name) - 1, NULL, 10);
-	}
-	return 0;
+		group_limits_add(out, "io.max", "%s", in->io);
 }

@@ -28,11 +28,11 @@
  */
 #pragma once
 
-#include <stddef.h>
+#include "daemon/group_limits.h"
+
 #include <stdint.h>
 
 #define VM_CPU_PERIOD_US 100000u
-#define VM_LIMITS_MAX    8
 
 struct vm_size {
 	uint32_t memory_mib, vcpus, disk_mib;
@@ -45,17 +45,9 @@ struct vm_limits_in {
 	const char *io; /* line for io.max, or "" */
 };
 
-struct vm_limit {
-	const char *file;
-	char value[96];
-};
-
 /* Bytes for a VM without copies, and for each copy; paused: of a template. */
 uint64_t vm_memory_max(const struct vm_limits_in *in);
 uint64_t vm_memory_for_copy(const struct vm_limits_in *in, int paused);
 
-/* What is written when its group is made; their number. */
-size_t vm_limits(const struct vm_limits_in *in, struct vm_limit out[VM_LIMITS_MAX]);
-
-/* Of memory.events: processes that were killed for want of memory. */
-uint64_t vm_oom_kills(const char *events);
+/* Adds what is written when its group is made. */
+void vm_limits(const struct vm_limits_in *in, struct group_limits *out);

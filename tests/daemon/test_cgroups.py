@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Control groups of VMs: where they are made, who is in them, that nothing is left of them; hosts
+"""Control groups of VMs and proxies: where they are made, who is in them, that nothing is left of them; hosts
 that delegate none. Limits need controllers: tests/unit/test_cgroups.c has their values,
 tests/e2e/box/cgroups.sh looks at a kernel that keeps them."""
 
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Daemon, start_in_vain, wait_for
+from egress import ask, get, grant, mode, notes, wait_failed, wait_no_proxy
 
 pytestmark = pytest.mark.usefixtures("needs_daemon")
 
@@ -78,8 +79,8 @@ def vms(place: Path) -> list[int]:
     """The process of each VM's group, of which there is one."""
     found = []
     for name, pids in groups(place).items():
-        assert re.fullmatch(r"vm-\d+", name) or name == "daemon"
-        if name != "daemon":
+        assert re.fullmatch(r"(vm|proxy)-\d+", name) or name == "daemon"
+        if name.startswith("vm-"):
             (pid,) = pids
             found.append(pid)
     return sorted(found)
@@ -94,7 +95,7 @@ def alone(place: Path) -> list[int] | None:
 
 def of_sandbox(place: Path) -> Path:
     """The group of the youngest VM."""
-    names = [name for name in groups(place) if name != "daemon"]
+    names = [name for name in groups(place) if name.startswith("vm-")]
     return own(place) / max(names, key=lambda name: int(name.removeprefix("vm-")))
 
 
@@ -111,7 +112,12 @@ def stray_in(group: Path) -> Iterator[subprocess.Popen]:
 
 def vms_are(place: Path, n: int) -> None:
     """Groups come and go a moment after what they are for."""
-    wait_for(lambda: sum(name != "daemon" for name in groups(place)) == n)
+    wait_for(lambda: sum(name.startswith("vm-") for name in groups(place)) == n)
+
+
+def proxies(place: Path) -> list[list[int]]:
+    """The processes of each proxy's group."""
+    return sorted(pids for name, pids in groups(place).items() if name.startswith("proxy-"))
 
 
 @needs_groups
@@ -255,6 +261,58 @@ def test_one_that_nobody_told_of(place: Path, start: Callable[..., Daemon]) -> N
         assert daemon.http.delete(f"/v1/sandboxes/{sid}").status_code == 204
         assert stray.wait(10) == -signal.SIGKILL
     vms_are(place, 1)
+
+
+@needs_groups
+def test_each_proxy_has_one(place: Path, start: Callable[..., Daemon]) -> None:
+    daemon = start(prefix=inside(place), env={"PODFLARE_CGROUP": "groups"})
+    sids = [daemon.create(egress=grant("allowed.test")) for _ in range(3)]
+    assert not proxies(place)
+    assert [ask(daemon, sid) for sid in sids] == ["allow"] * 3
+    pids = [note["pid"] for note in notes(daemon, "pid")]
+    wait_for(lambda: proxies(place) == sorted([pid] for pid in pids))
+    assert groups(place)["daemon"] == [daemon.proc.pid] and len(vms(place)) == 4
+    os.kill(pids[0], signal.SIGKILL)
+    assert "signal 9" in wait_failed(daemon, sids[0])
+    assert ask(daemon, sids[0]) == "allow", "the next one"
+    wait_for(lambda: [[pids[0]] in proxies(place), len(proxies(place))] == [False, 3])
+    daemon.http.delete(f"/v1/sandboxes/{sids[1]}")
+    wait_for(lambda: len(proxies(place)) == 2)
+    for sid in (sids[0], sids[2]):
+        daemon.http.delete(f"/v1/sandboxes/{sid}")
+    wait_no_proxy(daemon)
+    wait_for(lambda: not proxies(place))
+
+
+@needs_groups
+def test_a_proxy_that_is_killed_at_its_start(place: Path, start: Callable[..., Daemon]) -> None:
+    """Its end comes while it is moved, or before: it is reaped all the same, and its group goes."""
+    daemon = start(prefix=inside(place), env={"PODFLARE_CGROUP": "groups"})
+    sid = daemon.create(egress=grant("allowed.test"))
+    mode(daemon, "exit")
+    for _ in range(3):
+        ask(daemon, sid)
+    wait_failed(daemon, sid)
+    wait_no_proxy(daemon)
+    wait_for(lambda: not proxies(place))
+    assert daemon.exec(sid, "echo x")[0]["data"] == "x"
+
+
+@needs_groups
+def test_no_room_for_a_proxy(place: Path, start: Callable[..., Daemon]) -> None:
+    """One that gets no group lets nothing through, and its sandbox goes on."""
+    daemon = start(prefix=inside(place), env={"PODFLARE_CGROUP": "groups"})
+    sid = daemon.create(egress=grant("allowed.test"))
+    vms_are(place, 2)
+    most = own(place) / "cgroup.max.descendants"
+    most.write_text("3")  # those that there are, and the daemon's
+    ask(daemon, sid)
+    assert "control group could not be used (the directory" in wait_failed(daemon, sid)
+    wait_no_proxy(daemon)
+    assert daemon.exec(sid, "echo x")[0]["data"] == "x"
+    most.write_text("max")
+    assert ask(daemon, sid) == "allow"
+    assert get(daemon, sid)["state"] == "on" and len(proxies(place)) == 1
 
 
 @needs_groups

@@ -16,48 +16,55 @@
 
 static const struct vm_limits_in usual = {.size = {1024, 2, 4096}, .controllers = ALL, .io = ""};
 
-static void is(const struct vm_limit *l, const char *file, const char *value)
+static void is(const struct group_limit *l, const char *file, const char *value)
 {
 	assert_string_equal(l->file, file);
 	assert_string_equal(l->value, value);
 }
 
+static void limits_are(const struct vm_limits_in *in, struct group_limits *out, size_t n)
+{
+	out->n = 0;
+	vm_limits(in, out);
+	assert_int_equal(out->n, n);
+}
+
 static void test_values(void **state)
 {
-	struct vm_limit out[VM_LIMITS_MAX];
+	struct group_limits out;
 	struct vm_limits_in in = usual;
 
 	(void)state;
-	assert_int_equal(vm_limits(&in, out), 4);
-	is(&out[0], "memory.max", "1224736768"); /* 1024 + 16 + 128 MiB */
-	is(&out[1], "memory.swap.max", "0");
-	is(&out[2], "cpu.max", "250000 100000");
-	is(&out[3], "pids.max", "35");
+	limits_are(&in, &out, 4);
+	is(&out.of[0], "memory.max", "1224736768"); /* 1024 + 16 + 128 MiB */
+	is(&out.of[1], "memory.swap.max", "0");
+	is(&out.of[2], "cpu.max", "250000 100000");
+	is(&out.of[3], "pids.max", "35");
 	in.io = "8:0 rbps=1048576 wbps=1048576";
-	assert_int_equal(vm_limits(&in, out), 5);
-	is(&out[4], "io.max", in.io);
+	limits_are(&in, &out, 5);
+	is(&out.of[4], "io.max", in.io);
 	in.size = (struct vm_size){65536, 32, 65536};
-	assert_int_equal(vm_limits(&in, out), 5);
-	is(&out[0], "memory.max", "69927436288");
-	is(&out[2], "cpu.max", "3250000 100000");
-	is(&out[3], "pids.max", "65");
+	limits_are(&in, &out, 5);
+	is(&out.of[0], "memory.max", "69927436288");
+	is(&out.of[2], "cpu.max", "3250000 100000");
+	is(&out.of[3], "pids.max", "65");
 }
 
 static void test_only_what_there_is(void **state)
 {
-	struct vm_limit out[VM_LIMITS_MAX];
+	struct group_limits out;
 	struct vm_limits_in in = usual;
 
 	(void)state;
 	in.io = "8:0 rbps=1 wbps=1";
 	in.controllers = 0;
-	assert_int_equal(vm_limits(&in, out), 0);
+	limits_are(&in, &out, 0);
 	in.controllers = CGROUP2_PIDS;
-	assert_int_equal(vm_limits(&in, out), 1);
-	is(&out[0], "pids.max", "35");
+	limits_are(&in, &out, 1);
+	is(&out.of[0], "pids.max", "35");
 	in.controllers = CGROUP2_IO;
-	assert_int_equal(vm_limits(&in, out), 1);
-	is(&out[0], "io.max", in.io);
+	limits_are(&in, &out, 1);
+	is(&out.of[0], "io.max", in.io);
 }
 
 static void test_disks_in_memory(void **state)
@@ -82,13 +89,13 @@ static void test_copies(void **state)
 static void test_events(void **state)
 {
 	(void)state;
-	assert_int_equal(vm_oom_kills("low 0\nhigh 0\nmax 7\noom 1\noom_kill 3\n"
-				      "oom_group_kill 9\n"),
+	assert_int_equal(group_oom_kills("low 0\nhigh 0\nmax 7\noom 1\noom_kill 3\n"
+					 "oom_group_kill 9\n"),
 			 3);
-	assert_int_equal(vm_oom_kills("low 0\nmax 7\noom 1\noom_kill 0\n"), 0);
-	assert_int_equal(vm_oom_kills("oom_kill 12"), 12);
-	assert_int_equal(vm_oom_kills("oom_group_kill 1\nxoom_kill 2\n"), 0);
-	assert_int_equal(vm_oom_kills(""), 0);
+	assert_int_equal(group_oom_kills("low 0\nmax 7\noom 1\noom_kill 0\n"), 0);
+	assert_int_equal(group_oom_kills("oom_kill 12"), 12);
+	assert_int_equal(group_oom_kills("oom_group_kill 1\nxoom_kill 2\n"), 0);
+	assert_int_equal(group_oom_kills(""), 0);
 }
 
 static void test_names(void **state)

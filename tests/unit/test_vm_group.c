@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Groups of VMs and their worker, over a plain directory: in what order jobs are
- * done whatever the kernel answers, and what a VM is allowed while it has copies.
+ * Groups of VMs and proxies and their worker, over a plain directory: in what order
+ * jobs are done whatever the kernel answers, and what a VM is allowed while it has
+ * copies.
  */
 #define _GNU_SOURCE
 #include "unit.h"
 
+#include "daemon/egress/proxy_group.h"
 #include "daemon/vm_group.h"
 #include "lib/cgroup2.h"
 
@@ -17,11 +19,13 @@
 
 #define MIB (1ull << 20)
 
-/* The kernel: what it answers to a write, and what was written to memory.max last, by group. */
+/* The kernel: what it answers to a write, what was written to memory.max last, by group, and all
+ * that was written of proxies. */
 static struct {
 	_Atomic int procs_rc, pids_rc;
 	_Atomic unsigned int pids_writes;
 	uint64_t memory_max[16];
+	char proxy[256];
 } kernel;
 
 int cgroups_write(int dir_fd, const char *path, const char *text)
@@ -30,6 +34,12 @@ int cgroups_write(int dir_fd, const char *path, const char *text)
 	char file[32];
 
 	(void)dir_fd;
+	if (sscanf(path, "proxy-%u/%31s", &n, file) == 2) {
+		size_t len = strlen(kernel.proxy);
+
+		snprintf(kernel.proxy + len, sizeof(kernel.proxy) - len, "%s=%s;", file, text);
+		return strcmp(file, "cgroup.procs") == 0 ? kernel.procs_rc : 0;
+	}
 	assert_int_equal(sscanf(path, "vm-%u/%31s", &n, file), 2);
 	assert_true(n < ARRAY_SIZE(kernel.memory_max));
 	if (strcmp(file, "memory.max") == 0)
@@ -301,6 +311,56 @@ static void test_an_original_that_has_ended(void **state)
 	assert_int_equal(allowed_mib(), ALONE + 3);
 }
 
+static void test_limits_of_a_proxy(void **state)
+{
+	struct rig *r = *state;
+	struct proxy_group *pg;
+	char text[160] = "";
+	char path[128];
+	FILE *f;
+
+	r->g.controllers = CGROUP2_MEMORY | CGROUP2_PIDS | CGROUP2_CPU | CGROUP2_IO;
+	pg = proxy_group_new(&r->g, r, 123, on_moved);
+	assert_non_null(pg);
+	assert_true(proxy_group_moving(pg));
+	settle(r);
+	assert_false(proxy_group_moving(pg));
+	assert_int_equal(r->moved, 1);
+	assert_int_equal(r->rc, 0);
+	assert_string_equal(kernel.proxy, "memory.max=805306368;memory.swap.max=0;"
+					  "cpu.max=100000 100000;pids.max=8;cgroup.procs=123;");
+	assert_false(proxy_group_oom_text(pg, text, sizeof(text)));
+	snprintf(path, sizeof(path), "%s/proxy-1/memory.events", r->dir);
+	f = fopen(path, "w");
+	assert_non_null(f);
+	fputs("low 0\noom 1\noom_kill 1\n", f);
+	fclose(f);
+	assert_true(proxy_group_oom_text(pg, text, sizeof(text)));
+	assert_non_null(strstr(text, "limit of memory of its control group, 768 MiB"));
+	assert_int_equal(unlink(path), 0);
+	proxy_group_end(pg);
+	settle(r);
+	assert_false(there(r, "proxy-1"));
+}
+
+/* Only what there is is written, and one that cannot be moved is told of. */
+static void test_a_proxy_that_cannot_be_moved(void **state)
+{
+	struct rig *r = *state;
+	struct proxy_group *pg;
+
+	r->g.controllers = 0;
+	kernel.procs_rc = -EACCES;
+	pg = proxy_group_new(&r->g, r, 123, on_moved);
+	assert_non_null(pg);
+	settle(r);
+	assert_int_equal(r->rc, -EACCES);
+	assert_non_null(strstr(r->text, "cgroup.procs"));
+	assert_string_equal(kernel.proxy, "cgroup.procs=123;");
+	proxy_group_end(pg);
+	settle(r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -310,6 +370,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_only_living_copies_count, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_not_below_what_is_in_use, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_an_original_that_has_ended, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_limits_of_a_proxy, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_proxy_that_cannot_be_moved, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

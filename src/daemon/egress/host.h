@@ -15,10 +15,12 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+struct cgroups;
 struct config;
 
 struct egress_host {
 	struct loop *loop;
+	struct cgroups *groups; /* every proxy gets one; NULL: none does */
 	const char *program;
 	struct child_env child;
 	struct egress_operator op;

@@ -9,6 +9,7 @@
 #include "daemon/child.h"
 #include "daemon/egress/audit_share.h"
 #include "daemon/egress/host.h"
+#include "daemon/egress/proxy_group.h"
 #include "daemon/egress/proxy_impl.h"
 #include "daemon/limits.h"
 #include "lib/fdpass.h"
@@ -90,10 +91,12 @@ static void on_limit(struct loop_timer *t)
 void proxy_reap(struct proxy *p)
 {
 	siginfo_t si = {0};
-	char text[128];
+	char text[160];
 	int fd;
 
-	proxy_poll(p); /* its last words */
+	if (p->group && proxy_group_moving(p->group))
+		return; /* its number must stay its own; on_moved() comes here again */
+	proxy_poll(p);  /* its last words */
 	if (waitid(P_PIDFD, (id_t)p->proc.fd, &si, WEXITED | WNOHANG) < 0)
 		snprintf(text, sizeof(text), "the egress proxy was lost: %s", strerror(errno));
 	else if (si.si_pid == 0)
@@ -101,7 +104,7 @@ void proxy_reap(struct proxy *p)
 	else if (si.si_code == CLD_EXITED)
 		snprintf(text, sizeof(text), "the egress proxy exited with status %d",
 			 si.si_status);
-	else
+	else if (!p->group || !proxy_group_oom_text(p->group, text, sizeof(text)))
 		snprintf(text, sizeof(text), "the egress proxy was killed by signal %d (%s)",
 			 si.si_status, strsignal(si.si_status));
 	fd = p->proc.fd;
@@ -110,6 +113,8 @@ void proxy_reap(struct proxy *p)
 	p->proc.fd = -1;
 	list_del(&p->link);
 	p->host->nproxies--;
+	if (p->group)
+		proxy_group_end(p->group);
 	end(p, text);
 	audit_share_unref(p->share);
 	loop_timer_cancel(&p->limit);
@@ -120,6 +125,18 @@ static void on_proc(struct loop_src *src, uint32_t events)
 {
 	(void)events;
 	proxy_reap(src->arg);
+}
+
+static void on_moved(void *owner, int rc, const char *text)
+{
+	struct proxy *p = owner;
+
+	loop_mod(&p->proc, EPOLLIN);
+	if (rc < 0 && rc != -ESRCH) {
+		log_warn("proxy %d of %s: %s", (int)p->pid, p->sandbox, text);
+		proxy_kill(p, text);
+	}
+	proxy_reap(p);
 }
 
 /* --- messages ---------------------------------------------------------------------------- */
@@ -253,11 +270,19 @@ int proxy_test(struct proxy *p, const char *host, uint16_t port, const char *met
 /* The process is there: from here on it is watched, or it is ended. */
 static int watch(struct proxy *p, int ctl)
 {
+	struct cgroups *groups = p->host->groups;
 	_cleanup_fd int pidfd = pidfd_open(p->pid, 0);
 	int rc = pidfd < 0 ? -errno : loop_add(p->host->loop, &p->ctl, ctl, EPOLLIN);
 
 	if (rc == 0) {
-		rc = loop_add(p->host->loop, &p->proc, pidfd, EPOLLIN);
+		rc = loop_add(p->host->loop, &p->proc, pidfd, groups ? 0 : EPOLLIN);
+		if (rc == 0 && groups) {
+			p->group = proxy_group_new(groups, p, p->pid, on_moved);
+			if (!p->group) {
+				rc = -ENOMEM;
+				loop_del(&p->proc);
+			}
+		}
 		if (rc < 0)
 			loop_del(&p->ctl);
 	}

@@ -33,6 +33,7 @@
 struct audit_share;
 struct egress_host;
 struct proxy;
+struct proxy_group;
 
 struct proxy_ops {
 	/* The answer to proxy_policy(): error is NULL or a sentence; ca {"cert_pem", "key_pem"} or
@@ -57,7 +58,8 @@ struct proxy {
 	char sandbox[SANDBOX_ID_LEN + 1];
 	pid_t pid;
 	struct loop_src ctl, proc;
-	struct loop_timer limit; /* of an answer; of the end, when it leaves */
+	struct proxy_group *group; /* NULL: there are none */
+	struct loop_timer limit;   /* of an answer; of the end, when it leaves */
 	bool ended;
 	bool leaving;
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # A group with controllers is delegated to the daemon: each VM has one of its own below it, with
-# limits that the kernel has taken; a VM that comes to its limit of memory ends with that reason, and
+# limits that the kernel has taken, and each egress proxy; a VM that comes to its limit of memory ends with that reason, and
 # alone; nothing is left of them. Needs root, which delegates.
 set -u
 . ./common
@@ -110,6 +110,43 @@ for child in $children; do
 done
 alive "$id" || fail "it does not run code after its fork"
 ok "its copies are in groups of their own, and it may have more memory"
+
+proxies() {
+	find "$GROUP" -type d -name 'proxy-*'
+}
+
+proxy_is_moved() {
+	[ -n "$(proxies)" ] && [ -n "$(cat "$(proxies)/cgroup.procs")" ]
+}
+
+no_proxies() {
+	[ -z "$(proxies)" ]
+}
+
+# The limit $1 of the proxy must be $2.
+proxy_has() {
+	found=$(cat "$(proxies)/$1")
+	[ "$found" = "$2" ] || fail "$1 of the proxy is $found, not $2"
+}
+
+no_proxies || fail "a proxy has a group and nobody has a grant"
+granted=$(create '{"memory_mib": 256, "vcpus": 1, "disk_mib": 64, "egress": {"allow": ["up.test"]}}')
+run "$granted" bash 'curl -s http://evil.test/' >/dev/null
+within 10 proxy_is_moved || fail "the proxy is in no group of its own: $(proxies)"
+[ "$(cat "/proc/$(cat "$(proxies)/cgroup.procs")/comm")" = podflare-egress ] || fail "that is no proxy"
+proxy_has memory.max $((768 * MIB))
+proxy_has cpu.max "100000 100000"
+proxy_has pids.max 8
+echo $MIB >"$(proxies)/memory.max" &
+ended_proxy() {
+	wget -q -O - "$URL/v1/sandboxes/$granted/egress" | grep -q "limit of memory of its control group, 768 MiB"
+}
+within 30 ended_proxy || fail "a proxy beyond its limit does not end, or not with that reason"
+within 10 no_proxies || fail "its group is left"
+alive "$granted" || fail "its sandbox does not live"
+delete "/v1/sandboxes/$granted" || fail "it cannot be deleted"
+within 10 groups_are $((before + 3)) || fail "there are $(groups) groups, not $((before + 3))"
+ok "a proxy is in a group of its own, and ends alone when it comes to its limit"
 
 # Guests cannot get there by themselves, so the limit comes to them.
 echo $MIB >"$(group_of "$(youngest)")/memory.max" &
