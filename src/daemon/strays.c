@@ -37,9 +37,13 @@
 /* Of a start time in /proc/PID/stat; the same everywhere (USER_HZ). */
 #define TICK_NS (SECOND_NS / 100)
 
-/* From the end of a VMM; then, while there is something, twice as long each time. */
-#define SWEEP_NS     (SECOND_NS / 50)
-#define SWEEP_MAX_NS SECOND_NS
+/*
+ * From the end of a VMM; then, while there is something, twice as long each time. While there are
+ * VMMs it is looked every now and then in any case: one that was taken over need not end.
+ */
+#define SWEEP_NS      (SECOND_NS / 50)
+#define SWEEP_MAX_NS  SECOND_NS
+#define SWEEP_IDLE_NS (10 * SECOND_NS)
 
 /* --- which there are --------------------------------------------------------------------- */
 
@@ -237,12 +241,24 @@ unsigned int vmm_host_sweep(struct vmm_host *h)
 
 /* --- when it is looked ------------------------------------------------------------------- */
 
+/* Nothing was found, or nothing has happened: the next look is a long way off. */
+static void sweep_idle(struct vmm_host *h)
+{
+	h->sweep_ns = SWEEP_IDLE_NS;
+	loop_timer_set(h->loop, &h->sweep, SWEEP_IDLE_NS);
+}
+
 static void on_sweep(struct loop_timer *t)
 {
 	struct vmm_host *h = t->arg;
 
-	if (vmm_host_sweep(h) == 0)
+	if (vmm_host_sweep(h) == 0) {
+		if (!list_empty(&h->vmms))
+			sweep_idle(h);
 		return;
+	}
+	if (h->sweep_ns == SWEEP_IDLE_NS)
+		h->sweep_ns = SWEEP_NS;
 	loop_timer_set(h->loop, &h->sweep, h->sweep_ns);
 	if (h->sweep_ns < SWEEP_MAX_NS)
 		h->sweep_ns *= 2;
@@ -281,9 +297,16 @@ void strays_soon(struct vmm_host *h)
 {
 	if (h->no_sweep)
 		return;
-	h->sweep_ns = SWEEP_NS;
-	if (!loop_timer_armed(&h->sweep))
+	/* Not while a look that is near is waited for: a run of ends would put it off for ever. */
+	if (!loop_timer_armed(&h->sweep) || h->sweep_ns == SWEEP_IDLE_NS)
 		loop_timer_set(h->loop, &h->sweep, SWEEP_NS);
+	h->sweep_ns = SWEEP_NS;
+}
+
+void strays_watch(struct vmm_host *h)
+{
+	if (!h->no_sweep && !loop_timer_armed(&h->sweep))
+		sweep_idle(h);
 }
 
 void vmm_host_stop(struct vmm_host *h)

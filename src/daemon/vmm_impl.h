@@ -73,6 +73,8 @@ void vmm_claim_drop(struct vmm *v);
 void strays_init(struct vmm_host *h);
 /* A VMM has ended: it is looked soon whether it has left something behind. */
 void strays_soon(struct vmm_host *h);
+/* There is a VMM: while there is, it is looked every few seconds. */
+void strays_watch(struct vmm_host *h);
 /* Its fork is asked for now. */
 void strays_asked(struct vmm *v);
 /* One has ended and was reaped; a line a second at most. */

@@ -213,6 +213,7 @@ int vmm_watch(struct vmm *v, int pidfd, struct err *err)
 		return err_set(err, -rc, "cannot watch the VMM process");
 	take_fd(&fd);
 	list_add_tail(&v->host->vmms, &v->link);
+	strays_watch(v->host);
 	return 0;
 }
 
