@@ -76,8 +76,7 @@ static void exec_wake(struct exec *e)
 	http_wake(e->req);
 }
 
-/* Out of the queue; the next one may run. The stream has been released or closed. */
-static void exec_finish(struct exec *e)
+void exec_finish(struct exec *e)
 {
 	struct sandbox *sb = e->sb;
 
@@ -117,9 +116,8 @@ static void exec_failed(struct exec *e, const char *text, const char *reason, co
 		e->broken = true;
 }
 
-/* Ends it for a reason that is not the command's: as HTTP error while that is possible. */
-static void exec_fail(struct exec *e, const struct agent_failure *why, const char *reason,
-		      const char *state)
+void exec_fail(struct exec *e, const struct agent_failure *why, const char *reason,
+	       const char *state)
 {
 	agent_close(e->s);
 	if (e->req && !e->begun && !e->heard) {
@@ -132,7 +130,7 @@ static void exec_fail(struct exec *e, const struct agent_failure *why, const cha
 	exec_finish(e);
 }
 
-static void exec_lost(struct exec *e, int error)
+void exec_lost(struct exec *e, int error)
 {
 	struct agent_failure why = {.status = 502, .code = "agent_error"};
 	struct sandbox *sb = e->sb;
@@ -146,138 +144,7 @@ static void exec_lost(struct exec *e, int error)
 	probe_start(sb);
 }
 
-/* --- frames of the agent ----------------------------------------------------------------- */
-
-/* An honest agent keeps to output_limit itself. */
-static int exec_output(struct exec *e, const struct frame *f)
-{
-	uint64_t *n = &e->output[f->type == FRAME_STDERR];
-
-	*n += f->len;
-	if (*n > e->p.output_limit + LIMIT_OUTPUT_SPARE)
-		return -EPROTO;
-	e->heard = true;
-	/* Without a client there is nobody to keep it for. */
-	if (e->req)
-		exec_pending_bytes(&e->in, f);
-	return 0;
-}
-
-/* A piece of an event, of the whole no more than LIMIT_EVENT; an empty one takes back those before.
- */
-static int exec_part(struct exec *e, const struct frame *f)
-{
-	int rc = e->req ? exec_hold_event(e, f->len) : 0;
-
-	if (rc == 0 && e->req)
-		rc = buf_append(&e->parts, f->payload, f->len);
-	if (f->type == FRAME_EVENT_PART && f->len == 0) {
-		buf_free(&e->parts);
-		exec_held_settle(e);
-	}
-	return rc == -ENOBUFS ? -EPROTO : rc;
-}
-
-static int exec_event(struct exec *e, const struct frame *f)
-{
-	int rc;
-
-	if (!e->req)
-		return 0;
-	if (buf_len(&e->parts) == 0) {
-		rc = exec_events_event(&e->out, &e->in, f->payload, f->len, exec_now_ms());
-	} else {
-		rc = exec_part(e, f);
-		if (rc == 0)
-			rc = exec_events_event(&e->out, &e->in, buf_data(&e->parts),
-					       buf_len(&e->parts), exec_now_ms());
-		buf_free(&e->parts);
-		exec_held_settle(e);
-	}
-	e->heard |= rc == 0;
-	return rc;
-}
-
-/* EXIT: 1 when the exec is over with it, -errno. */
-static int exec_exit(struct exec *e, const struct frame *f)
-{
-	struct exec_exit x = {0};
-	bool cancelled;
-	int rc = buf_len(&e->parts) ? -EPROTO : exec_exit_parse(f, &x, &cancelled);
-
-	/* Cancelled without our asking: it ends in a word that clients do not know. */
-	if (rc == 0 && cancelled && !e->cancelled_for)
-		rc = -EPROTO;
-	if (rc == 0) {
-		if (cancelled)
-			x.reason = e->cancelled_for;
-		if (cancelled && strcmp(x.reason, "timeout") == 0)
-			x.code = 124;
-		/* A denial was sent before the guest could see it: it is there by now. */
-		egress_drain(e->sb);
-		x.denied = e->denied;
-		if (e->req && exec_events_exit(&e->out, &x, exec_now_ms()) < 0)
-			e->broken = true;
-		agent_release(e->s);
-		exec_finish(e);
-	}
-	json_decref(x.log);
-	return rc == 0 ? 1 : rc;
-}
-
-/* One frame of a running command. False: the exec is over, e may be gone. */
-static bool exec_frame(struct exec *e, const struct frame *f)
-{
-	struct agent_failure why;
-	int rc;
-
-	/* What comes of the command, for exec_watch.c; an answer to PING does not. */
-	if (f->type != FRAME_PONG && f->type != FRAME_STDIN_ACK)
-		e->bytes += f->len;
-	switch (f->type) {
-	case FRAME_STDOUT:
-	case FRAME_STDERR:
-		rc = exec_output(e, f);
-		break;
-	case FRAME_PONG:
-		return true;
-	case FRAME_STDIN_ACK:
-		rc = exec_acked(e, f);
-		break;
-	case FRAME_EVENT_PART:
-		rc = exec_part(e, f);
-		break;
-	case FRAME_EVENT:
-		rc = exec_event(e, f);
-		break;
-	case FRAME_EXIT:
-		rc = exec_exit(e, f);
-		if (rc > 0)
-			return false;
-		break;
-	case FRAME_ERROR:
-		agent_failure_parse(f, &why);
-		agent_failure_of_exec(&why, e->p.language);
-		exec_fail(e, &why, "refused", "preserved");
-		return false;
-	default:
-		rc = -EPROTO;
-		break;
-	}
-	if (rc == -EDQUOT || rc == -ENOSPC) {
-		exec_held_failure(&why, rc);
-		exec_fail(e, &why, why.code, NULL);
-		return false;
-	}
-	/* Without memory its client is let go; but there is nothing to come behind an EXIT. */
-	if (rc == -ENOMEM && f->type != FRAME_EXIT) {
-		e->broken = true;
-	} else if (rc < 0) {
-		exec_lost(e, rc);
-		return false;
-	}
-	return true;
-}
+/* --- the stream -------------------------------------------------------------------------- */
 
 /* Output that waits goes into lines. False: they are full, the client sets the pace. */
 static bool exec_room(struct exec *e)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The exec as its parts see it: exec.c (queue, frames, reply), exec_input.c
- * (what is sent to the agent), exec_watch.c (silence and deadline),
+ * The exec as its parts see it: exec.c (queue, reply, ends), exec_frames.c (what
+ * the agent says), exec_input.c (what is sent to it), exec_watch.c (silence and deadline),
  * exec_control.c (looking for one, interrupting it). Private to these.
  * Thread: the loop's. fork: no state.
  */
@@ -78,6 +78,16 @@ __must_check int exec_hold_event(struct exec *e, size_t len);
 void exec_held_settle(struct exec *e);
 /* It leaves its sandbox. */
 void exec_held_leave(struct exec *e);
+
+/* One frame of a running command. False: the exec is over, e may be gone. */
+bool exec_frame(struct exec *e, const struct frame *f);
+/* Its stream broke, or what came of it made no sense; the agent is looked at. */
+void exec_lost(struct exec *e, int error);
+/* Ends it for a reason that is not the command's: as HTTP error while that is possible. */
+void exec_fail(struct exec *e, const struct agent_failure *why, const char *reason,
+	       const char *state);
+/* Out of the queue; the next one may run. The stream has been released or closed. */
+void exec_finish(struct exec *e);
 
 /* Sends as much as fits of code, stdin, and the order that waits. */
 void exec_feed(struct exec *e);
