@@ -9,6 +9,7 @@
 #include "cli/boxdisk.h"
 #include "cli/boxhost.h"
 #include "cli/cli.h"
+#include "cli/ownranges.h"
 #include "cli/serve.h"
 #include "cli/signals.h"
 #include "lib/io.h"
@@ -173,10 +174,16 @@ static int give_arguments(struct box *b, struct serve *sv, struct err *err)
 	return box_give_args(b, argv, n, err);
 }
 
-/* The operator's configuration of egress; box-podflared finds it there. */
+/* The operator's configuration of egress, and what is this machine's own; box-podflared finds them.
+ */
 static int give_egress(struct box *b, const struct egressfile *f, struct err *err)
 {
-	return f->data ? box_give_data(b, "egress.json", f->data, f->len, err) : 0;
+	_cleanup_free char *own = NULL;
+	int rc = f->data ? box_give_data(b, "egress.json", f->data, f->len, err) : 0;
+
+	if (rc == 0 && f->out)
+		rc = ownranges_text(&own, err);
+	return rc == 0 && own ? box_give_data(b, "own.json", own, strlen(own), err) : rc;
 }
 
 static int start(struct serve_box *s, struct err *err)

@@ -38,6 +38,8 @@ static const char usage_text[] =
 	"                       beside podflared)\n"
 	"  --egress-config FILE what may be reached from sandboxes that ask for it (default:\n"
 	"                       $PODFLARE_EGRESS_CONFIG or whatever each asks for)\n"
+	"  --own-ranges FILE    a JSON list of prefixes that lead back to this machine, which\n"
+	"                       are refused beside its addresses (podflare serve gives it)\n"
 	"  --max-sandboxes N    most sandboxes at a time (default: 1024)\n"
 	"  --pool N             ready sandboxes of each used template (default: 2, 0 = none)\n"
 	"  --max-fork N         most children of one fork (default: 32)\n"
@@ -243,6 +245,7 @@ enum {
 	OPT_EGRESS,
 	OPT_GROUPS,
 	OPT_EGRESS_CONFIG,
+	OPT_OWN_RANGES,
 	OPT_ROUTES,
 	OPT_VERSION,
 	OPT_HELP
@@ -265,6 +268,7 @@ static const struct option options[] = {
 	{"egress", required_argument, NULL, OPT_EGRESS},
 	{"groups", required_argument, NULL, OPT_GROUPS},
 	{"egress-config", required_argument, NULL, OPT_EGRESS_CONFIG},
+	{"own-ranges", required_argument, NULL, OPT_OWN_RANGES},
 	{"print-routes", no_argument, NULL, OPT_ROUTES},
 	{"version", no_argument, NULL, OPT_VERSION},
 	{"help", no_argument, NULL, OPT_HELP},
@@ -332,6 +336,9 @@ static int load_option(struct config *c, struct raw *raw, int opt, char **argv, 
 		break;
 	case OPT_EGRESS_CONFIG:
 		c->egress_config = optarg;
+		break;
+	case OPT_OWN_RANGES:
+		c->own_ranges = optarg;
 		break;
 	case OPT_PUBLIC:
 		c->public_addr = optarg;

@@ -47,6 +47,7 @@ struct config {
 	const char *vmm_path;
 	const char *kvm_path;
 	const char *egress_config;                 /* of the operator, or NULL */
+	const char *own_ranges;                    /* file, or NULL */
 	char egress_path[4096], groups_path[4096]; /* the proxy, the file of groups */
 
 	char *keys[CONFIG_KEYS_MAX]; /* owned */

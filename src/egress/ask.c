@@ -136,7 +136,12 @@ int ask_check_address(const struct egress *e, const struct sockaddr *sa, enum ow
 	const struct egress_ranges *ranges = e->policy->ranges;
 	int rc = egress_addr_check(sa, ranges, why);
 
-	*way = rc < 0 ? OWN_NO_WAY : own_way(e->own, sa);
+	if (rc < 0)
+		*way = OWN_NO_WAY;
+	else if (egress_ranges_have(e->policy->own, sa))
+		*way = OWN_ITSELF;
+	else
+		*way = own_way(e->own, sa);
 	if ((*way != OWN_ITSELF && *way != OWN_UNKNOWN) || egress_ranges_have(ranges, sa))
 		return rc;
 	snprintf(why, EGRESS_WHY_MAX, "%s",

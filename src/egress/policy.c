@@ -103,6 +103,14 @@ static int set_ranges(struct policy *p, const json_t *v, const json_t *all, stru
 	return rc < 0 ? err_prefix(err, "allow_ranges") : 0;
 }
 
+static int set_own(struct policy *p, const json_t *v, const json_t *all, struct err *err)
+{
+	int rc = egress_ranges_parse(&p->own, v, err);
+
+	(void)all;
+	return rc < 0 ? err_prefix(err, "own_ranges") : 0;
+}
+
 static bool is_address(const json_t *v)
 {
 	struct in6_addr a;
@@ -250,6 +258,7 @@ static const struct {
 	{"inject", set_inject, false},
 	{"ca", set_ca, false},
 	{"allow_ranges", set_ranges, false},
+	{"own_ranges", set_own, false},
 	{"resolve", set_resolve, false},
 	{"resolvers", set_resolvers, false},
 	{"upstream_ca_pem", set_upstream_ca, false},
@@ -337,6 +346,7 @@ void policy_free(struct policy *p)
 	egress_rules_free(p->allow);
 	egress_rules_free(p->ceiling);
 	egress_ranges_free(p->ranges);
+	egress_ranges_free(p->own);
 	json_decref(p->inject);
 	json_decref(p->ca);
 	json_decref(p->resolve);

@@ -29,12 +29,13 @@ struct policy {
 	struct egress_rules *allow;
 	struct egress_rules *ceiling; /* NULL: none */
 	struct egress_ranges *ranges;
-	json_t *inject;    /* normal form -> {"headers": {...}, "intercept": bool} */
-	bool intercepts;   /* some host is */
-	json_t *ca;        /* or NULL */
-	json_t *resolve;   /* normal form -> [address] */
-	char *resolvers;   /* comma between them; NULL: the host's */
-	char *upstream_ca; /* PEM, or NULL */
+	struct egress_ranges *own; /* this host's beside those that it knows of; may be NULL */
+	json_t *inject;            /* normal form -> {"headers": {...}, "intercept": bool} */
+	bool intercepts;           /* some host is */
+	json_t *ca;                /* or NULL */
+	json_t *resolve;           /* normal form -> [address] */
+	char *resolvers;           /* comma between them; NULL: the host's */
+	char *upstream_ca;         /* PEM, or NULL */
 	struct policy_limits limits;
 };
 

@@ -56,6 +56,7 @@ def test_all_of_it_is_in_the_policy(configured: Callable[..., Daemon], by_enviro
         "ceiling": ["*.test", "pypi", "npm", "internal", "*.fine.example"],
         "groups": {"internal": ["wheels.test:8443"], "npm": ["npm.test"]},
         "allow_ranges": ["192.0.2.0/24"],
+        "own_ranges": ["198.51.100.7/32"],
         "resolve": {"wheels.test": ["192.0.2.7", "2001:db8::1"]},
         "resolvers": ["192.0.2.53:53", "[2001:db8::53]:53"],
         "upstream_ca": PEM,
@@ -76,6 +77,7 @@ def test_all_of_it_is_in_the_policy(configured: Callable[..., Daemon], by_enviro
         "inject": {},
         "ca": None,
         "allow_ranges": config["allow_ranges"],
+        "own_ranges": config["own_ranges"],
         "resolve": config["resolve"],
         "resolvers": config["resolvers"],
         "upstream_ca_pem": PEM,
@@ -215,6 +217,7 @@ BAD = [
     ('{"allow_ranges": ["10.0.0.0"]}', "allow_ranges"),
     ('{"allow_ranges": ["10.0.0.0/33"]}', "allow_ranges"),
     ('{"allow_ranges": "10.0.0.0/8"}', "allow_ranges"),
+    ('{"own_ranges": ["10.0.0.1"]}', "own_ranges"),
     ('{"resolve": []}', '"resolve"'),
     ('{"resolve": {"A.test": []}}', '"resolve"'),
     ('{"resolve": {"a.test": "192.0.2.1"}}', '"resolve"'),
@@ -260,12 +263,32 @@ def test_files_that_are_not_there(start: Callable[..., Daemon], tmp_path: Path) 
         (["--egress-config", str(tmp_path / "none.json")], "none.json"),
         (["--egress-config", str(tmp_path)], str(tmp_path)),
         (["--groups", str(tmp_path / "groups.json")], "groups.json"),
+        (["--own-ranges", str(tmp_path / "own.json")], "own.json"),
         (["--egress", str(tmp_path / "no-egress")], "no-egress"),
     ):
         d = start(args=args)
         r = d.http.post("/v1/sandboxes", json={"egress": grant("a.test")})
         assert r.status_code == 503 and words in r.json()["error"]
         assert d.create()
+
+
+def test_more_addresses_of_this_machine(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Those of the file come to those of the operator; without all of them nothing is granted."""
+    config, own = tmp_path / "egress.json", tmp_path / "own.json"
+    config.write_text('{"own_ranges": ["198.51.100.7/32"]}')
+    own.write_text('["203.0.113.9/32", "2001:db8::/64"]')
+    args = ["--egress-config", str(config), "--own-ranges", str(own)]
+    d = start(args=args)
+    sid = d.create(egress=grant("a.test"))
+    ask(d, sid)
+    (policy,) = policies(d)
+    assert policy["own_ranges"] == ["198.51.100.7/32", "203.0.113.9/32", "2001:db8::/64"]
+    many = json.dumps([f"203.0.113.{n}/32" for n in range(256)])
+    for text, words in (("{}", "not a JSON list"), ('["203.0.113.9"]', "own_ranges"), (many, "own_ranges")):
+        own.write_text(text)
+        d = start(args=args)
+        r = d.http.post("/v1/sandboxes", json={"egress": grant("a.test")})
+        assert r.status_code == 503 and words in r.json()["error"], r.text
 
 
 def test_a_broken_file_of_groups(start: Callable[..., Daemon], tmp_path: Path) -> None:

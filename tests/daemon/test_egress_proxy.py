@@ -66,6 +66,7 @@ def test_what_it_is_given(daemon: Daemon) -> None:
         "inject": {},
         "ca": None,
         "allow_ranges": [],
+        "own_ranges": [],
         "resolve": {},
         "resolvers": None,
         "upstream_ca_pem": None,

@@ -179,6 +179,24 @@ def test_addresses_of_this_host(tmp_path: Path) -> None:
         proxy.close()
 
 
+def test_own_ranges(proxy: Proxy) -> None:
+    """What only leads back to this host is refused like its own addresses, and allowed like them."""
+
+    def why(address: str, **members: Any) -> tuple[bool, str]:
+        own = {"own_ranges": ["9.9.9.8/31", "2a00::/16"], "allow_ranges": []}
+        proxy.policy(["a.test"], resolve={"a.test": [address]}, **{**own, **members})
+        (one,) = proxy.test("a.test")["addresses"]
+        return one["allowed"], one["why"]
+
+    for address in ("9.9.9.8", "9.9.9.9", "2a00:1::5"):
+        assert why(address) == (False, "an address of this host itself"), address
+        assert proxy.connect("a.test", 443).denial["reason"] == "address"
+    for address in ("9.9.9.10", "2a01::1"):
+        assert why(address) == (True, "a public address"), address
+    assert why("9.9.9.9", allow_ranges=["9.9.9.9/32"]) == (True, "a public address")
+    assert why("10.0.0.1", own_ranges=["10.0.0.0/8"]) == (False, "a private address")
+
+
 def test_the_first_that_is_allowed_is_dialled(proxy: Proxy, dns: Dns) -> None:
     with Tcp(address="127.0.0.3") as server, Tcp(address="127.0.0.1", port=server.port) as other:
         dns.answers["a.test"] = ["10.1.1.1", "127.0.0.1", "169.254.169.254", "127.0.0.3"]

@@ -53,6 +53,7 @@ BAD_POLICIES: dict[str, tuple[Any, str]] = {
     "groups": ({**GOOD, "groups": []}, "groups"),
     "range": ({**GOOD, "allow_ranges": ["127.0.0.1"]}, "allow_ranges"),
     "ranges": ({**GOOD, "allow_ranges": None}, "allow_ranges"),
+    "own": ({**GOOD, "own_ranges": ["127.0.0.1"]}, "own_ranges"),
     "resolve-name": ({**GOOD, "resolve": {"127.0.0.1": []}}, "resolve"),
     "resolve-address": ({**GOOD, "resolve": {"a.test": ["b.test"]}}, "resolve"),
     "resolve-text": ({**GOOD, "resolve": {"a.test": "127.0.0.1"}}, "resolve"),

@@ -12,7 +12,10 @@ int egress_host_init(struct egress_host *h, struct loop *loop, const struct conf
 	h->loop = loop;
 	h->program = c->egress_path;
 	list_init(&h->proxies);
-	operator_load(&h->op, c->egress_config, c->groups_path, c->egress_path);
+	operator_load(&h->op, &(struct operator_files){.config = c->egress_config,
+						       .groups = c->groups_path,
+						       .own = c->own_ranges,
+						       .program = c->egress_path});
 	return audit_open(&h->audit, c->state_dir, err);
 }
 

@@ -17,7 +17,8 @@
 #include <string.h>
 #include <unistd.h>
 
-static json_t *load_json(const char *path, const char *what, struct err *err)
+/* A file with an object in it, or, if list is set, a list. */
+static json_t *load_json(const char *path, const char *what, bool list, struct err *err)
 {
 	_cleanup_free char *text = NULL;
 	json_error_t e;
@@ -33,8 +34,9 @@ static json_t *load_json(const char *path, const char *what, struct err *err)
 	if (!o)
 		err_text(err, EINVAL, "%s %s is not valid JSON: line %d, column %d: %s", what, path,
 			 e.line, e.column, e.text);
-	else if (!json_is_object(o))
-		err_text(err, EINVAL, "%s %s is not a JSON object", what, path);
+	else if (list ? !json_is_array(o) : !json_is_object(o))
+		err_text(err, EINVAL, "%s %s is not a JSON %s", what, path,
+			 list ? "list" : "object");
 	else
 		return o;
 	json_decref(o);
@@ -154,7 +156,7 @@ static int load_rules(struct egress_operator *o, const char *name, const json_t 
 static int load_groups(struct egress_operator *o, const char *path, const json_t *more,
 		       struct err *err)
 {
-	o->groups = load_json(path, "the file of groups", err);
+	o->groups = load_json(path, "the file of groups", false, err);
 	if (!o->groups)
 		return -EINVAL;
 	if (more && !json_is_object(more))
@@ -179,7 +181,8 @@ static int load_member(const json_t *c, const char *name, bool (*check)(const js
 	return 0;
 }
 
-static int load_ranges(struct egress_operator *o, json_t *v, struct err *err)
+/* Into *out, in the place of what is there. */
+static int load_ranges(const char *name, json_t *v, json_t **out, struct err *err)
 {
 	struct egress_ranges *r = NULL;
 	int rc;
@@ -189,10 +192,31 @@ static int load_ranges(struct egress_operator *o, json_t *v, struct err *err)
 	rc = egress_ranges_parse(&r, v, err);
 	egress_ranges_free(r);
 	if (rc < 0)
-		return err_prefix(err, "\"allow_ranges\"");
-	json_decref(o->allow_ranges);
-	o->allow_ranges = json_incref(v);
+		return err_prefix(err, "\"%s\"", name);
+	json_decref(*out);
+	*out = json_incref(v);
 	return 0;
+}
+
+/* What the file has comes to what the operator has said. */
+static int load_own(struct egress_operator *o, const char *path, struct err *err)
+{
+	json_t *all, *more;
+	int rc = 0;
+
+	if (!path)
+		return 0;
+	more = load_json(path, "the list of this machine's own addresses", true, err);
+	if (!more)
+		return -EINVAL;
+	all = json_copy(o->own_ranges);
+	if (!all || json_array_extend(all, more) < 0)
+		rc = err_set(err, ENOMEM, "own_ranges");
+	else
+		rc = load_ranges("own_ranges", all, &o->own_ranges, err);
+	json_decref(all);
+	json_decref(more);
+	return rc;
 }
 
 static bool check_resolvers(const json_t *v)
@@ -203,9 +227,9 @@ static bool check_resolvers(const json_t *v)
 static int check_known(const json_t *c, struct err *err)
 {
 	/* As the sentence below names them. */
-	static const char *const known[] = {"enabled", "default",   "ceiling",
-					    "groups",  "resolve",   "allow_ranges",
-					    "limits",  "resolvers", "upstream_ca"};
+	static const char *const known[] = {"enabled",   "default",      "ceiling",    "groups",
+					    "resolve",   "allow_ranges", "own_ranges", "limits",
+					    "resolvers", "upstream_ca"};
 	const char *name;
 	json_t *v;
 
@@ -219,7 +243,8 @@ static int check_known(const json_t *c, struct err *err)
 			return err_text(err, EINVAL,
 					"\"%.64s\" is not known; there are enabled, default, "
 					"ceiling, groups, "
-					"resolve, allow_ranges, limits, resolvers and upstream_ca",
+					"resolve, allow_ranges, own_ranges, limits, resolvers and "
+					"upstream_ca",
 					name);
 	}
 	return 0;
@@ -239,7 +264,11 @@ static int load_members(struct egress_operator *o, const json_t *c, struct err *
 	if (rc == 0 && top && !json_is_null(top))
 		rc = load_rules(o, "ceiling", top, &o->ceiling, &o->ceiling_rules, err);
 	if (rc == 0)
-		rc = load_ranges(o, json_object_get(c, "allow_ranges"), err);
+		rc = load_ranges("allow_ranges", json_object_get(c, "allow_ranges"),
+				 &o->allow_ranges, err);
+	if (rc == 0)
+		rc = load_ranges("own_ranges", json_object_get(c, "own_ranges"), &o->own_ranges,
+				 err);
 	if (rc == 0)
 		rc = load_member(c, "resolve", check_resolve,
 				 "an object of names in normal form, each with a list of addresses",
@@ -261,27 +290,29 @@ static int load_members(struct egress_operator *o, const json_t *c, struct err *
 	return rc;
 }
 
-static int load(struct egress_operator *o, const char *config, const char *groups,
-		const char *program, struct err *err)
+static int load(struct egress_operator *o, const struct operator_files *f, struct err *err)
 {
-	json_t *c = config ? load_json(config, "the configuration of egress", err) : json_object();
+	const char *config = f->config && *f->config ? f->config : NULL;
+	json_t *c = config ? load_json(config, "the configuration of egress", false, err)
+			   : json_object();
 	int rc = c ? 0 : -EINVAL;
 
 	if (rc == 0)
-		rc = load_groups(o, groups, json_object_get(c, "groups"), err);
+		rc = load_groups(o, f->groups, json_object_get(c, "groups"), err);
 	if (rc == 0) {
 		rc = load_members(o, c, err);
 		if (rc < 0)
 			err_prefix(err, "the configuration of egress %s", config ? config : "");
 	}
-	if (rc == 0 && !o->disabled && access(program, X_OK) < 0)
-		rc = err_set(err, errno, "the egress proxy %s cannot be run", program);
+	if (rc == 0)
+		rc = load_own(o, f->own, err);
+	if (rc == 0 && !o->disabled && access(f->program, X_OK) < 0)
+		rc = err_set(err, errno, "the egress proxy %s cannot be run", f->program);
 	json_decref(c);
 	return rc;
 }
 
-void operator_load(struct egress_operator *o, const char *config, const char *groups,
-		   const char *program)
+void operator_load(struct egress_operator *o, const struct operator_files *files)
 {
 	struct err err = {0};
 
@@ -289,12 +320,13 @@ void operator_load(struct egress_operator *o, const char *config, const char *gr
 		.allow = json_array(),
 		.ceiling = json_null(),
 		.allow_ranges = json_array(),
+		.own_ranges = json_array(),
 		.resolve = json_object(),
 		.resolvers = json_null(),
 		.upstream_ca = json_null(),
 		.limits = json_object(),
 	};
-	o->usable = load(o, config && *config ? config : NULL, groups, program, &err) == 0;
+	o->usable = load(o, files, &err) == 0;
 	if (!o->usable) {
 		o->disabled = false;
 		snprintf(o->why, sizeof(o->why), "%s", err.msg);
@@ -312,6 +344,7 @@ void operator_free(struct egress_operator *o)
 	json_decref(o->ceiling);
 	json_decref(o->groups);
 	json_decref(o->allow_ranges);
+	json_decref(o->own_ranges);
 	json_decref(o->resolve);
 	json_decref(o->resolvers);
 	json_decref(o->upstream_ca);

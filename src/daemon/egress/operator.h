@@ -28,15 +28,18 @@ struct egress_operator {
 	json_t *ceiling;                    /* an array, or null */
 	struct egress_rules *ceiling_rules; /* NULL: no ceiling */
 	json_t *groups;                     /* those of both files */
-	json_t *allow_ranges, *resolve, *resolvers, *upstream_ca, *limits;
+	json_t *allow_ranges, *own_ranges, *resolve, *resolvers, *upstream_ca, *limits;
 };
 
-/*
- * config: path, or NULL (enabled, no default, no ceiling). groups: path. program: of the proxy,
- * which must be there. Never fails: see usable.
- */
-void operator_load(struct egress_operator *o, const char *config, const char *groups,
-		   const char *program);
+struct operator_files {
+	const char *config; /* or NULL: enabled, no default, no ceiling */
+	const char *groups;
+	const char *own;     /* more own_ranges, or NULL */
+	const char *program; /* of the proxy, which must be there */
+};
+
+/* Never fails: see usable. */
+void operator_load(struct egress_operator *o, const struct operator_files *files);
 /*
  * Whether the ceiling allows at least something of each entry of a list (in normal form). What it
  * allows only in part passes: the proxy lets through what both lists allow. 0; -EINVAL with a

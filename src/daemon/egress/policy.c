@@ -19,11 +19,11 @@
 static json_t *compose(const struct egress_operator *o, const char *sandbox, const struct grant *g,
 		       json_t *ca)
 {
-	return json_pack("{s:s, s:O, s:O, s:O, s:O, s:O?, s:O, s:O, s:O, s:O, s:O}", "sandbox",
+	return json_pack("{s:s, s:O, s:O, s:O, s:O, s:O?, s:O, s:O, s:O, s:O, s:O, s:O}", "sandbox",
 			 sandbox, "allow", g->allow, "groups", o->groups, "ceiling", o->ceiling,
-			 "inject", g->inject, "ca", ca, "allow_ranges", o->allow_ranges, "resolve",
-			 o->resolve, "resolvers", o->resolvers, "upstream_ca_pem", o->upstream_ca,
-			 "limits", o->limits);
+			 "inject", g->inject, "ca", ca, "allow_ranges", o->allow_ranges,
+			 "own_ranges", o->own_ranges, "resolve", o->resolve, "resolvers",
+			 o->resolvers, "upstream_ca_pem", o->upstream_ca, "limits", o->limits);
 }
 
 static int seal(const char *text, size_t len, struct err *err)
