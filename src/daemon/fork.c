@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Forks of sandboxes. A fork_op belongs to its sandbox (list sb->forks, head =
- * under way) until that goes on or has ended, and to its request until that
- * ends: it is freed when both have let go.
+ * under way) until that goes on or has ended, to its request until that ends, and
+ * to each child that still tells it what becomes of it: it is freed when all have
+ * let go. A child that the parent's VMM has told of and that is silent itself may
+ * be the last of them.
  */
 #include "daemon/fork.h"
 #include "daemon/command_watch.h"
@@ -22,7 +24,7 @@ enum fork_state { FORK_QUEUED, FORK_FREEZING, FORK_FORKING, FORK_THAWING, FORK_O
 
 struct fork_child {
 	struct fork_op *op;
-	struct sandbox *sb; /* NULL: not made yet, or failed */
+	struct sandbox *sb; /* NULL: not made yet, failed, or given away */
 	struct sandbox_user user;
 	bool made, told; /* the object; its parent's VMM has answered, or it failed before */
 	bool ready;
@@ -41,7 +43,7 @@ struct fork_op {
 	uint64_t start_ns, freeze_ns, pause_us;
 	enum fork_egress egress;
 	struct grant *grant; /* of the children */
-	bool reseed, forkable, starting;
+	bool reseed, forkable, starting, freed;
 	unsigned int n, places;
 	char ended[1500]; /* why the parent has, before there were children */
 	struct fork_child child[];
@@ -51,10 +53,15 @@ static void fork_next(struct sandbox *sb);
 static void fork_check(struct fork_op *op);
 static void child_unwanted(struct fork_child *c);
 
+/* Somebody has let go. More than one in a row may find that he was the last. */
 static void fork_unref(struct fork_op *op)
 {
-	if (op->req || op->sb)
+	if (op->req || op->sb || op->freed)
 		return;
+	for (unsigned int i = 0; i < op->n; i++)
+		if (op->child[i].sb)
+			return;
+	op->freed = true;
 	grant_unref(op->grant);
 	loop_defer_free(&op->d->loop, op);
 }
@@ -124,6 +131,8 @@ static void fork_answer(struct fork_op *op)
 			if (op->child[i].ready)
 				sandbox_end(op->child[i].sb, true, "its fork could not be told of");
 	}
+	for (unsigned int i = 0; i < op->n; i++)
+		op->child[i].sb = NULL; /* they live by themselves */
 	json_decref(body);
 	json_decref(ids);
 	json_decref(results);
@@ -146,6 +155,7 @@ static void child_ended(struct sandbox_user *u, const char *reason)
 	c->ready = false;
 	child_fail(c, reason);
 	fork_check(c->op);
+	fork_unref(c->op);
 }
 
 static void child_ready(struct sandbox *sb, void *arg)
@@ -168,6 +178,7 @@ static void child_forked(struct sandbox *sb, void *arg)
 	else if (!c->op->sb)
 		sandbox_go(sb); /* its parent has ended meanwhile */
 	fork_check(c->op);
+	fork_unref(c->op);
 }
 
 static void child_start(struct fork_op *op, struct fork_child *c)
@@ -357,7 +368,8 @@ static void fork_on_parent_end(struct sandbox_user *u, const char *reason)
 		for (unsigned int i = 0; i < op->n; i++)
 			child_fail(&op->child[i], reason);
 	}
-	/* Children that were told of live on; the others end with the VMM, right after this. */
+	/* Children that were told of live on, also those that have yet to speak themselves; the
+	 * others end with the VMM, right after this. */
 	if (op->state == FORK_FORKING || op->state == FORK_THAWING)
 		op->pause_us = (io_now_ns() - op->freeze_ns) / 1000;
 	fork_let_go(op);

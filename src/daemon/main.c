@@ -154,6 +154,11 @@ static int check_jail(struct daemon *d, struct err *err)
 	return 0;
 }
 
+static void reap_again(void *arg)
+{
+	vmm_host_reap_again(arg);
+}
+
 static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 {
 	struct config *c = &d->config;
@@ -186,6 +191,8 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 		rc = cgroups_start(&d->cgroups, &d->loop, c, err);
 	if (d->cgroups.on)
 		d->vmms.groups = d->egress.groups = &d->cgroups;
+	d->egress.reap_again = reap_again;
+	d->egress.reap_arg = &d->vmms;
 	owners_init(&d->owners, c, d->store.salt);
 	owners_share(&d->owners, c->nkeys, &d->held);
 	pool_init(&d->pool, d);

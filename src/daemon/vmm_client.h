@@ -85,11 +85,12 @@ struct vmm_host {
 	bool no_sweep;        /* it cannot be told what is a VMM's */
 	int message_cost;     /* of a control message that was not read, by SIOCOUTQ; 0: ? */
 	/*
-	 * Children of the daemon that are not VMMs: whether one is, and to reap it. A VMM must not
-	 * be able to call one its own child. NULL: there are none.
+	 * Children of the daemon that are not VMMs: whether one is, and to reap it. False: it
+	 * cannot be yet, and vmm_host_reap_again() comes when it can. A VMM must not be able to
+	 * call one its own child. NULL: there are none.
 	 */
 	bool (*others_own)(void *others, pid_t pid);
-	void (*others_reap)(void *others, pid_t pid);
+	bool (*others_reap)(void *others, pid_t pid);
 	void *others;
 };
 
@@ -158,6 +159,8 @@ void vmm_host_init(struct vmm_host *h, struct loop *loop, const char *vmm_path,
  * included (a VMM may fork and end before it tells).
  */
 void vmm_host_reap(struct vmm_host *h);
+/* What could not be reaped, and all behind it, may be by now. */
+void vmm_host_reap_again(struct vmm_host *h);
 
 /*
  * Kills child processes of ours that no struct vmm has and no VMM may have yet to tell of: what one

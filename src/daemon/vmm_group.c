@@ -98,10 +98,7 @@ static void vmm_on_moved(void *owner, int rc, const char *text)
 	}
 	if (parent)
 		vmm_pump_forks(parent);
-	if (h->reap_again) {
-		h->reap_again = false;
-		vmm_host_reap(h);
-	}
+	vmm_host_reap_again(h);
 }
 
 void vmm_group_join(struct vmm *v)

@@ -124,13 +124,23 @@ void vmm_host_reap(struct vmm_host *h)
 			continue;
 		}
 		if (h->others_own && h->others_own(h->others, si.si_pid)) {
-			h->others_reap(h->others, si.si_pid);
-			continue;
+			if (h->others_reap(h->others, si.si_pid))
+				continue;
+			h->reap_again = true;
+			return;
 		}
 		if (waitid(P_PID, (id_t)si.si_pid, &si, WEXITED | WNOHANG) < 0)
 			return;
 		strays_log(h, si.si_pid);
 	}
+}
+
+void vmm_host_reap_again(struct vmm_host *h)
+{
+	if (!h->reap_again)
+		return;
+	h->reap_again = false;
+	vmm_host_reap(h);
 }
 
 /* --- kill -------------------------------------------------------------------------------- */

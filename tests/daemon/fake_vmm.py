@@ -363,6 +363,9 @@ class Vmm:
         if self.mode == "mute":
             self.ctl.recv(1)
             os._exit(9)
+        word, _, rest = self.mode.partition(" ")
+        if word == "quiet":
+            time.sleep(float(rest))
         self.send(HERE)
         if os.read(self.fds["gate"], 1) == b"":
             os._exit(8)

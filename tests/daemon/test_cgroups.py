@@ -285,15 +285,23 @@ def test_each_proxy_has_one(place: Path, start: Callable[..., Daemon]) -> None:
 
 
 @needs_groups
-def test_a_proxy_that_is_killed_at_its_start(place: Path, start: Callable[..., Daemon]) -> None:
-    """Its end comes while it is moved, or before: it is reaped all the same, and its group goes."""
+@pytest.mark.parametrize("how", ["early", "exit"])
+def test_a_proxy_that_ends_at_its_start(place: Path, start: Callable[..., Daemon], how: str) -> None:
+    """Its end comes while it is moved, or before: it is reaped all the same, and what ends behind it, and
+    its group goes."""
     daemon = start(prefix=inside(place), env={"PODFLARE_CGROUP": "groups"})
+    mode(daemon, how)
+    sids = [daemon.create(egress=grant("allowed.test")) for _ in range(4)]
+    known = len(daemon.children())
+    for sid in sids:
+        for _ in range(2):
+            ask(daemon, sid)
+        daemon.http.delete(f"/v1/sandboxes/{sid}")
     sid = daemon.create(egress=grant("allowed.test"))
-    mode(daemon, "exit")
-    for _ in range(3):
-        ask(daemon, sid)
+    ask(daemon, sid)
     wait_failed(daemon, sid)
     wait_no_proxy(daemon)
+    wait_for(lambda: len(daemon.children()) == known - 3)
     wait_for(lambda: not proxies(place))
     assert daemon.exec(sid, "echo x")[0]["data"] == "x"
 

@@ -324,6 +324,27 @@ def test_the_client_leaves(daemon: Daemon, how: str) -> None:
     fork(daemon, sid)
 
 
+@pytest.mark.parametrize("first", ["client", "parent"])
+@pytest.mark.parametrize("child", ["quiet 1", "mute"])
+def test_the_client_leaves_and_the_parent_ends(
+    start: Callable[..., Daemon], first: str, child: str
+) -> None:
+    """A child that was told of and has not said a word of its own is all that is left of the fork."""
+    daemon = start(env={"PODFLARE_CREATE_TIMEOUT": "5"})
+    sid, other = daemon.create(), daemon.create()
+    order(daemon, sid, "fork", child)
+    s = later(daemon, sid, 3)
+    if first == "client":
+        s.close()
+        time.sleep(0.1)
+    assert daemon.http.delete(f"/v1/sandboxes/{sid}").status_code == 204
+    s.close()
+    # One that stays silent is not waited for longer than any start.
+    wait_for(lambda: len(daemon.children()) == 2, 20)
+    assert alive(daemon, other)
+    assert len(daemon.http.get("/v1/sandboxes").json()["sandboxes"]) == 1
+
+
 def test_closing_the_parent_leaves_its_children(daemon: Daemon) -> None:
     sid = daemon.create()
     ids = fork(daemon, sid, n=2)["children"]

@@ -38,10 +38,9 @@ bool egress_host_owns(void *host, pid_t pid)
 	return by_pid(host, pid) != NULL;
 }
 
-void egress_host_reap(void *host, pid_t pid)
+bool egress_host_reap(void *host, pid_t pid)
 {
 	struct proxy *p = by_pid(host, pid);
 
-	if (p)
-		proxy_reap(p);
+	return !p || proxy_reap(p);
 }

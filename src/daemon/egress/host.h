@@ -21,6 +21,9 @@ struct config;
 struct egress_host {
 	struct loop *loop;
 	struct cgroups *groups; /* every proxy gets one; NULL: none does */
+	/* What egress_host_reap() has put off may be done. */
+	void (*reap_again)(void *arg);
+	void *reap_arg;
 	const char *program;
 	struct child_env child;
 	struct egress_operator op;
@@ -35,5 +38,5 @@ void egress_host_free(struct egress_host *h);
 
 /* A child process of the daemon that is a proxy of ours (vmm_client.h: vmm_others). */
 bool egress_host_owns(void *host, pid_t pid);
-/* It may have ended: it is reaped. */
-void egress_host_reap(void *host, pid_t pid);
+/* It has ended: it is reaped. False: not yet, as it is being moved; host->reap_again() follows. */
+bool egress_host_reap(void *host, pid_t pid);

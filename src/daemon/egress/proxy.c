@@ -88,19 +88,19 @@ static void on_limit(struct loop_timer *t)
 					    : "the egress proxy did not answer");
 }
 
-void proxy_reap(struct proxy *p)
+bool proxy_reap(struct proxy *p)
 {
 	siginfo_t si = {0};
 	char text[160];
 	int fd;
 
 	if (p->group && proxy_group_moving(p->group))
-		return; /* its number must stay its own; on_moved() comes here again */
-	proxy_poll(p);  /* its last words */
+		return false; /* its number must stay its own; on_moved() comes here again */
+	proxy_poll(p);        /* its last words */
 	if (waitid(P_PIDFD, (id_t)p->proc.fd, &si, WEXITED | WNOHANG) < 0)
 		snprintf(text, sizeof(text), "the egress proxy was lost: %s", strerror(errno));
 	else if (si.si_pid == 0)
-		return; /* it lives */
+		return true; /* it lives */
 	else if (si.si_code == CLD_EXITED)
 		snprintf(text, sizeof(text), "the egress proxy exited with status %d",
 			 si.si_status);
@@ -119,6 +119,7 @@ void proxy_reap(struct proxy *p)
 	audit_share_unref(p->share);
 	loop_timer_cancel(&p->limit);
 	loop_defer_free(p->host->loop, p);
+	return true;
 }
 
 static void on_proc(struct loop_src *src, uint32_t events)
@@ -130,6 +131,7 @@ static void on_proc(struct loop_src *src, uint32_t events)
 static void on_moved(void *owner, int rc, const char *text)
 {
 	struct proxy *p = owner;
+	struct egress_host *h = p->host;
 
 	loop_mod(&p->proc, EPOLLIN);
 	if (rc < 0 && rc != -ESRCH) {
@@ -137,6 +139,7 @@ static void on_moved(void *owner, int rc, const char *text)
 		proxy_kill(p, text);
 	}
 	proxy_reap(p);
+	h->reap_again(h->reap_arg);
 }
 
 /* --- messages ---------------------------------------------------------------------------- */

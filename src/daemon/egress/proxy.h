@@ -94,5 +94,5 @@ void proxy_poll(struct proxy *p);
 void proxy_leave(struct proxy *p, bool owner);
 /* SIGKILL; ops->ended follows, with this reason. */
 void proxy_kill(struct proxy *p, const char *reason);
-/* SIGCHLD. */
-void proxy_reap(struct proxy *p);
+/* SIGCHLD. False: it may have ended, and cannot be reaped while it is moved to its group. */
+bool proxy_reap(struct proxy *p);
