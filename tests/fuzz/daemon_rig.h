@@ -86,6 +86,8 @@ void rig_hang_up(struct rig *g, unsigned agent);
 void rig_message(struct rig *g, unsigned vmm, const struct ctl_msg *m);
 void rig_vmm_gone(struct rig *g, unsigned vmm);
 
+/* CTL_HERE on the socket of a new VMM, sent by this process. */
+void rig_here(struct rig *g, unsigned vmm, uint32_t pid);
 /* A process that is a child of ours, for CTL_FORKED; it ends by itself. */
 uint32_t rig_new_process(void);
 void rig_process_ends(uint32_t pid);

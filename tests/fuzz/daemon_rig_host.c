@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -128,16 +129,31 @@ int __wrap_waitid(idtype_t type, id_t id, siginfo_t *si, int options)
 	return 0;
 }
 
-/* The youngest process it is that speaks, and most do before they are told of. */
+/* Who speaks says so in CTL_HERE; of other messages it is the youngest process. */
 int __wrap_fdpass_peek_pid(int sock, pid_t *pid)
 {
 	uint32_t i = PROCESSES;
 	int rc = __real_fdpass_peek_pid(sock, pid);
+	uint8_t raw[CTL_WIRE_SIZE];
+	struct ctl_msg m;
 
+	if (rc != 1)
+		return rc;
 	while (i && !process[i - 1].there)
 		i--;
+	if (recv(sock, raw, sizeof(raw), MSG_PEEK | MSG_DONTWAIT) == (ssize_t)sizeof(raw) &&
+	    ctl_unpack(raw, &m) == 0 && m.type == CTL_HERE)
+		i = 1 + (uint32_t)(m.value[0] % PROCESSES);
 	*pid = (pid_t)(FIRST_PID + i - 1);
-	return rc == -EAGAIN && i && i % 4 ? 1 : rc;
+	return 1;
+}
+
+void rig_here(struct rig *g, unsigned vmm, uint32_t pid)
+{
+	struct ctl_msg m = {.type = CTL_HERE};
+
+	m.value[0] = pid - FIRST_PID;
+	rig_message(g, vmm, &m);
 }
 
 /* Programs cannot be started here. */

@@ -47,10 +47,10 @@ static void want(struct rig *g, uint8_t which)
 
 static void message(struct rig *g, struct input *in)
 {
-	static const uint32_t types[] = {CTL_BOOTED,   CTL_STATUS,  CTL_CONNECTED,
-					 CTL_REFUSED,  CTL_STATS,   CTL_EXITED,
-					 CTL_PAUSED,   CTL_FORKED,  CTL_DISK,
-					 CTL_RECORDED, CTL_LEARNED, CTL_GUEST_CONNECT};
+	static const uint32_t types[] = {CTL_BOOTED, CTL_STATUS,   CTL_CONNECTED, CTL_REFUSED,
+					 CTL_STATS,  CTL_EXITED,   CTL_PAUSED,    CTL_FORKED,
+					 CTL_DISK,   CTL_RECORDED, CTL_LEARNED,   CTL_GUEST_CONNECT,
+					 CTL_HERE};
 	uint8_t where = input_u8(in), type = input_u8(in);
 	struct ctl_msg m = {.type = type & 0x80 ? type : types[type % ARRAY_SIZE(types)],
 			    .id = input_u8(in) % 32,
@@ -63,16 +63,25 @@ static void message(struct rig *g, struct input *in)
 	rig_message(g, where % 8, &m);
 }
 
-/* The answer to a fork, as an honest VMM would give it, or nearly. */
+/* The answer to a fork, as an honest VMM would give it, or nearly; and the child's own word, before
+ * it or after it or not yet. It may have ended by then. */
 static void forked(struct rig *g, struct input *in)
 {
-	uint8_t how = input_u8(in);
+	uint8_t how = input_u8(in), order = how / 4 % 4;
 	struct rig_vmm *v = &g->vmm[how % 4];
 	struct ctl_msg m = {.type = CTL_FORKED, .id = v->fork_id};
+	uint32_t pid = how & 0x80 ? (how & 0x40 ? 100000u : 100001u) : rig_new_process();
 
-	m.value[CTL_FORKED_PID] =
-		how & 0x80 ? g->sb[0] && how & 0x40 ? 100000u : 100001u : rig_new_process();
+	m.value[CTL_FORKED_PID] = pid;
+	if (order == 1)
+		rig_here(g, v->child, pid);
+	if (how & 0x20)
+		rig_turn(g);
+	if (how & 0x10)
+		rig_process_ends(pid);
 	rig_message(g, how % 4, &m);
+	if (order == 2)
+		rig_here(g, v->child, pid);
 }
 
 /* Agents say yes: what was forked gets ready. */
