@@ -8,7 +8,10 @@
 #include "daemon/egress/grant.h"
 #include "daemon/fields.h"
 #include "daemon/fork.h"
+#include "daemon/limits.h"
 #include "daemon/reply.h"
+
+#include <stdio.h>
 
 /* Absent: what the parent has. */
 static bool fork_egress(struct request *r, const json_t *body, struct fork_order *order)
@@ -31,6 +34,24 @@ static bool fork_egress(struct request *r, const json_t *body, struct fork_order
 	return true;
 }
 
+/* What the daemon allows is the operator's to change, and the sentence says how. */
+static bool fork_number(struct request *r, const json_t *body, unsigned int *n)
+{
+	uint32_t most = r->http->d->config.max_fork;
+	json_int_t v = 1;
+	char text[96];
+
+	if (!fields_int(r, body, "n", 1, LIMIT_FORK, &v))
+		return false;
+	*n = (unsigned int)v;
+	if (v <= most)
+		return true;
+	snprintf(text, sizeof(text), "n is more than the %u copies that one fork may make here",
+		 most);
+	reply_error(r, 400, "invalid_request", text, "the daemon's PODFLARE_MAX_FORK sets it", "n");
+	return false;
+}
+
 void api_fork(struct request *r)
 {
 	static const char *const known[] = {"n",        "reseed", "egress", "inherit_inject",
@@ -39,16 +60,14 @@ void api_fork(struct request *r)
 	struct daemon *d = r->http->d;
 	json_t *body = sb ? fields_parse(r, true) : NULL;
 	struct fork_order order = {.reseed = true, .forkable = true};
-	json_int_t n = 1;
 	bool ok;
 
 	if (!body)
 		return;
-	ok = fields_only(r, body, known) && fields_int(r, body, "n", 1, d->config.max_fork, &n) &&
+	ok = fields_only(r, body, known) && fork_number(r, body, &order.n) &&
 	     fields_bool(r, body, "reseed", &order.reseed) &&
 	     fields_bool(r, body, "forkable", &order.forkable) && fork_egress(r, body, &order);
 	api_egress_forget(r, body);
-	order.n = (unsigned int)n;
 	if (!ok)
 		return;
 	if (d->stopping)

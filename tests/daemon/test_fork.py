@@ -100,7 +100,8 @@ def test_max_fork(start: Callable[..., Daemon]) -> None:
     sid = d.create()
     fork(d, sid, n=2)
     r = d.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 3})
-    assert r.status_code == 400 and "from 1 to 2" in r.json()["error"]
+    assert r.status_code == 400 and "the 2 copies that one fork may make" in r.json()["error"]
+    assert "PODFLARE_MAX_FORK" in r.json()["hint"]
 
 
 def test_the_limit_of_sandboxes(start: Callable[..., Daemon]) -> None:
