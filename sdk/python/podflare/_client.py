@@ -65,7 +65,8 @@ class Client(_ClientBase):
         a, b = Sandbox(client=client), Sandbox(client=client)
 
     host         base URL; else PODFLARE_HOSTD_URL, else PODFLARE_HOST, else
-                 http://127.0.0.1:7070. Without a scheme, http:// is assumed.
+                 http://127.0.0.1:7070. Without a scheme, http:// is assumed; https:// verifies the
+                 certificate, always. ValueError for one with a user or password in it.
     api_key      bearer token; else PODFLARE_API_KEY, else none is sent.
     traceparent  W3C trace context sent with every request; else PODFLARE_TRACEPARENT.
 

@@ -90,10 +90,10 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the daemon is and what is sent with every request."""
+    """Where the daemon is and what is sent with every request, the key included."""
 
     host: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
 
     @classmethod
     def gather(
@@ -133,8 +133,9 @@ class Settings:
             "timeout": QUICK,
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
             "trust_env": not _is_loopback(self.host),
-            # Reading the host's certificates takes longer than creating a sandbox; only for TLS.
-            "verify": self.host.startswith("https:"),
+            # Reading the host's certificates takes longer than creating a sandbox; only for TLS. What
+            # is read is what httpx itself goes by.
+            "verify": httpx.URL(self.host).scheme != "http",
         }
 
 
@@ -350,8 +351,14 @@ def _stranger(host: str, response: httpx.Response) -> PodflareError:
 
 def _base_url(host: str) -> str:
     host = host.strip()
-    if "://" not in host:
-        host = f"http://{host}"
+    if "@" in host:
+        # Not quoted: every message and repr that names the address would have it.
+        raise ValueError(
+            "the address of a daemon has no user or password in it: a key is given by api_key= or "
+            "PODFLARE_API_KEY"
+        )
+    scheme, separator, rest = host.partition("://")
+    host = f"{scheme.lower()}://{rest}" if separator else f"http://{host}"
     try:
         url = httpx.URL(host)
     except httpx.InvalidURL as exc:
