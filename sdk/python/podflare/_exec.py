@@ -31,6 +31,7 @@ from ._calls import check_name, url
 from ._errors import PodflareError, RequestTimeoutError, StreamBrokenError
 from ._egress import Denied
 from ._http import Call
+from ._plain import flat
 from ._results import Event, ExecError, ExecResult, Result
 
 DEFAULT_TIMEOUT = 300.0
@@ -263,7 +264,7 @@ def parse_event(line: bytes) -> Event:
         elif kind == "notice":
             data = str(data)
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as exc:
-        start = line[:120].decode("utf-8", "replace")
+        start = flat(line[:120].decode("utf-8", "replace"))
         raise StreamBrokenError(f"the server sent a line that is not an event: {start}") from exc
     return Event(type=kind, data=data, seq=seq, ts=ts, code=code, raw=raw, extra=fields)
 

@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Literal, Mapping, Optional, Tuple, Union
 
 from . import _html
 from ._egress import Denied
+from ._plain import flat
 
 Language = Literal["python", "bash", "javascript"]
 
@@ -170,7 +171,7 @@ class Result:
             )
         content = self._content(mime)
         if content is None:
-            has = ", ".join(self.data) or "nothing"
+            has = flat(", ".join(self.data)) or "nothing"
             chart = mime == "application/json" and self.chart is not None
             raise ValueError(
                 f"there is no {mime} to be saved; there is: {has}"

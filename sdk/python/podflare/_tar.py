@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Dict, Iterator, List, Set, Tuple
 
 from ._errors import PodflareError, UnsafeArchiveError
+from ._plain import flat
 from ._results import ExecResult
 from ._transfer import CHUNK, Local
 from ._types import TreeInfo
@@ -154,7 +155,8 @@ def unpack(file: IO[bytes], target: Local) -> TreeInfo:
             members = _checked(archive)
             return _Unpacking(archive, root).run(members).info(os.fspath(target))
     except tarfile.TarError as exc:
-        raise PodflareError(f"the archive from the sandbox cannot be read: {exc}") from exc
+        why = flat(str(exc))
+        raise PodflareError(f"the archive from the sandbox cannot be read: {why}") from exc
 
 
 def _checked(archive: tarfile.TarFile) -> Dict[str, tarfile.TarInfo]:
@@ -223,7 +225,7 @@ class _Unpacking:
             except FileExistsError:
                 if not stat.S_ISDIR(os.lstat(path).st_mode):
                     raise FileExistsError(
-                        f"{path} is not a directory, but the sandbox has one in its place"
+                        f"{path!r} is not a directory, but the sandbox has one in its place"
                     ) from None
             else:
                 self.counts.directories += 1
@@ -235,7 +237,9 @@ class _Unpacking:
         path = os.path.join(self._directory(folder), last)
         try:
             if stat.S_ISDIR(os.lstat(path).st_mode):
-                raise IsADirectoryError(f"{path} is a directory, but the sandbox has a file there")
+                raise IsADirectoryError(
+                    f"{path!r} is a directory, but the sandbox has a file there"
+                )
             os.unlink(path)
         except FileNotFoundError:
             pass
@@ -307,7 +311,7 @@ def check_unpacked(result: ExecResult) -> None:
     """Raises if tar failed in the sandbox."""
     if not result.ok:
         lines = [line for line in result.stderr.splitlines() if line.strip()]
-        why = lines[0] if lines else f"tar ended with {result.termination_reason}"
+        why = flat(lines[0]) if lines else f"tar ended with {result.termination_reason}"
         raise PodflareError(f"the directory could not be copied in the sandbox: {why}")
 
 

@@ -26,6 +26,7 @@ from ._errors import (
     RequestTimeoutError,
     StreamBrokenError,
 )
+from ._plain import flat
 from ._types import FileStat
 
 Data = Union[bytes, bytearray, memoryview, BinaryIO, Path]
@@ -346,4 +347,5 @@ def check_unchanged(incoming: Incoming, before: FileStat, after: FileStat) -> No
     """What was put together from two transfers must be one version of the file."""
     if (before.size, before.mtime_ms, before.type) != (after.size, after.mtime_ms, after.type):
         incoming.discard()
-        raise PodflareError(f"{before.path} was changed in the sandbox while it was downloaded")
+        path = flat(before.path)
+        raise PodflareError(f"{path} was changed in the sandbox while it was downloaded")

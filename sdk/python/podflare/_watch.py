@@ -36,6 +36,7 @@ from ._errors import (
 )
 from ._exec import Decoder, Request, request
 from ._http import hang_up, reading
+from ._plain import flat
 from ._results import Event
 from ._types import FileStat
 
@@ -80,7 +81,7 @@ def check_directory(stat: FileStat) -> str:
     """The absolute path of what is to be watched."""
     if not stat.is_dir:
         raise InvalidRequestError(
-            f"{stat.path} is not a directory", code="not_a_directory", field="path"
+            f"{flat(stat.path)} is not a directory", code="not_a_directory", field="path"
         )
     return stat.path
 
@@ -124,8 +125,9 @@ class _Session:
                 yield from self._line(line)
         elif event.type == "exit" and self._last not in ("again", "end"):
             reason = event.extra.get("termination_reason", "exited")
-            why = self._errors.decode("utf-8", "replace").strip() or f"{reason}, code {event.code}"
-            raise PodflareError(f"the watch of {self.path} has ended by itself: {why}")
+            said = flat(self._errors.decode("utf-8", "replace").strip())
+            why = said or f"{reason}, code {event.code}"
+            raise PodflareError(f"the watch of {flat(self.path)} has ended by itself: {why}")
 
     def _line(self, line: bytes) -> Iterator[Optional[FileEvent]]:
         try:
@@ -135,8 +137,10 @@ class _Session:
                 yield FileEvent(kind, str(told["path"]), bool(told["dir"]), told.get("from"))
                 return
         except (ValueError, KeyError, TypeError) as exc:
-            start = line[:120].decode("utf-8", "replace")
-            raise PodflareError(f"the watch of {self.path} says what is no event: {start}") from exc
+            start = flat(line[:120].decode("utf-8", "replace"))
+            raise PodflareError(
+                f"the watch of {flat(self.path)} says what is no event: {start}"
+            ) from exc
         if kind == "overflow":
             yield FileEvent("overflow", self.path)
         elif kind == "ready":
@@ -144,13 +148,15 @@ class _Session:
             yield FileEvent("overflow", self.path) if self._again else None
         elif kind == "error":
             code, message = told.get("code"), told.get("message")
+            if isinstance(message, str):
+                message = flat(message)
             raise error_from_result({"error": message, "code": code})
         else:
             self._last = kind
 
 
 def _too_late(path: str, seconds: Optional[float]) -> RequestTimeoutError:
-    return RequestTimeoutError(f"nothing has changed in {path} for {seconds:g} s")
+    return RequestTimeoutError(f"nothing has changed in {flat(path)} for {seconds:g} s")
 
 
 # Sync: a thread reads, so that waiting for an event can have an end.
@@ -255,7 +261,7 @@ class FileWatch:
             box.close()
             raise
         if isinstance(first, StopIteration):
-            raise PodflareError(f"the watch of {path} has ended before it began")
+            raise PodflareError(f"the watch of {flat(path)} has ended before it began")
         if isinstance(first, BaseException):
             raise first
 
@@ -328,7 +334,7 @@ class AsyncFileWatch:
             session = _Session(s.id, self.path, self._recursive)
             self._events = _events(s._client, s._traceparent, session)
             if await self._item(None) is not None:
-                raise PodflareError(f"the watch of {self.path} has ended before it began")
+                raise PodflareError(f"the watch of {flat(self.path)} has ended before it began")
         return self
 
     async def _item(self, seconds: Optional[float]) -> Optional[FileEvent]:
