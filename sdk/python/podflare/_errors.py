@@ -142,7 +142,7 @@ class RateLimitedError(PodflareError):
 
 class UnsafeArchiveError(PodflareError):
     """The sandbox sent an archive that would have written elsewhere than into the directory that it
-    was for. Nothing of it was unpacked."""
+    was for, or filled the memory. Nothing of it was unpacked."""
 
 
 class ServerError(PodflareError):

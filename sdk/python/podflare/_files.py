@@ -271,9 +271,9 @@ class Files:
         is made if it is not there. Files of the same names are replaced, others stay.
 
         The sandbox is not trusted: nothing is written outside of the local directory or through
-        symbolic links in it, symbolic links that would lead out of it are left out (see
-        `TreeInfo.skipped`), modes lose their set-id bits. Raises UnsafeArchiveError, with nothing
-        written, if it tries. Needs room for an archive on the sandbox's disk, and on the local one.
+        symbolic links in it, symbolic links that lead out of it, or could with what a later archive
+        brings, are left out (see `TreeInfo.skipped`), modes lose their set-id bits and what lets
+        others write. Raises UnsafeArchiveError, with nothing written, if it tries. Needs room for an archive on the sandbox's disk, and on the local one.
         """
         target = self.stat(path).path
         root = _tar.local_directory(local)
