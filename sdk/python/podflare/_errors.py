@@ -127,7 +127,8 @@ class NotForkableError(InvalidRequestError):
 
 
 class TooLargeError(PodflareError):
-    """413: the request is larger than the daemon takes."""
+    """413: the request is larger than the daemon takes. Without a status: a download brings more than
+    its `max_bytes`."""
 
 
 class DiskFullError(PodflareError):
