@@ -48,6 +48,7 @@ from ._transfer import (
     length_of,
     link_target,
     memory_limit,
+    not_whole,
     span,
 )
 from ._types import FileInfo, FileStat, TreeInfo
@@ -154,7 +155,7 @@ class AsyncFiles:
                 try:
                     call = _calls.upload_part(self._sandbox.id, path, out.id, out.size)
                     info, complete = await self._call(call, content=b"")
-                    patience.arrived(info.size)
+                    patience.arrived(out.checked(info.size))
                     if not complete:
                         body, meter = out.body(info.size), Meter(progress, out.size, info.size)
                         call = _calls.upload_part(
@@ -163,6 +164,7 @@ class AsyncFiles:
                         info, complete = await self._send_as(call, body.pieces, meter, body.headers)
                     if complete:
                         return info
+                    raise not_whole()
                 except PodflareError as exc:
                     await asyncio.sleep(patience.pause(exc))
             return await self._send(path, iter(()), Meter(progress, 0), {"content-length": "0"})

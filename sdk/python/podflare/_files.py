@@ -47,6 +47,7 @@ from ._transfer import (
     length_of,
     link_target,
     memory_limit,
+    not_whole,
     span,
 )
 from ._types import FileInfo, FileStat, TreeInfo
@@ -167,7 +168,7 @@ class Files:
                 try:
                     call = _calls.upload_part(self._sandbox.id, path, out.id, out.size)
                     info, complete = self._call(call, content=b"")
-                    patience.arrived(info.size)
+                    patience.arrived(out.checked(info.size))
                     if not complete:
                         body, meter = out.body(info.size), Meter(progress, out.size, info.size)
                         call = _calls.upload_part(
@@ -176,6 +177,7 @@ class Files:
                         info, complete = self._send_as(call, body.pieces, meter, body.headers)
                     if complete:
                         return info
+                    raise not_whole()
                 except PodflareError as exc:
                     time.sleep(patience.pause(exc))
             return self._send(path, iter(()), Meter(progress, 0), {"content-length": "0"})

@@ -181,6 +181,14 @@ class Outgoing:
         left = self.size - offset
         return Body(_pieces(self._file, left), left)
 
+    def checked(self, have: object) -> int:
+        """How many bytes have arrived, as the daemon says: what cannot be would send others."""
+        if isinstance(have, bool) or not isinstance(have, int) or not 0 <= have <= self.size:
+            raise PodflareError(
+                f"the daemon says that {have!r:.40} of {self.size} bytes have arrived"
+            )
+        return have
+
     def __enter__(self) -> "Outgoing":
         return self
 
@@ -211,6 +219,11 @@ class Patience:
         if self._tries > self.TRIES:
             raise exc
         return float(min(5.0, 0.05 * 2**self._tries))
+
+
+def not_whole() -> StreamBrokenError:
+    """An upload that came to its end, and is not there: one more try without a byte more."""
+    return StreamBrokenError("the daemon took all of it, and says that the file is not whole")
 
 
 class Meter:
