@@ -136,7 +136,8 @@ class Files:
 
         With `recursive`, all directories below it as well, those that are made later too; but not
         what symbolic links lead to, other file systems, and what its user may not read. `timeout`:
-        seconds to wait for each event, see `FileWatch`. Not told are writes through mappings, and
+        seconds to wait for each event, see `FileWatch`; RequestTimeoutError, too, if the watch is not
+        in place within 60 seconds, or `timeout` if that is more. Not told are writes through mappings, and
         os.truncate of a file that nobody closes.
 
         The code of an error is "too_many_watches" when the sandbox's kernel does not allow to watch
