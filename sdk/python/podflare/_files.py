@@ -136,9 +136,9 @@ class Files:
 
         With `recursive`, all directories below it as well, those that are made later too; but not
         what symbolic links lead to, other file systems, and what its user may not read. `timeout`:
-        seconds to wait for each event, see `FileWatch`; RequestTimeoutError, too, if the watch is not
-        in place within 60 seconds, or `timeout` if that is more. Not told are writes through mappings, and
-        os.truncate of a file that nobody closes.
+        seconds to wait for each event, see `FileWatch`; RequestTimeoutError, too, if the watch is
+        not in place within 60 seconds, or `timeout` if that is more. Not told are writes through
+        mappings, and os.truncate of a file that nobody closes.
 
         The code of an error is "too_many_watches" when the sandbox's kernel does not allow to watch
         so many directories.
@@ -303,7 +303,8 @@ class Files:
         The sandbox is not trusted: nothing is written outside of the local directory or through
         symbolic links in it, symbolic links that lead out of it, or could with what a later archive
         brings, are left out (see `TreeInfo.skipped`), modes lose their set-id bits and what lets
-        others write. Raises UnsafeArchiveError, with nothing written, if it tries. Needs room for an archive on the sandbox's disk, and on the local one.
+        others write. Raises UnsafeArchiveError, with nothing written, if it tries. Needs room for
+        an archive on the sandbox's disk, and on the local one.
 
         max_bytes   TooLargeError, with nothing written, for a larger archive (half a KiB or more for
                     each entry beside what is in the files). If it is not given, what the disk of the
