@@ -14,7 +14,7 @@ import pytest
 import podflare
 from fake_daemon import DESCRIPTION, SANDBOX_ID, Request
 from fake_guest import FakeGuest
-from podflare import Sandbox, _transfer
+from podflare import Sandbox, _http, _transfer
 
 LIMIT = 300_000
 # What may lie in buffers of sockets between the two.
@@ -102,6 +102,42 @@ def test_without_being_told(guest: FakeGuest, tmp_path, name, monkeypatch):
     with pytest.raises(podflare.TooLargeError, match=f"than {LIMIT if memory else 3 << 20} b"):
         calls(Sandbox(), folder, io.BytesIO())[name]()
     assert os.listdir(folder) == []
+
+
+def test_an_answer_without_an_end(guest: FakeGuest, monkeypatch):
+    """Also of what is read as a whole: a list of files is written by the sandbox."""
+    monkeypatch.setattr(_http, "REPLY_MAX", LIMIT)
+    monkeypatch.setattr(_http, "REFUSAL_MAX", LIMIT)
+    source = Endless(guest)
+    guest.on("GET", f"/v1/sandboxes/{SANDBOX_ID}/files/list", source.answer)
+    s = Sandbox()
+    with pytest.raises(podflare.PodflareError, match=f"answer of .*list has over {LIMIT} bytes"):
+        s.files.list("/tmp")
+    assert source.sent <= LIMIT + BUFFERS
+    sent = []
+
+    def refuse(r: Request) -> None:
+        r._handler.send_response(503)
+        r._handler.send_header("transfer-encoding", "chunked")
+        r._handler.end_headers()
+        while len(sent) < 10_000:
+            r.send(b"x" * 65536)
+            sent.append(1)
+
+    guest.on("GET", f"/v1/sandboxes/{SANDBOX_ID}/files/list", refuse)
+    with pytest.raises(podflare.ServerError, match="HTTP 503: xxx") as e:
+        s.files.list("/tmp")
+    assert len(str(e.value)) < 300 and len(sent) * 65536 <= LIMIT + BUFFERS
+    # What comes whole comes as ever.
+    entry = {"path": "/tmp/x", "type": "file"}
+    fits = {"entries": [entry] * (LIMIT // 50)}
+    url = f"/v1/sandboxes/{SANDBOX_ID}/files/list"
+    guest.on("GET", url, lambda r: r.reply(200, fits))
+    assert len(s.files.list("/tmp")) == LIMIT // 50
+    guest.on("GET", url, lambda r: r.reply(200, b'{"entries":' + b"[" * 200_000 + b"]" * 200_000))
+    monkeypatch.setattr(_http, "REPLY_MAX", 1 << 20)
+    with pytest.raises(podflare.PodflareError, match="not answer as a podflare daemon"):
+        s.files.list("/tmp")
 
 
 def test_what_is_just_allowed(guest: FakeGuest, tmp_path):
