@@ -25,7 +25,7 @@ def table(text: str, heading: str) -> list[list[str]]:
 def claims(text: str) -> list[tuple[str, list[str]]]:
     """Each claim of the threat model, and the tests that it names; none is a fault to be found."""
     rows = table(text, "Claims and their tests")
-    return [(row[0], re.findall(r"`(tests/[^`]+)`", "".join(row[1:]))) for row in rows]
+    return [(row[0], re.findall(r"`((?:sdk/python/)?tests/[^`]+)`", "".join(row[1:]))) for row in rows]
 
 
 CLAIMS = claims(THREATS.read_text(encoding="utf-8"))

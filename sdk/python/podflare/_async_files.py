@@ -38,13 +38,17 @@ from ._transfer import (
     Progress,
     body_of,
     check_resumable,
+    check_size,
     check_span,
     check_unchanged,
     data_and_path,
     data_of_write,
+    disk_limit,
     is_absent,
     length_of,
     link_target,
+    memory_limit,
+    not_whole,
     span,
 )
 from ._types import FileInfo, FileStat, TreeInfo
@@ -67,12 +71,20 @@ class AsyncFiles:
         self._sandbox._check_open()
         return await self._sandbox._call(call, **kw)
 
-    async def read(self, path: Remote, *, offset: int = 0, length: Optional[int] = None) -> bytes:
+    async def read(
+        self,
+        path: Remote,
+        *,
+        offset: int = 0,
+        length: Optional[int] = None,
+        max_bytes: Optional[int] = None,
+    ) -> bytes:
         """See Files.read."""
+        wanted, limit = span(offset, length), memory_limit(max_bytes, length)
         if length == 0:
             return b""
         pieces: List[bytes] = []
-        await self._copy(path, span(offset, length), pieces.append, Meter(None))
+        await self._copy(path, wanted, pieces.append, Meter(None), limit)
         return b"".join(pieces)
 
     async def write(self, path: Remote, data: Union[str, Data]) -> FileInfo:
@@ -143,7 +155,7 @@ class AsyncFiles:
                 try:
                     call = _calls.upload_part(self._sandbox.id, path, out.id, out.size)
                     info, complete = await self._call(call, content=b"")
-                    patience.arrived(info.size)
+                    patience.arrived(out.checked(info.size))
                     if not complete:
                         body, meter = out.body(info.size), Meter(progress, out.size, info.size)
                         call = _calls.upload_part(
@@ -152,6 +164,7 @@ class AsyncFiles:
                         info, complete = await self._send_as(call, body.pieces, meter, body.headers)
                     if complete:
                         return info
+                    raise not_whole()
                 except PodflareError as exc:
                     await asyncio.sleep(patience.pause(exc))
             return await self._send(path, iter(()), Meter(progress, 0), {"content-length": "0"})
@@ -179,28 +192,33 @@ class AsyncFiles:
         *,
         resume: bool = False,
         progress: Optional[Progress] = None,
+        max_bytes: Optional[int] = None,
     ) -> int:
         """See Sandbox.download_to."""
+        limit = disk_limit(max_bytes, self._sandbox._disk_mib)
         if resume:
-            return await self._resume(path, check_resumable(file), progress)
+            return await self._resume(path, check_resumable(file), progress, limit)
         meter = Meter(progress)
         if not isinstance(file, (str, os.PathLike)):
-            return await self._copy(path, None, file.write, meter)
+            return await self._copy(path, None, file.write, meter, limit)
         with Incoming(file) as incoming:
-            return await self._copy(path, None, incoming.write, meter)
+            return await self._copy(path, None, incoming.write, meter, limit)
 
-    async def _resume(self, path: Remote, file: Local, progress: Optional[Progress]) -> int:
+    async def _resume(
+        self, path: Remote, file: Local, progress: Optional[Progress], limit: int
+    ) -> int:
         before = await self.stat(path)
         for _ in range(MAX_LINKS):
             step = link_target(before)
             if step is None:
                 break
             before = await self.stat(step)
+        check_size(path, before.size, limit)
         with Incoming(file, before, self._sandbox.id) as incoming:
             if incoming.left:
                 meter = Meter(progress, before.size, incoming.have)
                 wanted = span(incoming.have, incoming.left)
-                await self._copy(before.path, wanted, incoming.write, meter)
+                await self._copy(before.path, wanted, incoming.write, meter, incoming.left)
             check_unchanged(incoming, before, await self.stat(before.path))
         return incoming.have
 
@@ -210,25 +228,30 @@ class AsyncFiles:
         wanted: Optional[str],
         write: Callable[[bytes], object],
         meter: Meter,
+        limit: int,
     ) -> int:
         size = 0
-        async with contextlib.aclosing(self._chunks(path, wanted, meter)) as chunks:
+        async with contextlib.aclosing(self._chunks(path, wanted, limit, meter)) as chunks:
             async for chunk in chunks:
                 await asyncio.to_thread(write, chunk)
                 size += len(chunk)
         return size
 
     async def _chunks(
-        self, path: Remote, wanted: Optional[str], meter: Optional[Meter] = None
+        self, path: Remote, wanted: Optional[str], limit: int, meter: Optional[Meter] = None
     ) -> AsyncGenerator[bytes, None]:
         self._sandbox._check_open()
+        size = 0
         client, call = self._sandbox._client, _calls.download(self._sandbox.id, path, wanted)
         async with client.stream(call, traceparent=self._sandbox._traceparent) as response:
             check_span(response, wanted)
+            check_size(path, length_of(response), limit)
             if meter is not None:
                 meter.expect(length_of(response))
             with reading(client.host, call.path):
                 async for chunk in response.aiter_raw(CHUNK):
+                    size += len(chunk)
+                    check_size(path, size, limit)
                     yield chunk
                     if meter is not None:
                         meter.add(len(chunk))
@@ -247,16 +270,22 @@ class AsyncFiles:
         return packing.counts.info(target)
 
     async def download_dir(
-        self, path: Remote, local: Local, *, progress: Optional[Progress] = None
+        self,
+        path: Remote,
+        local: Local,
+        *,
+        progress: Optional[Progress] = None,
+        max_bytes: Optional[int] = None,
     ) -> TreeInfo:
         """See Files.download_dir."""
+        limit = disk_limit(max_bytes, self._sandbox._disk_mib)
         target = (await self.stat(path)).path
         root = _tar.local_directory(local)
         async with self._archive() as archive:
             with tempfile.TemporaryFile(dir=root) as file:
                 command = _tar.pack_command(archive, target)
                 _tar.check_packed(await self._sandbox.exec(command, **_tar.HOW))
-                await self._copy(archive, None, file.write, Meter(progress))
+                await self._copy(archive, None, file.write, Meter(progress), limit)
                 file.seek(0)
                 return await asyncio.to_thread(_tar.unpack, file, root)
 

@@ -91,7 +91,7 @@ class AsyncSandbox(AsyncRunning, AsyncClosing):
     async def _create(self) -> "AsyncSandbox":
         try:
             reply = await self._call(_calls.create(self._wish))
-            self._id = reply["id"]
+            self._made(reply["id"], reply)
         except BaseException:
             await self._detach()
             raise
@@ -123,6 +123,7 @@ class AsyncSandbox(AsyncRunning, AsyncClosing):
             info = await self.info()
             if info.state == "ended":
                 raise SandboxEndedError(f"sandbox {id} has ended: {info.ended_reason or 'closed'}")
+            self._made(id, info.raw)
         except BaseException:
             await self._detach()
             raise
@@ -193,9 +194,9 @@ class AsyncSandbox(AsyncRunning, AsyncClosing):
         """See Sandbox.upload."""
         return await self.files.upload(data, path, resume=resume, progress=progress)
 
-    async def download(self, path: Remote) -> bytes:
+    async def download(self, path: Remote, *, max_bytes: Optional[int] = None) -> bytes:
         """See Sandbox.download."""
-        return await self.files.read(path)
+        return await self.files.read(path, max_bytes=max_bytes)
 
     async def download_to(
         self,
@@ -204,9 +205,12 @@ class AsyncSandbox(AsyncRunning, AsyncClosing):
         *,
         resume: bool = False,
         progress: Optional[Progress] = None,
+        max_bytes: Optional[int] = None,
     ) -> int:
         """See Sandbox.download_to."""
-        return await self.files.download_to(path, file, resume=resume, progress=progress)
+        return await self.files.download_to(
+            path, file, resume=resume, progress=progress, max_bytes=max_bytes
+        )
 
     # Forks.
 

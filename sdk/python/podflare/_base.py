@@ -47,6 +47,7 @@ class SandboxBase(Generic[C]):
     _traceparent: Optional[str]
     _closed: bool
     _underway: Underway
+    _disk_mib: int  # 0: the daemon does not say
 
     @property
     def id(self) -> str:
@@ -72,7 +73,13 @@ class SandboxBase(Generic[C]):
         self._share = Share() if client is None else None
         self._closed = False
         self._underway = Underway()
-        self._id = ""
+        self._id, self._disk_mib = "", 0
+
+    def _made(self, id: str, description: Mapping[str, Any]) -> None:
+        """There is such a sandbox."""
+        self._id = id
+        size = description.get("disk_mib")
+        self._disk_mib = size if isinstance(size, int) and size > 0 else 0
 
     def _sibling(self: S, id: str) -> S:
         """An object for another sandbox at the same daemon."""
@@ -84,7 +91,7 @@ class SandboxBase(Generic[C]):
             other._share.take()
         other._closed = False
         other._underway = Underway()
-        other._id = id
+        other._id, other._disk_mib = id, self._disk_mib
         return other
 
     def _let_go(self) -> bool:

@@ -10,7 +10,7 @@ import httpx
 
 from . import _calls
 from ._errors import error_from_reply
-from ._http import PATIENT, QUICK, Call, Settings, hang_up, reading, sending, tune
+from ._http import PATIENT, QUICK, Call, Settings, Whole, hang_up, reading, sending, tune
 from ._types import TemplateInfo, TreeNode
 
 T = TypeVar("T")
@@ -65,7 +65,8 @@ class Client(_ClientBase):
         a, b = Sandbox(client=client), Sandbox(client=client)
 
     host         base URL; else PODFLARE_HOSTD_URL, else PODFLARE_HOST, else
-                 http://127.0.0.1:7070. Without a scheme, http:// is assumed.
+                 http://127.0.0.1:7070. Without a scheme, http:// is assumed; https:// verifies the
+                 certificate, always. ValueError for one with a user or password in it.
     api_key      bearer token; else PODFLARE_API_KEY, else none is sent.
     traceparent  W3C trace context sent with every request; else PODFLARE_TRACEPARENT.
 
@@ -90,8 +91,9 @@ class Client(_ClientBase):
     def health(self) -> bool:
         """True if the daemon answers that it is well; raises DaemonUnreachableError if it does not
         answer at all."""
-        with self.stream(_calls.health()) as response, reading(self.host, "/v1/healthz"):
-            return response.read().strip() == b"ok"
+        call = _calls.health()
+        with self.stream(call) as response:
+            return self._body(response, call.path).strip() == b"ok"
 
     def templates(self) -> List[TemplateInfo]:
         """What a sandbox can be made from, and the machines that stand ready for it."""
@@ -126,9 +128,15 @@ class Client(_ClientBase):
         with self.stream(
             call, traceparent=traceparent, content=content, headers=headers
         ) as response:
-            with reading(self.host, call.path):
-                response.read()
-            return call.read(response, self.host)
+            return call.read(response, self._body(response, call.path), self.host)
+
+    def _body(self, response: httpx.Response, path: str) -> bytes:
+        whole = Whole(response, path)
+        with reading(self.host, path):
+            for piece in response.iter_bytes():
+                if not whole.add(piece):
+                    break
+        return bytes(whole)
 
     @contextlib.contextmanager
     def stream(
@@ -150,8 +158,7 @@ class Client(_ClientBase):
                 response = self._http.send(self._http.build_request(**wish), stream=True)
         try:
             if not response.is_success:
-                with reading(self.host, call.path):
-                    body = response.read()
+                body = self._body(response, call.path)
                 raise error_from_reply(
                     response.status_code, body, response.headers, response.request.url.path
                 )
@@ -177,9 +184,9 @@ class AsyncClient(_ClientBase):
 
     async def health(self) -> bool:
         """See Client.health."""
-        async with self.stream(_calls.health()) as response:
-            with reading(self.host, "/v1/healthz"):
-                return (await response.aread()).strip() == b"ok"
+        call = _calls.health()
+        async with self.stream(call) as response:
+            return (await self._body(response, call.path)).strip() == b"ok"
 
     async def templates(self) -> List[TemplateInfo]:
         """See Client.templates."""
@@ -213,9 +220,16 @@ class AsyncClient(_ClientBase):
         async with self.stream(
             call, traceparent=traceparent, content=content, headers=headers
         ) as response:
-            with reading(self.host, call.path):
-                await response.aread()
-            return call.read(response, self.host)
+            return call.read(response, await self._body(response, call.path), self.host)
+
+    async def _body(self, response: httpx.Response, path: str) -> bytes:
+        whole = Whole(response, path)
+        with reading(self.host, path):
+            async with contextlib.aclosing(response.aiter_bytes()) as pieces:  # type: ignore[type-var]
+                async for piece in pieces:
+                    if not whole.add(piece):
+                        break
+        return bytes(whole)
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -240,8 +254,7 @@ class AsyncClient(_ClientBase):
                 response = await self._http.send(self._http.build_request(**wish), stream=True)
         try:
             if not response.is_success:
-                with reading(self.host, call.path):
-                    body = await response.aread()
+                body = await self._body(response, call.path)
                 raise error_from_reply(
                     response.status_code, body, response.headers, response.request.url.path
                 )

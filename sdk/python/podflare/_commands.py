@@ -100,7 +100,8 @@ class Command:
         on_stdout: OnText = None,
         on_stderr: OnText = None,
     ) -> ExecResult:
-        """Wait for its end: all its output, and how it ended. After `timeout` seconds
+        """Wait for its end: its output, of each stream the last 256 MiB (`truncated`, `bytes_dropped`),
+        and how it ended. After `timeout` seconds
         RequestTimeoutError, a TimeoutError, which has what came; the command runs on."""
         deadline = Deadline(None if timeout is None else checked_timeout(timeout), 0)
         collector = Collector(self.id)

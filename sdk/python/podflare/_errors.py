@@ -7,12 +7,15 @@ import json
 import urllib.parse
 from typing import Any, Mapping, Optional, Sequence
 
+from ._plain import flat, plain
+
 
 class PodflareError(Exception):
     """Base of everything that this package raises on purpose.
 
     `status` is the HTTP status (None when no reply came), `code` the daemon's stable word for the
-    error, `hint` its advice and `field` the request field that it complained about.
+    error, `hint` its advice and `field` the request field that it complained about. What of message
+    and hint could be more than text to a terminal is spelled out, whoever wrote it.
     """
 
     def __init__(
@@ -24,11 +27,11 @@ class PodflareError(Exception):
         hint: Optional[str] = None,
         field: Optional[str] = None,
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = plain(message)
+        super().__init__(self.message)
         self.status = status
         self.code = code
-        self.hint = hint
+        self.hint = None if hint is None else plain(hint)
         self.field = field
 
     def __str__(self) -> str:
@@ -124,7 +127,8 @@ class NotForkableError(InvalidRequestError):
 
 
 class TooLargeError(PodflareError):
-    """413: the request is larger than the daemon takes."""
+    """413: the request is larger than the daemon takes. Without a status: a download brings more than
+    its `max_bytes`."""
 
 
 class DiskFullError(PodflareError):
@@ -139,7 +143,7 @@ class RateLimitedError(PodflareError):
 
 class UnsafeArchiveError(PodflareError):
     """The sandbox sent an archive that would have written elsewhere than into the directory that it
-    was for. Nothing of it was unpacked."""
+    was for, or filled the memory. Nothing of it was unpacked."""
 
 
 class ServerError(PodflareError):
@@ -286,7 +290,7 @@ def error_from_reply(
 
     message = text("error")
     if message is None:
-        start = body[:200].decode("utf-8", "replace").strip()
+        start = flat(body[:200].decode("utf-8", "replace").strip())
         message = f"the server answered HTTP {status}" + (f": {start}" if start else "")
     code = text("code")
     missing = _missing(code, path, text("field"))

@@ -5,7 +5,6 @@ result, and which calls of a sandbox are under way."""
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 import os
@@ -31,6 +30,8 @@ from ._calls import check_name, url
 from ._errors import PodflareError, RequestTimeoutError, StreamBrokenError
 from ._egress import Denied
 from ._http import Call
+from ._kept import Tail, weight
+from ._plain import flat
 from ._results import Event, ExecError, ExecResult, Result
 
 DEFAULT_TIMEOUT = 300.0
@@ -40,10 +41,15 @@ DEFAULT_TIMEOUT = 300.0
 GRACE = 120.0
 WAY = 10.0
 
-# What a result keeps at most, whatever the code shows: characters of its values, and notices. (Output
-# has the limit of the call.)
+# What a result keeps at most, whatever the code shows and writes: bytes that values and notices take
+# here, with so many more for each; notices; and bytes of each stream, the last ones, as the sandbox keeps
+# them of a command in the background. (A call's own output_limit is never more.)
 RESULTS = 256 << 20
+EACH = 512
 NOTICES = 1000
+OUTPUT = 256 << 20
+# Of one event, of which the daemon takes 8 MiB from a sandbox.
+LINE_MAX = 64 << 20
 
 Callback = Optional[Callable[[Any], object]]
 
@@ -200,7 +206,7 @@ class Decoder:
     """
 
     def __init__(self) -> None:
-        self._pending: List[bytes] = []
+        self._pending = bytearray()
         self.ended = False
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
@@ -209,11 +215,13 @@ class Decoder:
         while not self.ended:
             end = chunk.find(b"\n", start)
             if end < 0:
-                if start < len(chunk):
-                    self._pending.append(chunk[start:])
+                self._pending += chunk[start:]
+                if len(self._pending) > LINE_MAX:
+                    raise StreamBrokenError(
+                        f"the server sent an event of over {LINE_MAX >> 20} MiB"
+                    )
                 return
-            self._pending.append(chunk[start:end])
-            line = b"".join(self._pending)
+            line = bytes(self._pending) + chunk[start:end]
             self._pending.clear()
             start = end + 1
             if line:
@@ -262,8 +270,8 @@ def parse_event(line: bytes) -> Event:
             data = _error({**fields, **(data or {})})
         elif kind == "notice":
             data = str(data)
-    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as exc:
-        start = line[:120].decode("utf-8", "replace")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        start = flat(line[:120].decode("utf-8", "replace"))
         raise StreamBrokenError(f"the server sent a line that is not an event: {start}") from exc
     return Event(type=kind, data=data, seq=seq, ts=ts, code=code, raw=raw, extra=fields)
 
@@ -286,50 +294,74 @@ class Collector:
 
     def __init__(self, exec_id: str = "") -> None:
         self._exec_id = exec_id
-        self._stdout: List[bytes] = []
-        self._stderr: List[bytes] = []
+        self._stdout, self._stderr = Tail(OUTPUT), Tail(OUTPUT)
         self._results: List[Result] = []
         self._notices: List[str] = []
         self._room = RESULTS
-        self._left_out = 0
+        self._results_left_out = self._notices_left_out = 0
         self._error: Optional[ExecError] = None
         self._exit: Optional[Event] = None
 
     def add(self, event: Event) -> None:
         """Take one event. Types that this version does not know are left alone."""
         if event.type == "stdout":
-            self._stdout.append(event.raw)
+            self._stdout.add(event.raw)
         elif event.type == "stderr":
-            self._stderr.append(event.raw)
+            self._stderr.add(event.raw)
         elif event.type == "result":
-            self._room -= event.data.size
-            if self._room >= 0:
+            if self._has_room(event.data.data):
                 self._results.append(event.data)
             else:
-                self._left_out += 1
+                self._results_left_out += 1
         elif event.type == "notice":
-            if len(self._notices) < NOTICES:
+            if len(self._notices) >= NOTICES:
+                pass
+            elif self._has_room(event.data):
                 self._notices.append(event.data)
+            else:
+                self._notices_left_out += 1
         elif event.type == "error":
             self._error = event.data
         elif event.type == "exit":
             self._exit = event
 
+    def _has_room(self, value: Any) -> bool:
+        """Whether it fits, and then it is counted. Something smaller that comes later may."""
+        takes = EACH + weight(value, self._room)
+        if takes > self._room:
+            return False
+        self._room -= takes
+        return True
+
     def explain(self, exc: PodflareError) -> None:
         """Gives an exception that cut the command short what had arrived."""
         if isinstance(exc, (StreamBrokenError, RequestTimeoutError)):
-            exc.stdout, exc.stderr = b"".join(self._stdout), b"".join(self._stderr)
+            exc.stdout, exc.stderr = bytes(self._stdout), bytes(self._stderr)
 
     def result(self) -> ExecResult:
         """The result; only legal after the exit event."""
         assert self._exit is not None and self._exit.code is not None
         extra = self._exit.extra
-        stdout, stderr = b"".join(self._stdout), b"".join(self._stderr)
+        stdout, stderr = bytes(self._stdout), bytes(self._stderr)
+        dropped = self._stdout.dropped + self._stderr.dropped
         notices = list(self._notices)
-        if self._left_out:
+        left_out = [
+            f"{count} {what}"
+            for count, what in (
+                (self._results_left_out, "results"),
+                (self._notices_left_out, "notices"),
+            )
+            if count
+        ]
+        if left_out:
             notices.append(
-                f"{self._left_out} results are not here: all together have over {RESULTS >> 20} MiB. "
+                f"{' and '.join(left_out)} are not here: all together have over {RESULTS >> 20} MiB. "
                 "on_result and run_code_stream hand them over one by one"
+            )
+        if dropped:
+            notices.append(
+                f"{dropped} bytes of output are not here: of each stream the last {OUTPUT >> 20} MiB are. "
+                "on_stdout and on_stderr hand over all of it"
             )
         if extra.get("truncated") and not extra.get("bytes_dropped"):
             notices.append("output may be missing at the end of what is here: nobody could tell")
@@ -353,8 +385,8 @@ class Collector:
             exit_code=self._exit.code,
             termination_reason=extra.get("termination_reason", "exited"),
             state=extra.get("state", "unknown"),
-            truncated=extra.get("truncated", False),
-            bytes_dropped=extra.get("bytes_dropped", 0),
+            truncated=extra.get("truncated", False) or dropped > 0,
+            bytes_dropped=extra.get("bytes_dropped", 0) + dropped,
             log=extra.get("log") or {},
             log_truncated=extra.get("log_truncated", False),
             duration_ms=extra.get("duration_ms"),

@@ -37,13 +37,17 @@ from ._transfer import (
     Progress,
     body_of,
     check_resumable,
+    check_size,
     check_span,
     check_unchanged,
     data_and_path,
     data_of_write,
+    disk_limit,
     is_absent,
     length_of,
     link_target,
+    memory_limit,
+    not_whole,
     span,
 )
 from ._types import FileInfo, FileStat, TreeInfo
@@ -71,10 +75,19 @@ class Files:
         self._sandbox._check_open()
         return self._sandbox._call(call, **kw)
 
-    def read(self, path: Remote, *, offset: int = 0, length: Optional[int] = None) -> bytes:
+    def read(
+        self,
+        path: Remote,
+        *,
+        offset: int = 0,
+        length: Optional[int] = None,
+        max_bytes: Optional[int] = None,
+    ) -> bytes:
         """The contents of a file, or a part of them: `length` bytes (or what there is) from byte
-        `offset`, which must lie within the file."""
-        return b"" if length == 0 else b"".join(self._chunks(path, span(offset, length)))
+        `offset`, which must lie within the file. TooLargeError for more than `max_bytes`: 2 GiB, or
+        `length`, if that is not given."""
+        wanted, limit = span(offset, length), memory_limit(max_bytes, length)
+        return b"" if length == 0 else b"".join(self._chunks(path, wanted, limit))
 
     def write(self, path: Remote, data: Union[str, Data]) -> FileInfo:
         """Write a file, completely or not at all: text (as UTF-8), bytes, a binary file object, or a
@@ -123,8 +136,9 @@ class Files:
 
         With `recursive`, all directories below it as well, those that are made later too; but not
         what symbolic links lead to, other file systems, and what its user may not read. `timeout`:
-        seconds to wait for each event, see `FileWatch`. Not told are writes through mappings, and
-        os.truncate of a file that nobody closes.
+        seconds to wait for each event, see `FileWatch`; RequestTimeoutError, too, if the watch is
+        not in place within 60 seconds, or `timeout` if that is more. Not told are writes through
+        mappings, and os.truncate of a file that nobody closes.
 
         The code of an error is "too_many_watches" when the sandbox's kernel does not allow to watch
         so many directories.
@@ -155,7 +169,7 @@ class Files:
                 try:
                     call = _calls.upload_part(self._sandbox.id, path, out.id, out.size)
                     info, complete = self._call(call, content=b"")
-                    patience.arrived(info.size)
+                    patience.arrived(out.checked(info.size))
                     if not complete:
                         body, meter = out.body(info.size), Meter(progress, out.size, info.size)
                         call = _calls.upload_part(
@@ -164,6 +178,7 @@ class Files:
                         info, complete = self._send_as(call, body.pieces, meter, body.headers)
                     if complete:
                         return info
+                    raise not_whole()
                 except PodflareError as exc:
                     time.sleep(patience.pause(exc))
             return self._send(path, iter(()), Meter(progress, 0), {"content-length": "0"})
@@ -191,28 +206,33 @@ class Files:
         *,
         resume: bool = False,
         progress: Optional[Progress] = None,
+        max_bytes: Optional[int] = None,
     ) -> int:
         """See `Sandbox.download_to`."""
+        limit = disk_limit(max_bytes, self._sandbox._disk_mib)
         if resume:
-            return self._resume(path, check_resumable(file), progress)
+            return self._resume(path, check_resumable(file), progress, limit)
         meter = Meter(progress)
         if not isinstance(file, (str, os.PathLike)):
-            return self._copy(path, None, file.write, meter)
+            return self._copy(path, None, file.write, meter, limit)
         with Incoming(file) as incoming:
-            return self._copy(path, None, incoming.write, meter)
+            return self._copy(path, None, incoming.write, meter, limit)
 
-    def _resume(self, path: Remote, file: Local, progress: Optional[Progress]) -> int:
+    def _resume(
+        self, path: Remote, file: Local, progress: Optional[Progress], limit: int
+    ) -> int:
         before = self.stat(path)
         for _ in range(MAX_LINKS):
             step = link_target(before)
             if step is None:
                 break
             before = self.stat(step)
+        check_size(path, before.size, limit)
         with Incoming(file, before, self._sandbox.id) as incoming:
             if incoming.left:
                 meter = Meter(progress, before.size, incoming.have)
                 wanted = span(incoming.have, incoming.left)
-                self._copy(before.path, wanted, incoming.write, meter)
+                self._copy(before.path, wanted, incoming.write, meter, incoming.left)
             check_unchanged(incoming, before, self.stat(before.path))
         return incoming.have
 
@@ -222,25 +242,30 @@ class Files:
         wanted: Optional[str],
         write: Callable[[bytes], object],
         meter: Meter,
+        limit: int,
     ) -> int:
         size = 0
-        with contextlib.closing(self._chunks(path, wanted, meter)) as chunks:
+        with contextlib.closing(self._chunks(path, wanted, limit, meter)) as chunks:
             for chunk in chunks:
                 write(chunk)
                 size += len(chunk)
         return size
 
     def _chunks(
-        self, path: Remote, wanted: Optional[str], meter: Optional[Meter] = None
+        self, path: Remote, wanted: Optional[str], limit: int, meter: Optional[Meter] = None
     ) -> Generator[bytes, None, None]:
         self._sandbox._check_open()
+        size = 0
         client, call = self._sandbox._client, _calls.download(self._sandbox.id, path, wanted)
         with client.stream(call, traceparent=self._sandbox._traceparent) as response:
             check_span(response, wanted)
+            check_size(path, length_of(response), limit)
             if meter is not None:
                 meter.expect(length_of(response))
             with reading(client.host, call.path):
                 for chunk in response.iter_raw(CHUNK):
+                    size += len(chunk)
+                    check_size(path, size, limit)
                     yield chunk
                     if meter is not None:
                         meter.add(len(chunk))
@@ -265,22 +290,33 @@ class Files:
         return packing.counts.info(target)
 
     def download_dir(
-        self, path: Remote, local: Local, *, progress: Optional[Progress] = None
+        self,
+        path: Remote,
+        local: Local,
+        *,
+        progress: Optional[Progress] = None,
+        max_bytes: Optional[int] = None,
     ) -> TreeInfo:
         """Copy what is in a directory of the sandbox, with all below it, into a local directory, which
         is made if it is not there. Files of the same names are replaced, others stay.
 
         The sandbox is not trusted: nothing is written outside of the local directory or through
-        symbolic links in it, symbolic links that would lead out of it are left out (see
-        `TreeInfo.skipped`), modes lose their set-id bits. Raises UnsafeArchiveError, with nothing
-        written, if it tries. Needs room for an archive on the sandbox's disk, and on the local one.
+        symbolic links in it, symbolic links that lead out of it, or could with what a later archive
+        brings, are left out (see `TreeInfo.skipped`), modes lose their set-id bits and what lets
+        others write. Raises UnsafeArchiveError, with nothing written, if it tries. Needs room for
+        an archive on the sandbox's disk, and on the local one.
+
+        max_bytes   TooLargeError, with nothing written, for a larger archive (half a KiB or more for
+                    each entry beside what is in the files). If it is not given, what the disk of the
+                    sandbox holds.
         """
+        limit = disk_limit(max_bytes, self._sandbox._disk_mib)
         target = self.stat(path).path
         root = _tar.local_directory(local)
         with self._archive() as archive, tempfile.TemporaryFile(dir=root) as file:
             command = _tar.pack_command(archive, target)
             _tar.check_packed(self._sandbox.exec(command, **_tar.HOW))
-            self._copy(archive, None, file.write, Meter(progress))
+            self._copy(archive, None, file.write, Meter(progress), limit)
             file.seek(0)
             return _tar.unpack(file, root)
 

@@ -48,6 +48,11 @@ QUICK = httpx.Timeout(connect=2.5, read=60.0, write=60.0, pool=None)
 # Nobody knows how long a boot or a transfer takes; a command has a `Deadline` of its own.
 PATIENT = httpx.Timeout(connect=2.5, read=None, write=None, pool=None)
 
+# Of an answer that is read as a whole: a list of files, which a sandbox has written, is the longest. And
+# of one that refuses something.
+REPLY_MAX = 256 << 20
+REFUSAL_MAX = 1 << 20
+
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 
@@ -72,11 +77,11 @@ class Call(Generic[T]):
     patient: bool = False
     lines: bool = False
 
-    def read(self, response: httpx.Response, host: str) -> T:
-        """The result; `response` has been read to its end."""
+    def read(self, response: httpx.Response, body: bytes, host: str) -> T:
+        """The result; `body` is all that the response has."""
         try:
-            reply = _lines(response) if self.lines else response.json()
-        except ValueError:
+            reply = _lines(response, body) if self.lines else json.loads(body)
+        except (ValueError, RecursionError):
             reply = None
         if not isinstance(reply, dict):
             reply = {}
@@ -90,10 +95,10 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True)
 class Settings:
-    """Where the daemon is and what is sent with every request."""
+    """Where the daemon is and what is sent with every request, the key included."""
 
     host: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
 
     @classmethod
     def gather(
@@ -133,8 +138,9 @@ class Settings:
             "timeout": QUICK,
             "limits": httpx.Limits(max_connections=None, max_keepalive_connections=20),
             "trust_env": not _is_loopback(self.host),
-            # Reading the host's certificates takes longer than creating a sandbox; only for TLS.
-            "verify": self.host.startswith("https:"),
+            # Reading the host's certificates takes longer than creating a sandbox; only for TLS. What
+            # is read is what httpx itself goes by.
+            "verify": httpx.URL(self.host).scheme != "http",
         }
 
 
@@ -171,6 +177,27 @@ def reading(host: str, path: str) -> Iterator[None]:
         raise StreamBrokenError(
             f"the connection to {host} broke in the middle of the answer ({_reason(exc)})"
         ) from exc
+
+
+class Whole:
+    """The body of an answer, as it comes: not more than what is sensible."""
+
+    def __init__(self, response: httpx.Response, path: str) -> None:
+        self._path = path
+        self._refused = not response.is_success
+        self._body = bytearray()
+
+    def add(self, piece: bytes) -> bool:
+        """Append; False: that is enough."""
+        self._body += piece
+        if self._refused:
+            return len(self._body) < REFUSAL_MAX
+        if len(self._body) > REPLY_MAX:
+            raise PodflareError(f"the answer of {self._path} has over {REPLY_MAX} bytes")
+        return True
+
+    def __bytes__(self) -> bytes:
+        return bytes(self._body)
 
 
 def tune(event: str, info: Mapping[str, Any]) -> None:
@@ -336,10 +363,10 @@ def check_traceparent(value: str) -> str:
     return value
 
 
-def _lines(response: httpx.Response) -> Dict[str, Any]:
+def _lines(response: httpx.Response, body: bytes) -> Dict[str, Any]:
     if not response.headers.get("content-type", "").startswith("application/x-ndjson"):
         raise ValueError("not NDJSON")
-    return {"lines": [json.loads(line) for line in response.content.split(b"\n") if line]}
+    return {"lines": [json.loads(line) for line in body.split(b"\n") if line]}
 
 
 def _stranger(host: str, response: httpx.Response) -> PodflareError:
@@ -350,8 +377,14 @@ def _stranger(host: str, response: httpx.Response) -> PodflareError:
 
 def _base_url(host: str) -> str:
     host = host.strip()
-    if "://" not in host:
-        host = f"http://{host}"
+    if "@" in host:
+        # Not quoted: every message and repr that names the address would have it.
+        raise ValueError(
+            "the address of a daemon has no user or password in it: a key is given by api_key= or "
+            "PODFLARE_API_KEY"
+        )
+    scheme, separator, rest = host.partition("://")
+    host = f"{scheme.lower()}://{rest}" if separator else f"http://{host}"
     try:
         url = httpx.URL(host)
     except httpx.InvalidURL as exc:

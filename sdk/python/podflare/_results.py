@@ -11,6 +11,7 @@ from typing import Any, Dict, List, Literal, Mapping, Optional, Tuple, Union
 
 from . import _html
 from ._egress import Denied
+from ._plain import flat
 
 Language = Literal["python", "bash", "javascript"]
 
@@ -152,10 +153,10 @@ class Result:
 
     @property
     def size(self) -> int:
-        """How many characters all its forms have together, about."""
+        """How many characters all its forms have together, with their names, about."""
         return sum(
-            len(value) if isinstance(value, str) else len(json.dumps(value))
-            for value in self.data.values()
+            len(mime) + (len(value) if isinstance(value, str) else len(json.dumps(value)))
+            for mime, value in self.data.items()
         )
 
     def save(self, path: Union[str, "os.PathLike[str]"]) -> None:
@@ -170,7 +171,7 @@ class Result:
             )
         content = self._content(mime)
         if content is None:
-            has = ", ".join(self.data) or "nothing"
+            has = flat(", ".join(self.data)) or "nothing"
             chart = mime == "application/json" and self.chart is not None
             raise ValueError(
                 f"there is no {mime} to be saved; there is: {has}"
@@ -192,7 +193,9 @@ class Result:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Dict[str, Any]:
         """What a notebook shows: only what cannot do harm there."""
-        shown: Dict[str, Any] = {"text/plain": self.text if self.text is not None else repr(self)}
+        # Also a terminal shows it, by IPython.
+        text = repr(self) if self.text is None else _html.printable(self.text)
+        shown: Dict[str, Any] = {"text/plain": text}
         for mime in ("image/png", "image/jpeg"):
             data = self._bytes(mime)
             if data is not None:
@@ -260,7 +263,8 @@ class ExecResult:
                      and has forgotten its variables; "unknown" if nobody could tell.
     truncated        True if something is missing: there was more output than `output_limit`, of each
                      stream the head and the tail are here, the whole is in the sandbox (`log`); or it
-                     was not read in time when the call had to end.
+                     was not read in time when the call had to end; or, of a command in the
+                     background, more than the last 256 MiB of a stream.
     bytes_dropped    how many bytes are missing, of both streams together (and of results that were
                      not read in time); 0 with `truncated`: not known, the sandbox did not answer.
     log              paths in the sandbox of the whole output, by "stdout" and "stderr", for those

@@ -92,7 +92,7 @@ class Sandbox(Running, Closing):
         self._attach(client, host, api_key, traceparent, Client)
         try:
             reply = self._call(_calls.create(wish))
-            self._id = reply["id"]
+            self._made(reply["id"], reply)
         except BaseException:
             self._detach()
             raise
@@ -120,6 +120,7 @@ class Sandbox(Running, Closing):
             info = self.info()
             if info.state == "ended":
                 raise SandboxEndedError(f"sandbox {id} has ended: {info.ended_reason or 'closed'}")
+            self._made(id, info.raw)
         except BaseException:
             self._detach()
             raise
@@ -215,9 +216,10 @@ class Sandbox(Running, Closing):
         """
         return self.files.upload(data, path, resume=resume, progress=progress)
 
-    def download(self, path: Remote) -> bytes:
-        """The contents of a file in the sandbox."""
-        return self.files.read(path)
+    def download(self, path: Remote, *, max_bytes: Optional[int] = None) -> bytes:
+        """The contents of a file in the sandbox. TooLargeError for more than `max_bytes`, 2 GiB if
+        that is not given."""
+        return self.files.read(path, max_bytes=max_bytes)
 
     def download_to(
         self,
@@ -226,6 +228,7 @@ class Sandbox(Running, Closing):
         *,
         resume: bool = False,
         progress: Optional[Progress] = None,
+        max_bytes: Optional[int] = None,
     ) -> int:
         """Copy a file from the sandbox, streaming, to a local path or a binary file object.
         Returns its size in bytes. A local path is written only if the whole file arrived.
@@ -235,8 +238,13 @@ class Sandbox(Running, Closing):
                    file in the sandbox has not changed since. Needs a local path.
         progress   called with the number of bytes that are here, and how many there are in all (None
                    if the daemon does not say).
+        max_bytes  TooLargeError for a larger file; nothing of it is kept, but for what a file object
+                   has been given by then. If it is not given, what the disk of the sandbox holds (1
+                   GiB at least; 64 GiB where the daemon does not say how large that is).
         """
-        return self.files.download_to(path, file, resume=resume, progress=progress)
+        return self.files.download_to(
+            path, file, resume=resume, progress=progress, max_bytes=max_bytes
+        )
 
     # Forks.
 

@@ -4,16 +4,20 @@ is not trusted: it cannot write outside of the directory that it is unpacked int
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
+import re
 import secrets
 import stat
+import sys
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Dict, Iterator, List, Set, Tuple
+from typing import IO, Any, BinaryIO, Dict, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
 from ._errors import PodflareError, UnsafeArchiveError
+from ._plain import flat
 from ._results import ExecResult
 from ._transfer import CHUNK, Local
 from ._types import TreeInfo
@@ -23,8 +27,11 @@ from ._types import TreeInfo
 HOW: Any = {"timeout": 3600, "context": "podflare_tar"}
 
 MAX_ENTRIES = 1_000_000
-# Of what tarfile reads at once: names and extended headers.
+# Of what tarfile reads at once, and for one entry: names and extended headers.
 MAX_HEADER = 1024 * 1024
+MAX_HEADERS = 2 * MAX_HEADER
+# Of names, and of what links lead to, in memory.
+MAX_NAMES = 256 << 20
 
 
 @dataclass
@@ -124,17 +131,34 @@ def _contents(file: BinaryIO, size: int, path: str) -> Iterator[bytes]:
 
 
 class _Guarded:
-    """A file from which nothing large is read at once: a header that claims to have gigabytes is
-    refused before they are in memory."""
+    """A file from which nothing large is read at once, nor much until the next entry: a header that
+    claims to have gigabytes, or headers before headers, are refused before they are in memory."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self.tell, self.seek = file.tell, file.seek
+        self.next_entry()
+
+    def next_entry(self) -> None:
+        """An entry begins."""
+        self._left = MAX_HEADERS
 
     def read(self, size: int = -1) -> bytes:
-        if size < 0 or size > MAX_HEADER:
+        if size < 0 or size > min(MAX_HEADER, self._left):
             raise UnsafeArchiveError("the archive from the sandbox has a header of absurd size")
+        self._left -= size
         return self._file.read(size)
+
+
+class _Member(NamedTuple):
+    """What is kept of an entry: tarfile would keep all headers of each."""
+
+    type: str  # "file", "dir", "link", "hard", "other"
+    to: str
+    size: int
+    mode: int
+    mtime: float
+    data: int  # where it begins in the archive
 
 
 def unpack(file: IO[bytes], target: Local) -> TreeInfo:
@@ -143,74 +167,131 @@ def unpack(file: IO[bytes], target: Local) -> TreeInfo:
     written through a symbolic link.
 
     Raises UnsafeArchiveError, before anything is written, if a name leads out of the directory.
-    Symbolic links that lead out of it are left out, as are devices and pipes: see TreeInfo.skipped.
+    Symbolic links that lead out of it, or may at some time (`_Unpacking._stays`), are left out, as are
+    devices and pipes: see TreeInfo.skipped.
     """
     root = os.path.realpath(target)
+    return _Unpacking(file, root).run(_members(file)).info(os.fspath(target))
+
+
+def _members(file: IO[bytes]) -> Dict[str, _Member]:
+    """The entries by their names, which all stay inside. Of two of one name the last one counts."""
     guarded: Any = _Guarded(file)
     try:
         with tarfile.open(
             fileobj=guarded, mode="r:", encoding="utf-8", errors="surrogateescape"
         ) as archive:
-            members = _checked(archive)
-            return _Unpacking(archive, root).run(members).info(os.fspath(target))
-    except tarfile.TarError as exc:
-        raise PodflareError(f"the archive from the sandbox cannot be read: {exc}") from exc
+            return _checked(archive, guarded)
+    except (tarfile.TarError, RecursionError, ArithmeticError, LookupError, ValueError) as exc:
+        # What an odd header makes of tarfile is not always an error of its own.
+        why = flat(str(exc))
+        raise PodflareError(f"the archive from the sandbox cannot be read: {why}") from exc
 
 
-def _checked(archive: tarfile.TarFile) -> Dict[str, tarfile.TarInfo]:
-    """The members by their names, which all stay inside. Of two of one name the last one counts."""
-    members: Dict[str, tarfile.TarInfo] = {}
-    for count, member in enumerate(archive):
-        if count >= MAX_ENTRIES:
-            raise UnsafeArchiveError(f"the archive from the sandbox has over {MAX_ENTRIES} entries")
-        if member.issparse() or member.size < 0:
+def _checked(archive: Any, guarded: _Guarded) -> Dict[str, _Member]:
+    members: Dict[str, _Member] = {}
+    count, room = 0, MAX_NAMES
+    while True:
+        guarded.next_entry()
+        entry = archive.next()
+        if archive.pax_headers:
+            # tar writes none, and each entry would have a copy.
             raise UnsafeArchiveError(
-                f"the archive from the sandbox claims an odd size of {member.name!r}"
+                "the archive from the sandbox has headers that hold for all of it"
             )
-        name = _inside(member.name)
-        if member.islnk():
-            _inside(member.linkname)
+        if entry is None:
+            return members
+        archive.members.clear()
+        count += 1
+        if count > MAX_ENTRIES:
+            raise UnsafeArchiveError(f"the archive from the sandbox has over {MAX_ENTRIES} entries")
+        if entry.issparse() or entry.size < 0:
+            raise UnsafeArchiveError(
+                f"the archive from the sandbox claims an odd size of {entry.name!r}"
+            )
+        name, member = _inside(entry.name), _member(entry)
+        room -= sys.getsizeof(name) + sys.getsizeof(member.to)
+        if room < 0:
+            raise UnsafeArchiveError(
+                f"the archive from the sandbox has names of over {MAX_NAMES} bytes"
+            )
         if name != ".":
             members.pop(name, None)
             members[name] = member
-    return members
+
+
+def _member(entry: tarfile.TarInfo) -> _Member:
+    kind, to = "other", ""
+    if entry.isdir():
+        kind = "dir"
+    elif entry.isreg():
+        kind = "file"
+    elif entry.islnk():
+        kind, to = "hard", _inside(entry.linkname)
+    elif entry.issym():
+        kind, to = "link", entry.linkname
+    return _Member(kind, to, entry.size, entry.mode, entry.mtime, entry.offset_data)
 
 
 def _inside(name: str) -> str:
     """A name of the archive in its shortest form."""
     parts = name.split("/")
-    if name.startswith("/") or ".." in parts or "\0" in name or os.sep != "/" and os.sep in name:
+    if name.startswith("/") or ".." in parts or "\0" in name or _is_another(parts):
         raise UnsafeArchiveError(f"the archive from the sandbox has the name {name!r} in it")
     return posixpath.normpath(name)
+
+
+# Names of devices, in each directory and with each ending.
+_DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\xb9\xb2\xb3])", re.I)
+
+
+def _is_another(parts: Sequence[str]) -> bool:
+    """Whether some part of a name means something else on Windows: a drive or a stream of a file (:),
+    two parts, a device, or the name without the dots and blanks at its end."""
+    return os.name == "nt" and any(
+        ":" in part
+        or "\\" in part
+        or part not in ("", ".", "..")
+        and part[-1] in ". "
+        or _DEVICES.fullmatch(part.partition(".")[0].rstrip(" "))
+        for part in parts
+    )
+
+
+def _is_directory(path: str) -> bool:
+    """A real one, no link, nor what Windows has of that kind."""
+    status = os.lstat(path)
+    reparse = getattr(stat, "FILE_ATTRIBUTE_REPARSE_POINT", 0)
+    odd = getattr(status, "st_file_attributes", 0) & reparse
+    return stat.S_ISDIR(status.st_mode) and not odd
 
 
 class _Unpacking:
     """Files first, then links between them, then what directories are like: no link is there yet while
     files are written."""
 
-    def __init__(self, archive: tarfile.TarFile, root: str) -> None:
-        self._archive = archive
+    def __init__(self, file: IO[bytes], root: str) -> None:
+        self._source = file
         self._root = root
         self._written: Set[str] = set()
         self.counts = Counts()
 
-    def run(self, members: Dict[str, tarfile.TarInfo]) -> Counts:
-        links, directories = [], []
+    def run(self, members: Dict[str, _Member]) -> Counts:
         for name, member in members.items():
-            if member.isdir():
+            if member.type == "dir":
                 self._directory(name)
-                directories.append((name, member))
-            elif member.isreg():
+            elif member.type == "file":
                 self._file(name, member)
-            elif member.islnk():
-                self._hard_link(name, _inside(member.linkname))
-            elif member.issym():
-                links.append((name, member.linkname))
-            else:
+            elif member.type == "hard":
+                self._hard_link(name, member.to)
+            elif member.type == "other":
                 self.counts.skipped.append(name)
-        self._symlinks(links)
-        for name, member in reversed(directories):
-            _dress(os.path.join(self._root, name), member, 0o700)
+        for name, member in members.items():
+            if member.type == "link":
+                self._link(name, member.to)
+        for name, member in reversed(members.items()):
+            if member.type == "dir":
+                _dress(os.path.join(self._root, name), member, 0o700)
         return self.counts
 
     def _directory(self, name: str) -> str:
@@ -221,34 +302,36 @@ class _Unpacking:
             try:
                 os.mkdir(path)
             except FileExistsError:
-                if not stat.S_ISDIR(os.lstat(path).st_mode):
+                if not _is_directory(path):
                     raise FileExistsError(
-                        f"{path} is not a directory, but the sandbox has one in its place"
+                        f"{path!r} is not a directory, but the sandbox has one in its place"
                     ) from None
             else:
                 self.counts.directories += 1
         return path
 
     def _place(self, name: str) -> str:
-        """The local path of something that is to be made, free and in a real directory."""
+        """The local path of something that is to be made, in a real directory, and none itself."""
         folder, _, last = name.rpartition("/")
         path = os.path.join(self._directory(folder), last)
-        try:
-            if stat.S_ISDIR(os.lstat(path).st_mode):
-                raise IsADirectoryError(f"{path} is a directory, but the sandbox has a file there")
-            os.unlink(path)
-        except FileNotFoundError:
-            pass
+        if os.path.lexists(path) and stat.S_ISDIR(os.lstat(path).st_mode):
+            raise IsADirectoryError(f"{path!r} is a directory, but the sandbox has a file there")
         return path
 
-    def _file(self, name: str, member: tarfile.TarInfo) -> None:
+    def _free(self, name: str) -> str:
+        """The same, with nothing there."""
         path = self._place(name)
-        source = self._archive.extractfile(member)
-        assert source is not None  # it is a regular file
-        with source, open(path, "xb") as local:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        return path
+
+    def _file(self, name: str, member: _Member) -> None:
+        path = self._free(name)
+        self._source.seek(member.data)
+        with open(path, "xb") as local:
             left = member.size
             while left > 0:
-                piece = source.read(min(CHUNK, left))
+                piece = self._source.read(min(CHUNK, left))
                 if not piece:
                     raise PodflareError(f"the archive from the sandbox ends within {name!r}")
                 local.write(piece)
@@ -262,35 +345,56 @@ class _Unpacking:
         if to not in self._written or to == name:
             self.counts.skipped.append(name)
             return
-        os.link(os.path.join(self._root, to), self._place(name))
+        os.link(os.path.join(self._root, to), self._free(name))
         self._written.add(name)
         self.counts.files += 1
 
-    def _symlinks(self, links: List[Tuple[str, str]]) -> None:
-        made = []
-        for name, to in links:
-            if to.startswith("/") or "\0" in to:
-                self.counts.skipped.append(name)
-                continue
-            path = self._place(name)
-            os.symlink(to, path)
-            made.append((name, path))
-        # Only now that all are there it is known where each one leads in the end.
-        for name, path in made:
-            if self._leads_out(path):
-                os.unlink(path)
-                self.counts.skipped.append(name)
-            else:
-                self.counts.links += 1
+    def _link(self, name: str, to: str) -> None:
+        if not to.startswith("/"):
+            self._place(name)  # a directory there is told of, also for one that is left out
+        if not self._stays(name, to):
+            self.counts.skipped.append(name)
+            return
+        os.symlink(to, self._free(name))
+        self.counts.links += 1
 
-    def _leads_out(self, path: str) -> bool:
-        end = os.path.realpath(path)
-        return os.path.commonpath([self._root, end]) != self._root
+    def _stays(self, name: str, to: str) -> bool:
+        """Whether a symbolic link stays inside, for good.
+
+        It may go up from its own directory, not beyond the root, and then down through directories
+        that are there, to whatever is there, or is not; only a link there has to end inside now. That is
+        enough: directories that are there stay (`_place`), and a link that is made there later is looked
+        at then. By way of another link, or of what is not there, it may not go, wherever that leads
+        now: this archive or the next one could put something else in its place.
+        """
+        parts = [part for part in to.split("/") if part not in ("", ".")]
+        if not to or to.startswith("/") or "\0" in to or _is_another(parts):
+            return False
+        above = name.split("/")[:-1]
+        up = next((i for i, part in enumerate(parts) if part != ".."), len(parts))
+        down = parts[up:]
+        if up > len(above) or ".." in down:
+            return False
+        path = os.path.join(self._root, *above[: len(above) - up])
+        try:
+            for part in down[:-1]:
+                path = os.path.join(path, part)
+                if not _is_directory(path):
+                    return False
+            end = os.path.join(path, *down[-1:])
+            if os.path.lexists(end) and not _is_directory(end):
+                end = os.path.normcase(os.path.realpath(end))
+                root = os.path.normcase(self._root)
+                return end == root or end.startswith(os.path.join(root, ""))
+        except (OSError, ValueError):
+            return False
+        return True
 
 
-def _dress(path: str, member: tarfile.TarInfo, at_least: int) -> None:
-    """Mode and time as in the archive; never set-id, and always usable by its owner."""
-    os.chmod(path, member.mode & 0o777 | at_least)
+def _dress(path: str, member: _Member, at_least: int) -> None:
+    """Mode and time as in the archive; never set-id, always usable by its owner, and written by nobody
+    else, whatever the sandbox would have."""
+    os.chmod(path, member.mode & 0o755 | at_least)
     try:
         os.utime(path, (member.mtime, member.mtime))
     except (OverflowError, ValueError, OSError):
@@ -307,7 +411,7 @@ def check_unpacked(result: ExecResult) -> None:
     """Raises if tar failed in the sandbox."""
     if not result.ok:
         lines = [line for line in result.stderr.splitlines() if line.strip()]
-        why = lines[0] if lines else f"tar ended with {result.termination_reason}"
+        why = flat(lines[0]) if lines else f"tar ended with {result.termination_reason}"
         raise PodflareError(f"the directory could not be copied in the sandbox: {why}")
 
 

@@ -25,7 +25,9 @@ from ._errors import (
     RemoteFileNotFoundError,
     RequestTimeoutError,
     StreamBrokenError,
+    TooLargeError,
 )
+from ._plain import flat
 from ._types import FileStat
 
 Data = Union[bytes, bytearray, memoryview, BinaryIO, Path]
@@ -34,6 +36,13 @@ Progress = Callable[[int, Optional[int]], object]
 
 CHUNK = 64 * 1024
 MAX_LINKS = 20
+
+# How many bytes a download may bring when nobody says: to memory; and to a disk of ours what the disk
+# of the sandbox holds, as far as that is known. (Of the image, which is on no disk, a file may be larger
+# than a small disk.)
+IN_MEMORY = 2 << 30
+DISK_UNKNOWN = 64 << 30
+DISK_AT_LEAST = 1 << 30
 
 
 def data_and_path(first: object, second: object) -> Tuple[Any, str]:
@@ -172,6 +181,14 @@ class Outgoing:
         left = self.size - offset
         return Body(_pieces(self._file, left), left)
 
+    def checked(self, have: object) -> int:
+        """How many bytes have arrived, as the daemon says: what cannot be would send others."""
+        if isinstance(have, bool) or not isinstance(have, int) or not 0 <= have <= self.size:
+            raise PodflareError(
+                f"the daemon says that {have!r:.40} of {self.size} bytes have arrived"
+            )
+        return have
+
     def __enter__(self) -> "Outgoing":
         return self
 
@@ -202,6 +219,11 @@ class Patience:
         if self._tries > self.TRIES:
             raise exc
         return float(min(5.0, 0.05 * 2**self._tries))
+
+
+def not_whole() -> StreamBrokenError:
+    """An upload that came to its end, and is not there: one more try without a byte more."""
+    return StreamBrokenError("the daemon took all of it, and says that the file is not whole")
 
 
 class Meter:
@@ -243,6 +265,42 @@ def length_of(response: httpx.Response) -> Optional[int]:
     """How many bytes the reply has, if it says so."""
     value = response.headers.get("content-length", "")
     return int(value) if value.isascii() and value.isdigit() else None
+
+
+def checked_limit(max_bytes: Optional[int]) -> Optional[int]:
+    """What was allowed, if something was said of that."""
+    if max_bytes is None:
+        return None
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int):
+        raise TypeError(f"max_bytes must be a number of bytes, not {type(max_bytes).__name__}")
+    if max_bytes < 0:
+        raise ValueError(f"max_bytes must be 0 or more bytes, not {max_bytes}")
+    return max_bytes
+
+
+def memory_limit(max_bytes: Optional[int], length: Optional[int]) -> int:
+    """How many bytes may come to memory: what was allowed, and no more than was asked for."""
+    limit = checked_limit(max_bytes)
+    if length is None:
+        return IN_MEMORY if limit is None else limit
+    return length if limit is None else min(limit, length)
+
+
+def disk_limit(max_bytes: Optional[int], disk_mib: int) -> int:
+    """How many bytes may come to a disk of ours, from a sandbox with such a disk (0: not known)."""
+    limit = checked_limit(max_bytes)
+    if limit is not None:
+        return limit
+    return max(disk_mib << 20, DISK_AT_LEAST) if disk_mib else DISK_UNKNOWN
+
+
+def check_size(path: object, size: Optional[int], limit: int) -> None:
+    """TooLargeError for more than is allowed."""
+    if size is not None and size > limit:
+        raise TooLargeError(
+            f"{flat(str(path))} has more than {limit} bytes, which is as much as this call takes",
+            hint="max_bytes= allows more",
+        )
 
 
 def link_target(stat: FileStat) -> Optional[str]:
@@ -346,4 +404,5 @@ def check_unchanged(incoming: Incoming, before: FileStat, after: FileStat) -> No
     """What was put together from two transfers must be one version of the file."""
     if (before.size, before.mtime_ms, before.type) != (after.size, after.mtime_ms, after.type):
         incoming.discard()
-        raise PodflareError(f"{before.path} was changed in the sandbox while it was downloaded")
+        path = flat(before.path)
+        raise PodflareError(f"{path} was changed in the sandbox while it was downloaded")

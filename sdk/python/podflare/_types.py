@@ -83,7 +83,8 @@ class TreeInfo:
     files, directories, links   how many of each; the directory itself does not count.
     size      bytes in the files.
     skipped   paths, relative to the directory, that were left out: devices, sockets and pipes; on
-              the way out of a sandbox also symbolic links that lead out of the directory.
+              the way out of a sandbox also symbolic links that lead out of the directory, or go by
+              way of another link or of a directory that is not there.
     """
 
     path: str

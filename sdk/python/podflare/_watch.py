@@ -36,6 +36,7 @@ from ._errors import (
 )
 from ._exec import Decoder, Request, request
 from ._http import hang_up, reading
+from ._plain import flat
 from ._results import Event
 from ._types import FileStat
 
@@ -48,6 +49,10 @@ if TYPE_CHECKING:
 PROGRAM = ["/usr/bin/python3", "-I", "-S", "-X", "utf8", "/run/podflare/repl/watch.py"]
 # Half of it is passed on as it comes; the program ends before, and is started again.
 OUTPUT_LIMIT = 256 << 20
+# Of what the program says at once: two paths.
+LINE_MAX = 1 << 20
+# Seconds in which a watch is in place, unless who asks waits longer for each event.
+READY = 60.0
 # Events that wait here for a program that does not ask for them; what is more waits in the sandbox.
 WAITING_MAX = 10_000
 
@@ -80,7 +85,7 @@ def check_directory(stat: FileStat) -> str:
     """The absolute path of what is to be watched."""
     if not stat.is_dir:
         raise InvalidRequestError(
-            f"{stat.path} is not a directory", code="not_a_directory", field="path"
+            f"{flat(stat.path)} is not a directory", code="not_a_directory", field="path"
         )
     return stat.path
 
@@ -94,11 +99,12 @@ class _Session:
         self._sandbox_id = sandbox_id
         self._argv = [*PROGRAM, *(["--recursive"] if recursive else []), path]
         self._last: Optional[str] = None
-        self._again = False
+        self._again = self._ready = False
 
     def request(self) -> Request:
         """The next command, for which it is not in the way of any other."""
-        self._rest, self._errors = b"", b""
+        self._rest, self._errors = bytearray(), b""
+        self._ready = False
         self._again, self._last = self._last == "again", None
         return request(
             self._sandbox_id,
@@ -119,38 +125,71 @@ class _Session:
         if event.type == "stderr":
             self._errors = (self._errors + event.raw)[-2000:]
         elif event.type == "stdout":
-            *lines, self._rest = (self._rest + event.raw).split(b"\n")
-            for line in lines:
-                yield from self._line(line)
+            self._rest += event.raw
+            if b"\n" in event.raw:
+                *lines, rest = bytes(self._rest).split(b"\n")
+                self._rest = bytearray(rest)
+                for line in lines:
+                    yield from self._line(line)
+            if len(self._rest) > LINE_MAX:
+                raise self._no_event(self._rest)
         elif event.type == "exit" and self._last not in ("again", "end"):
             reason = event.extra.get("termination_reason", "exited")
-            why = self._errors.decode("utf-8", "replace").strip() or f"{reason}, code {event.code}"
-            raise PodflareError(f"the watch of {self.path} has ended by itself: {why}")
+            said = flat(self._errors.decode("utf-8", "replace").strip())
+            why = said or f"{reason}, code {event.code}"
+            raise PodflareError(f"the watch of {flat(self.path)} has ended by itself: {why}")
 
     def _line(self, line: bytes) -> Iterator[Optional[FileEvent]]:
         try:
             told = json.loads(line)
             kind = told["type"]
+            # Of one that was started again the directory may be gone by then.
+            early = ("ready", "error", "end") if self._again else ("ready", "error")
+            if not self._ready and kind not in early:
+                raise PodflareError(
+                    f"the watch of {flat(self.path)} says something else before it began"
+                )
             if kind in ("created", "modified", "deleted", "moved"):
                 yield FileEvent(kind, str(told["path"]), bool(told["dir"]), told.get("from"))
                 return
-        except (ValueError, KeyError, TypeError) as exc:
-            start = line[:120].decode("utf-8", "replace")
-            raise PodflareError(f"the watch of {self.path} says what is no event: {start}") from exc
+        except (ValueError, KeyError, TypeError, RecursionError) as exc:
+            raise self._no_event(line) from exc
         if kind == "overflow":
             yield FileEvent("overflow", self.path)
         elif kind == "ready":
+            if self._ready:
+                raise self._no_event(line)
+            self._ready = True
             # Between the two commands nobody watched.
             yield FileEvent("overflow", self.path) if self._again else None
         elif kind == "error":
             code, message = told.get("code"), told.get("message")
+            if isinstance(message, str):
+                message = flat(message)
             raise error_from_result({"error": message, "code": code})
         else:
             self._last = kind
 
 
+    def _no_event(self, line: Union[bytes, bytearray]) -> PodflareError:
+        start = flat(line[:120].decode("utf-8", "replace"))
+        return PodflareError(f"the watch of {flat(self.path)} says what is no event: {start}")
+
+
+def _seconds_to_begin(timeout: Optional[float]) -> float:
+    return max(READY, timeout or 0.0)
+
+
+def _never_began(path: str, seconds: float) -> RequestTimeoutError:
+    return RequestTimeoutError(f"the watch of {flat(path)} has not begun within {seconds:g} s")
+
+
+def _ended_early(path: str) -> PodflareError:
+    return PodflareError(f"the watch of {flat(path)} has ended before it began")
+
+
 def _too_late(path: str, seconds: Optional[float]) -> RequestTimeoutError:
-    return RequestTimeoutError(f"nothing has changed in {path} for {seconds:g} s")
+    return RequestTimeoutError(f"nothing has changed in {flat(path)} for {seconds:g} s")
 
 
 # Sync: a thread reads, so that waiting for an event can have an end.
@@ -250,14 +289,20 @@ class FileWatch:
             daemon=True,
         ).start()
         try:
-            first = box.get(None)
-        except BaseException:  # Ctrl-C
+            self._begin(_seconds_to_begin(timeout))
+        except BaseException:  # Ctrl-C, too
             box.close()
             raise
-        if isinstance(first, StopIteration):
-            raise PodflareError(f"the watch of {path} has ended before it began")
-        if isinstance(first, BaseException):
+
+    def _begin(self, seconds: float) -> None:
+        try:
+            first = self._box.get(seconds)
+        except TimeoutError:
+            raise _never_began(self.path, seconds) from None
+        if isinstance(first, BaseException) and not isinstance(first, StopIteration):
             raise first
+        if first is not None:
+            raise _ended_early(self.path)
 
     def close(self) -> None:
         """End the watch."""
@@ -327,9 +372,24 @@ class AsyncFileWatch:
             self.path = check_directory(await s.files.stat(self.path))
             session = _Session(s.id, self.path, self._recursive)
             self._events = _events(s._client, s._traceparent, session)
-            if await self._item(None) is not None:
-                raise PodflareError(f"the watch of {self.path} has ended before it began")
+            try:
+                await self._first(_seconds_to_begin(self.timeout))
+            except BaseException:
+                await self.close()
+                raise
         return self
+
+    async def _first(self, seconds: float) -> None:
+        try:
+            first = await self._item(seconds)
+        except TimeoutError:
+            if self._next is None:  # that of its connection
+                raise
+            raise _never_began(self.path, seconds) from None
+        except StopAsyncIteration:
+            raise _ended_early(self.path) from None
+        if first is not None:
+            raise _ended_early(self.path)
 
     async def _item(self, seconds: Optional[float]) -> Optional[FileEvent]:
         events = self._events

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 
 import pytest
 
 import podflare
 from fake_daemon import SANDBOX_ID, FakeDaemon
-from podflare import Client, Sandbox
+from podflare import Client, Sandbox, _http
 
 TRACE = "00-4bf92f3564d486ad1122334455667788-00f067aa0ba902b7-01"
 
@@ -30,6 +31,45 @@ def test_address_comes_from_argument_then_environment_then_default(monkeypatch):
 def test_address_that_is_none_is_refused(host):
     with pytest.raises(ValueError, match="not an address of a daemon"):
         Client(host=host)
+
+
+@pytest.mark.parametrize("scheme", ["https", "HTTPS", "Https", " hTTps"])
+def test_certificates_are_verified_however_the_scheme_is_written(scheme, monkeypatch):
+    client = Client(host=f"{scheme}://pods.example:7070")
+    context = client._http._transport._pool._ssl_context
+    assert context.verify_mode == ssl.CERT_REQUIRED and context.check_hostname
+    assert client.host == "https://pods.example:7070"
+    monkeypatch.setenv("PODFLARE_HOSTD_URL", f"{scheme}://pods.example")
+    assert _http.Settings.gather(None, None, None).options()["verify"] is True
+    assert Client(host="HTTP://Pods.example").host == "http://Pods.example"
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "http://me:hunter2@pods.example",
+        "HTTPS://hunter2@pods.example:7070",
+        "me:hunter2@pods.example",
+        "//me:hunter2@pods.example",
+        "ftp://me:hunter2@pods.example",
+        "http://me:hunter2@[::1",
+    ],
+)
+def test_an_address_holds_no_credentials(host, monkeypatch):
+    """They would be in every message that names the address."""
+    monkeypatch.setenv("PODFLARE_HOSTD_URL", host)
+    for kw in ({"host": host}, {}):
+        with pytest.raises(ValueError, match="user or password.*api_key=") as e:
+            Client(**kw)
+        assert "hunter2" not in str(e.value) and e.value.__cause__ is None
+
+
+@pytest.mark.sync_only
+def test_the_key_is_in_no_repr():
+    client = Client(host="http://pods.example", api_key="pf_live_secret")
+    settings = client._settings
+    assert settings.headers["authorization"] == "Bearer pf_live_secret"
+    assert "pf_live_secret" not in repr(settings) + repr(client) + repr(client.__dict__)
 
 
 def test_headers_without_and_with_key_and_trace(daemon: FakeDaemon, monkeypatch):

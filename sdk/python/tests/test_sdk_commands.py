@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import signal
 import threading
+import tracemalloc
 from typing import Any
 
 import pytest
 
 import podflare
 from fake_daemon import SANDBOX_ID, FakeDaemon, Request
-from podflare import Sandbox
+from podflare import Sandbox, _exec
+from podflare._kept import Tail
 
 BASE = f"/v1/sandboxes/{SANDBOX_ID}/commands"
 STARTED = {"type": "started", "command_id": "c", "pid": 7, "stdout": 0, "stderr": 0}
@@ -122,6 +124,47 @@ def test_wait(daemon: FakeDaemon):
         assert errors == ["e"] and r.termination_reason == "exited"
         assert c.wait(timeout=60).exit_code == 3  # again, as often as one likes
     assert asked(daemon, f"{BASE}/c/stream")[0].query == {"stdout": "0", "stderr": "0"}
+
+
+def test_wait_keeps_a_bounded_amount(daemon: FakeDaemon, monkeypatch):
+    """The end of each stream, as the sandbox does; what is missing is counted."""
+    monkeypatch.setattr(_exec, "OUTPUT", 1000)
+    starts(daemon)
+    out = [{"type": "stdout", "data": f"{n:04}"} for n in range(1000)]
+    err = {"type": "stderr", "data": "e" * 1001}
+    streams(daemon, STARTED, *out, err, EXIT)
+    with Sandbox() as s:
+        c = s.commands.run("x", background=True)
+        r = c.wait()
+        assert r.stdout == "".join(f"{n:04}" for n in range(750, 1000)) and r.stderr == "e" * 1000
+        assert r.truncated and r.bytes_dropped == 3001
+        assert "3001 bytes" in r.notices[-1] and "the last" in r.notices[-1]
+        assert "3001 bytes of output left out" in str(r)
+        seen: list[str] = []
+        c.wait(on_stdout=seen.append)
+        assert len(seen) == 1000
+        missed = {"truncated": True, "bytes_dropped": 9}
+        streams(daemon, STARTED, err, {**EXIT, **missed})
+        assert c.wait().bytes_dropped == 10
+        streams(daemon, STARTED, err)
+        with pytest.raises(podflare.StreamBrokenError) as e:
+            c.wait()
+        assert e.value.stderr == b"e" * 1000
+        streams(daemon, STARTED, out[0], EXIT)
+        assert not c.wait().truncated and not c.wait().notices
+
+
+@pytest.mark.sync_only
+def test_small_pieces_take_no_more_than_large_ones():
+    tail = Tail(100_000)
+    tracemalloc.start()
+    try:
+        for n in range(300_000):
+            tail.add(b"%d" % (n % 10))
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert bytes(tail) == b"0123456789" * 10_000 and tail.dropped == 200_000
 
 
 def test_wait_no_longer_than(daemon: FakeDaemon):

@@ -11,7 +11,7 @@ import pytest
 
 import podflare
 from fake_daemon import SANDBOX_ID, FakeDaemon
-from podflare import Sandbox
+from podflare import Sandbox, _exec
 from podflare._exec import dedent
 from podflare._exec import Decoder
 
@@ -252,6 +252,35 @@ def test_much_output_in_one_piece_and_in_many(daemon: FakeDaemon):
     piece = "x" * 65536
     daemon.on_exec(lambda r: r.events(*[{"type": "stdout", "data": piece}] * 64, EXIT))
     assert Sandbox().run_code("").stdout == piece * 64
+
+
+def test_an_event_without_an_end(daemon: FakeDaemon, monkeypatch):
+    monkeypatch.setattr(_exec, "LINE_MAX", 1 << 20)
+
+    def answer(r):
+        r.start_stream()
+        r.send(b'{"type":"stdout","data":"' + b"x" * 900_000 + b'"}\n')
+        for _ in range(10_000):
+            r.send(b"x" * 65536)
+        r.end_stream()
+
+    daemon.on_exec(answer)
+    with pytest.raises(podflare.StreamBrokenError, match="an event of over 1 MiB") as e:
+        Sandbox().run_code("")
+    assert e.value.stdout == b"x" * 900_000
+
+
+def test_an_event_that_is_nested_too_deep(daemon: FakeDaemon):
+    def answer(r):
+        r.start_stream()
+        deep = b"[" * 200_000 + b"]" * 200_000
+        r.send(b'{"type":"result","data":{"application/json":' + deep + b"}}\n")
+        r.send(b'{"type":"exit","data":0}\n')
+        r.end_stream()
+
+    daemon.on_exec(answer)
+    with pytest.raises(podflare.StreamBrokenError, match="not an event"):
+        Sandbox().run_code("")
 
 
 @pytest.mark.sync_only

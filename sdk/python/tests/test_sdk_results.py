@@ -170,6 +170,8 @@ def test_notebook():
         }
     )
     assert set(evil._repr_mimebundle_()) == {"text/plain", "text/html"}
+    shown = Result({"text/plain": "a\n\x1b]0;title\x07\x9b\tb"})._repr_mimebundle_()
+    assert shown == {"text/plain": "a\n\\x1b]0;title\\x07\\x9b\tb"}  # a terminal shows it, too
     svg = Result({"image/svg+xml": "<svg onload='evil()'></svg>"})._repr_html_()
     assert svg is not None and svg.startswith('<img src="data:image/svg+xml;base64,')
     r = ExecResult("<o>\n", "e\n", 1, results=(plot, Result(TABLE)), error=ExecError("E", "", ""))
@@ -248,6 +250,40 @@ def test_no_html_takes_long(piece):
         start = time.monotonic()
         Result({"text/html": text})._repr_mimebundle_()
         assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        {},
+        {"": ""},
+        {"x" * 3000: 1},
+        {"application/json": {"x" * 3000: None}},
+        {"application/json": [[], [], {}] * 40},
+        {"application/json": list(range(300, 400))},
+        {"text/plain": "\U0001f600" * 700},
+    ],
+)
+def test_what_results_take_is_counted(daemon: FakeDaemon, monkeypatch, piece):
+    """Names, and values that are hardly a character long, too."""
+    monkeypatch.setattr(_exec, "RESULTS", 100_000)
+    daemon.on_exec(lambda r: r.events(*[{"type": "result", "data": piece}] * 500, EXIT))
+    seen: list[Result] = []
+    r = Sandbox().run_code("", on_result=seen.append)
+    here = len(r.results)
+    assert 0 < here < 250 and len(seen) == 500 and r.results[0].data == piece
+    assert f"{500 - here} results are not here" in r.notices[-1]
+
+
+def test_what_notices_take_is_counted(daemon: FakeDaemon, monkeypatch):
+    monkeypatch.setattr(_exec, "RESULTS", 100_000)
+    long = [{"type": "notice", "data": "n" * 40_000}] * 5
+    results = [{"type": "result", "data": {"text/plain": "x" * 90_000}}] * 2
+    last = [{"type": "notice", "data": "the last"}, {"type": "result", "data": {"text/plain": "y"}}]
+    daemon.on_exec(lambda r: r.events(*long, *results, *last, EXIT))
+    r = Sandbox().run_code("")
+    assert [n[:9] for n in r.notices[:3]] == ["n" * 9, "n" * 9, "the last"] and r.text == "y"
+    assert "2 results and 3 notices are not here" in r.notices[3] and len(r.notices) == 4
 
 
 def test_race_result():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import podflare
+from fake_daemon import Request
 from fake_guest import FakeGuest
 from podflare import Sandbox, _transfer
 
@@ -101,6 +102,49 @@ def test_what_is_tried_again(guest: FakeGuest) -> None:
     with pytest.raises(podflare.DiskFullError):
         s.upload(b"abc", "f", resume=True)
     assert s.files.upload(b"", "empty", resume=True).size == 0
+
+
+def answers(guest: FakeGuest, *sizes: object, whole: object = False) -> None:
+    """Whatever is sent, so much is there, and not whole."""
+    told = list(sizes)
+
+    def answer(r: Request) -> None:
+        if len(guest.requests) > 200:
+            r.cut()  # it would go on for ever
+        size = told.pop(0) if len(told) > 1 else told[0]
+        r.reply(200, {"path": "/f", "size": size, "complete": whole})
+
+    guest.on_files("PUT", answer)
+
+
+def test_an_upload_that_never_is_whole(guest: FakeGuest) -> None:
+    s = Sandbox()
+    for have in (0, 2, 3):
+        answers(guest, have)
+        del guest.requests[:]
+        with pytest.raises(podflare.StreamBrokenError, match="all of it.*not whole"):
+            s.upload(b"abc", "f", resume=True)
+        # Asked and sent, once and eight times more.
+        assert len([r for r in guest.requests if r.method == "PUT"]) == 2 * 9
+    # A byte more each time: as many times as there are bytes.
+    answers(guest, *[n // 18 for n in range(18 * 4)])
+    del guest.requests[:]
+    with pytest.raises(podflare.StreamBrokenError, match="not whole"):
+        s.upload(b"abc", "f", resume=True)
+    assert len(guest.requests) <= 2 * 9 * 4
+
+
+@pytest.mark.parametrize("size", [-1, 4, 1 << 60, "2", 1.5, None, True])
+def test_so_much_that_cannot_have_arrived(guest: FakeGuest, tmp_path: Path, size: object) -> None:
+    """What is sent then would not be what was given: of a file what is before it, for one."""
+    local = tmp_path / "local"
+    local.write_bytes(b"secretabc")
+    answers(guest, size)
+    with local.open("rb") as file:
+        file.seek(6)
+        with pytest.raises(podflare.PodflareError, match="3 bytes"):
+            Sandbox().upload(file, "f", resume=True)
+    assert all(r.body == b"" for r in guest.requests if r.method == "PUT")
 
 
 @pytest.mark.sync_only

@@ -7,7 +7,6 @@ import io
 import os
 import socket
 import stat
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 
 import podflare
 from fake_guest import FakeGuest
-from podflare import Sandbox, _tar
+from podflare import Sandbox
 
 
 def test_the_namespace(guest: FakeGuest, tmp_path):
@@ -290,140 +289,6 @@ def test_directories_that_cannot_be_copied(guest: FakeGuest, tmp_path):
             info = s.files.upload_dir(tmp_path / "odd", "/tmp/odd")
         assert info.skipped == ("fifo", "socket") and info.files == 0
         assert sorted(os.listdir(guest.root / "tmp")) == ["file", "odd"]
-
-
-# Archives that no honest tar makes.
-
-
-def archive(*members: Any) -> io.BytesIO:
-    """members: (name, type, link or content, changes)"""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for name, kind, what, *changes in members:
-            info = tarfile.TarInfo(name)
-            info.type, info.mode = kind, 0o6644
-            data = None
-            if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
-                info.linkname = what
-            elif kind == tarfile.REGTYPE:
-                info.size, data = len(what), io.BytesIO(what)
-            for key, value in changes[0].items() if changes else ():
-                setattr(info, key, value)
-            tar.addfile(info, data)
-    file.seek(0)
-    return file
-
-
-REG, SYM, LNK, DIR = tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
-
-
-@pytest.mark.sync_only
-@pytest.mark.parametrize(
-    "bad",
-    [
-        ("../evil", REG, b"x"),
-        ("/evil", REG, b"x"),
-        ("a/../../evil", REG, b"x"),
-        ("a/..", DIR, None),
-        ("ok", LNK, "../outside"),
-        ("ok", LNK, "/etc/passwd"),
-    ],
-)
-def test_names_that_lead_out(tmp_path, bad):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "outside").write_bytes(b"secret")
-    with pytest.raises(podflare.UnsafeArchiveError):
-        _tar.unpack(archive(("first", REG, b"1"), bad), tmp_path / "in")
-    # Nothing at all was written.
-    assert os.listdir(tmp_path / "in") == [] and sorted(os.listdir(tmp_path)) == ["in", "outside"]
-
-
-@pytest.mark.sync_only
-def test_links_that_lead_out_are_left_out(tmp_path):
-    root = tmp_path / "in"
-    root.mkdir()
-    os.symlink("/", root / "mine")
-    info = _tar.unpack(
-        archive(
-            ("abs", SYM, "/etc/passwd"),
-            ("up", SYM, ".."),
-            ("sub/fine", SYM, "../target"),
-            ("target", REG, b"t"),
-            # a leads to sub, from where .. .. is outside, though it does not look like that
-            ("x/a", SYM, "../sub"),
-            ("x/tricky", SYM, "a/../.."),
-            ("through", SYM, "mine/etc"),
-            ("loop", SYM, "loop"),
-            ("hard", LNK, "target"),
-            ("hard2", LNK, "not there"),
-            ("fifo", tarfile.FIFOTYPE, None),
-            ("device", tarfile.CHRTYPE, None),
-        ),
-        root,
-    )
-    assert sorted(info.skipped) == ["abs", "device", "fifo", "hard2", "through", "up", "x/tricky"]
-    assert (root / "sub/fine").read_bytes() == b"t" == (root / "hard").read_bytes()
-    assert sorted(os.listdir(root)) == ["hard", "loop", "mine", "sub", "target", "x"]
-    assert stat.S_IMODE((root / "target").stat().st_mode) == 0o644  # no set-id bits
-
-
-@pytest.mark.sync_only
-def test_nothing_is_written_through_a_link(tmp_path):
-    root, outside = tmp_path / "in", tmp_path / "outside"
-    root.mkdir()
-    outside.mkdir()
-    os.symlink("../outside", root / "mine")
-    for member in (("mine/evil", REG, b"x"), ("mine/evil", DIR, None), ("mine/evil", SYM, "y")):
-        with pytest.raises(FileExistsError):
-            _tar.unpack(archive(member), root)
-    # A link of the archive itself is not there yet when its files are written.
-    with pytest.raises(OSError):
-        _tar.unpack(archive(("l", SYM, "../outside"), ("l/evil", REG, b"x")), root)
-    assert os.listdir(outside) == []
-    # A link in the place of a file is replaced, not followed.
-    os.symlink("../outside/evil", root / "file")
-    _tar.unpack(archive(("file", REG, b"x")), root)
-    assert os.listdir(outside) == [] and not (root / "file").is_symlink()
-
-
-@pytest.mark.sync_only
-def test_headers_that_lie(tmp_path):
-    whole = archive(("a", REG, b"x" * 5000)).getvalue()
-    with pytest.raises(podflare.PodflareError):
-        _tar.unpack(io.BytesIO(whole[:2000]), tmp_path)
-    # A name that claims to have four gigabytes.
-    info = tarfile.TarInfo("././@LongLink")
-    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 4 << 30
-    with pytest.raises(podflare.UnsafeArchiveError, match="absurd"):
-        _tar.unpack(io.BytesIO(info.tobuf() + bytes(10240)), tmp_path)
-    # Sizes below zero, in base 256.
-    info = tarfile.TarInfo("b")
-    info.size = 1
-    raw = bytearray(info.tobuf(tarfile.GNU_FORMAT))
-    raw[124:136] = b"\xff" * 10 + b"\xf0\x00"
-    raw[148:156] = b"        "
-    raw[148:156] = b"%06o\0 " % sum(raw[:512])
-    with pytest.raises(podflare.PodflareError):
-        _tar.unpack(io.BytesIO(bytes(raw) + bytes(10240)), tmp_path)
-    with pytest.raises(podflare.PodflareError):
-        _tar.unpack(io.BytesIO(os.urandom(2048)), tmp_path)
-    sparse = archive(
-        ("s", REG, b"x", {"pax_headers": {"GNU.sparse.size": "9" * 15, "GNU.sparse.map": "0,1"}})
-    )
-    with pytest.raises(podflare.UnsafeArchiveError):
-        _tar.unpack(sparse, tmp_path)
-    odd = archive(("t", REG, b"x", {"mtime": 1e18}), ("u", REG, b"x", {"mtime": -1e18}))
-    assert _tar.unpack(odd, tmp_path).files == 2
-    assert sorted(p for p in os.listdir(tmp_path) if p != "a") == ["t", "u"]
-
-
-@pytest.mark.sync_only
-def test_too_many_entries(tmp_path, monkeypatch):
-    monkeypatch.setattr(_tar, "MAX_ENTRIES", 3)
-    with pytest.raises(podflare.UnsafeArchiveError, match="over 3 entries"):
-        _tar.unpack(archive(*((str(i), REG, b"") for i in range(4))), tmp_path)
-    assert os.listdir(tmp_path) == []
-    assert _tar.unpack(archive(("a", REG, b"1"), ("./a", REG, b"22")), tmp_path).size == 2
 
 
 def test_names_that_are_not_utf8(guest: FakeGuest):

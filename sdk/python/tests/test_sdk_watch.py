@@ -18,7 +18,7 @@ import pytest
 
 import podflare
 from fake_guest import FakeGuest
-from podflare import AsyncSandbox, FileEvent, Sandbox
+from podflare import AsyncSandbox, FileEvent, Sandbox, _watch
 
 
 @pytest.fixture
@@ -154,6 +154,54 @@ def test_what_cannot_be_watched(guest: FakeGuest, home: Path) -> None:
     guest.watch_edit = lambda line: b"nonsense\n"
     with pytest.raises(podflare.PodflareError, match="says what is no event: nonsense"):
         begin(s, ".")
+
+
+def test_a_watch_that_never_begins(guest: FakeGuest, home: Path, monkeypatch: Any) -> None:
+    """The program in the sandbox may be another one by now."""
+    monkeypatch.setattr(_watch, "READY", 0.3)
+    s = Sandbox()
+    for said in (b"", b'{"type": "created"'):
+        guest.watch_edit = lambda line: said
+        for options in ({}, {"timeout": 0.05}):
+            start = time.monotonic()
+            with pytest.raises(podflare.RequestTimeoutError, match="/home/user has not begun"):
+                begin(s, ".", **options)
+            assert 0.25 < time.monotonic() - start < 20
+            until(lambda: guest.watches == 0)
+    # Who would wait longer for an event waits as long for this.
+    monkeypatch.setattr(_watch, "READY", 0.01)
+    guest.watch_edit = lambda line: time.sleep(0.2) or line
+    begin(s, ".", timeout=20).close()
+
+
+@pytest.mark.parametrize("first", ["created", "overflow", "again", "end", "strange"])
+def test_a_watch_that_begins_with_something_else(
+    guest: FakeGuest, home: Path, monkeypatch: Any, first: str
+) -> None:
+    monkeypatch.setattr(_watch, "READY", 20.0)
+    told = {"type": first, "path": "/x", "dir": False}
+    guest.watch_edit = lambda line: json.dumps(told).encode() + b"\n"
+    with pytest.raises(podflare.PodflareError, match="before it began"):
+        begin(Sandbox(), ".")
+    until(lambda: guest.watches == 0)
+
+
+def test_a_watch_that_begins_twice(guest: FakeGuest, home: Path) -> None:
+    s = Sandbox()
+    with begin(s, ".") as changes:
+        guest.watch_edit = lambda line: b'{"type": "ready"}\n'
+        (home / "a").mkdir()
+        with pytest.raises(podflare.PodflareError, match="says what is no event"):
+            next(changes)
+
+
+def test_a_watch_that_says_a_line_without_an_end(guest: FakeGuest, home: Path) -> None:
+    s = Sandbox()
+    for said in (b"x" * 3_000_000, b"[" * 200_000 + b"\n"):
+        guest.watch_edit = lambda line: said
+        with pytest.raises(podflare.PodflareError, match="says what is no event: [x[]{100}"):
+            begin(s, ".")
+        until(lambda: guest.watches == 0)
 
 
 def test_one_that_is_killed(guest: FakeGuest, home: Path) -> None:
