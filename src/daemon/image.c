@@ -13,6 +13,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -67,13 +68,33 @@ static int kernel_check(int fd, const char *path, struct err *err)
 	return 0;
 }
 
+/* The next data from *at on, up to *end; false: only holes are left. */
+static bool next_data(int fd, uint64_t len, uint64_t *at, uint64_t *end)
+{
+	off_t from, to;
+
+	*end = len;
+	if (*at >= len)
+		return false;
+	from = lseek(fd, (off_t)*at, SEEK_DATA);
+	if (from < 0)
+		return errno != ENXIO; /* a file system that does not say */
+	if ((uint64_t)from >= len)
+		return false;
+	*at = (uint64_t)from;
+	to = lseek(fd, from, SEEK_HOLE);
+	if (to > from && (uint64_t)to < len)
+		*end = (uint64_t)to;
+	return true;
+}
+
 /* len bytes of fd into a mapping of zeros. */
 static int copy_data(int fd, uint8_t *p, uint64_t len, const _Atomic bool *cancel)
 {
-	uint64_t at = 0;
+	uint64_t at = 0, end;
 
-	while (at < len) {
-		uint64_t n = len - at < READ_STEP ? len - at : READ_STEP;
+	while (next_data(fd, len, &at, &end)) {
+		uint64_t n = end - at < READ_STEP ? end - at : READ_STEP;
 		int rc;
 
 		if (cancel && *cancel)
@@ -167,6 +188,31 @@ int image_open_root(const char *path, uint64_t *size, int *out, struct err *err)
 	return open_input("root image", path, ROOT_MAX, size, out, err);
 }
 
+/* Bytes of memory that the host has to spare, or UINT64_MAX: it does not say. */
+static uint64_t memory_available(void)
+{
+	static const char key[] = "\nMemAvailable:";
+	_cleanup_free char *text = NULL;
+	const char *at;
+
+	if (io_read_file("/proc/meminfo", 1 << 20, &text, NULL) < 0)
+		return UINT64_MAX;
+	at = strstr(text, key);
+	return at ? strtoull(at + sizeof(key) - 1, NULL, 10) << 10 : UINT64_MAX;
+}
+
+static int root_fits(uint64_t len, const char *path, struct err *err)
+{
+	uint64_t have = memory_available();
+
+	if (len <= have)
+		return 0;
+	return err_text(err, ENOMEM,
+			"the root image %s needs %llu MiB of memory, and the host has %llu MiB to "
+			"spare",
+			path, (unsigned long long)(len >> 20), (unsigned long long)(have >> 20));
+}
+
 int image_load_root(struct root_image *out, int fd, const char *path, const _Atomic bool *cancel,
 		    struct err *err)
 {
@@ -182,6 +228,8 @@ int image_load_root(struct root_image *out, int fd, const char *path, const _Ato
 		rc = err_set(err, errno, "cannot read the root image %s", path);
 	if (rc == 0)
 		rc = root_length(fd, path, (uint64_t)size, &len, err);
+	if (rc == 0)
+		rc = root_fits(len, path, err);
 	if (rc < 0)
 		return rc;
 	/*

@@ -47,6 +47,12 @@ def make_image(guest: Path, path: Path, size: int) -> None:
         f.truncate(size)
 
 
+def host_memory(key: str) -> int:
+    """Bytes, as /proc/meminfo says."""
+    (line,) = (l for l in Path("/proc/meminfo").read_text().splitlines() if l.startswith(f"{key}:"))
+    return int(line.split()[1]) << 10
+
+
 def templates(d: Daemon) -> dict[str, Any]:
     """By name."""
     return {t["name"]: t for t in d.http.get("/v1/templates").json()["templates"]}
@@ -319,6 +325,33 @@ def test_the_image_is_that_of_the_start(start: Callable[..., Daemon], guest: Pat
     d.start()
     root = d.info(d.create(template="big"))["root"]
     assert bytes.fromhex(root["head"])[100:103] == b"new"
+
+
+def test_holes_of_an_image_take_no_memory(start: Callable[..., Daemon], guest: Path) -> None:
+    size = 4 << 30
+    if host_memory("MemAvailable") < size + (1 << 30):
+        pytest.skip("the host has less than 5 GiB to spare")
+    make_image(guest, guest / "templates" / "big" / "rootfs.erofs", size)
+    d = start(guest=guest)
+    d.templates_ready()
+    root = d.info(d.create(template="big"))["root"]
+    assert bytes.fromhex(root["head"])[:4] == bytes(4) and root["seals"] == 0xF
+    assert templates(d)["big"]["image_bytes"] == size
+    assert root["size"] == size and root["stored"] < 16 << 20
+
+
+def test_an_image_that_is_more_than_the_host_has(start: Callable[..., Daemon], guest: Path) -> None:
+    """Its holes take none at first, but guests may read them."""
+    size = 64 << 30
+    if host_memory("MemAvailable") >= size:
+        pytest.skip("the host has memory for the largest image")
+    image = guest / "templates" / "big" / "rootfs.erofs"
+    make_image(guest, image, size)
+    d = start(guest=guest)
+    r = d.http.post("/v1/sandboxes", json={"template": "big"})
+    assert r.status_code == 503 and r.json()["code"] == "template_failed"
+    assert f"the root image {image} needs 65536 MiB of memory, and the host has" in r.json()["error"]
+    d.create()
 
 
 def test_a_size_of_a_template_is_not_asked_for(start: Callable[..., Daemon], guest: Path) -> None:
