@@ -13,6 +13,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -67,13 +68,54 @@ static int kernel_check(int fd, const char *path, struct err *err)
 	return 0;
 }
 
+/* The next data from *at on, up to *end; false: only holes are left. */
+static bool next_data(int fd, uint64_t len, uint64_t *at, uint64_t *end)
+{
+	off_t from, to;
+
+	*end = len;
+	if (*at >= len)
+		return false;
+	from = lseek(fd, (off_t)*at, SEEK_DATA);
+	if (from < 0)
+		return errno != ENXIO; /* a file system that does not say */
+	if ((uint64_t)from >= len)
+		return false;
+	*at = (uint64_t)from;
+	to = lseek(fd, from, SEEK_HOLE);
+	if (to > from && (uint64_t)to < len)
+		*end = (uint64_t)to;
+	return true;
+}
+
+/* len bytes of fd into a mapping of zeros. */
+static int copy_data(int fd, uint8_t *p, uint64_t len, const _Atomic bool *cancel)
+{
+	uint64_t at = 0, end;
+
+	while (next_data(fd, len, &at, &end)) {
+		uint64_t n = end - at < READ_STEP ? end - at : READ_STEP;
+		int rc;
+
+		if (cancel && *cancel)
+			return -ECANCELED;
+		rc = io_pread_full(fd, p + at, n, (off_t)at);
+		/* The page cache need not keep a second copy. */
+		posix_fadvise(fd, (off_t)at, (off_t)n, POSIX_FADV_DONTNEED);
+		if (rc < 0)
+			return rc;
+		at += n;
+	}
+	return 0;
+}
+
 /* Reads len bytes of fd into a new sealed memory file of `size` bytes. */
 static int load_sealed(int fd, const char *path, const char *name, uint64_t len, uint64_t size,
 		       const _Atomic bool *cancel, int *out, struct err *err)
 {
 	_cleanup_fd int mem = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	uint8_t *p;
-	int rc = 0;
+	int rc;
 
 	if (mem < 0 || ftruncate(mem, (off_t)size) < 0)
 		return err_set(err, errno, "cannot make a memory file for %s", path);
@@ -85,17 +127,7 @@ static int load_sealed(int fd, const char *path, const char *name, uint64_t len,
 		madvise(p, size, MADV_HUGEPAGE);
 	/* read() into the mapping fails with EFAULT when memory is short; a store would be SIGBUS.
 	 */
-	for (uint64_t at = 0; at < len && rc == 0; at += READ_STEP) {
-		uint64_t n = len - at < READ_STEP ? len - at : READ_STEP;
-
-		if (cancel && *cancel) {
-			rc = -ECANCELED;
-			break;
-		}
-		rc = io_pread_full(fd, p + at, n, (off_t)at);
-		/* The page cache need not keep a second copy. */
-		posix_fadvise(fd, (off_t)at, (off_t)n, POSIX_FADV_DONTNEED);
-	}
+	rc = copy_data(fd, p, len, cancel);
 	munmap(p, size);
 	if (rc < 0)
 		return err_set(err, rc == -EFAULT ? ENOMEM : -rc, "cannot read %s into memory",
@@ -109,14 +141,16 @@ static int load_sealed(int fd, const char *path, const char *name, uint64_t len,
 static int open_input(const char *what, const char *path, uint64_t max, uint64_t *size, int *out,
 		      struct err *err)
 {
-	_cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+	_cleanup_fd int fd = io_open_data(path);
 	int64_t n;
 
+	if (fd == -EINVAL)
+		return err_text(err, EINVAL, "the %s %s is not a file or block device", what, path);
 	if (fd < 0)
-		return err_set(err, errno, "cannot open the %s %s", what, path);
+		return err_set(err, -fd, "cannot open the %s %s", what, path);
 	n = io_size(fd);
 	if (n < 0)
-		return err_set(err, (int)-n, "the %s %s is not a file or block device", what, path);
+		return err_set(err, (int)-n, "cannot tell the size of the %s %s", what, path);
 	if (n == 0 || (uint64_t)n > max)
 		return err_text(err, EINVAL, "the %s %s is %s", what, path,
 				n ? "too large" : "empty");
@@ -149,16 +183,53 @@ static int load_initramfs(struct image *im, const char *path, struct err *err)
 				    err);
 }
 
-int image_load_root(struct root_image *out, const char *path, const _Atomic bool *cancel,
+int image_open_root(const char *path, uint64_t *size, int *out, struct err *err)
+{
+	return open_input("root image", path, ROOT_MAX, size, out, err);
+}
+
+/* Bytes of memory that the host has to spare, or UINT64_MAX: it does not say. */
+static uint64_t memory_available(void)
+{
+	static const char key[] = "\nMemAvailable:";
+	_cleanup_free char *text = NULL;
+	const char *at;
+
+	if (io_read_file("/proc/meminfo", 1 << 20, &text, NULL) < 0)
+		return UINT64_MAX;
+	at = strstr(text, key);
+	return at ? strtoull(at + sizeof(key) - 1, NULL, 10) << 10 : UINT64_MAX;
+}
+
+static int root_fits(uint64_t len, const char *path, struct err *err)
+{
+	uint64_t have = memory_available();
+
+	if (len <= have)
+		return 0;
+	return err_text(err, ENOMEM,
+			"the root image %s needs %llu MiB of memory, and the host has %llu MiB to "
+			"spare",
+			path, (unsigned long long)(len >> 20), (unsigned long long)(have >> 20));
+}
+
+int image_load_root(struct root_image *out, int fd, const char *path, const _Atomic bool *cancel,
 		    struct err *err)
 {
-	_cleanup_fd int fd = -1;
-	uint64_t size = 0, len = 0;
+	int64_t size = io_size(fd); /* it may have been written to since it was opened */
+	uint64_t len = 0;
 	struct stat st;
-	int rc = open_input("root image", path, ROOT_MAX, &size, &fd, err);
+	int rc = size < 0 ? err_set(err, (int)-size, "cannot read the root image %s", path) : 0;
 
+	if (rc == 0 && (uint64_t)size > ROOT_MAX)
+		rc = err_text(err, EINVAL, "the root image %s is too large", path);
+	/* As it was opened, also when this is not the first time. */
+	if (rc == 0 && fcntl(fd, F_SETFL, 0) < 0)
+		rc = err_set(err, errno, "cannot read the root image %s", path);
 	if (rc == 0)
-		rc = root_length(fd, path, size, &len, err);
+		rc = root_length(fd, path, (uint64_t)size, &len, err);
+	if (rc == 0)
+		rc = root_fits(len, path, err);
 	if (rc < 0)
 		return rc;
 	/*

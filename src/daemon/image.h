@@ -35,6 +35,13 @@ struct root_image {
 int image_load(struct image *im, const struct config *c, struct err *err);
 void image_free(struct image *im);
 
-/* Any thread. *cancel (may be NULL) ends it soon with -ECANCELED. */
-int image_load_root(struct root_image *out, const char *path, const _Atomic bool *cancel,
+/* A root image to be loaded now or later: *out is the caller's, *size that of the file. */
+int image_open_root(const char *path, uint64_t *size, int *out, struct err *err);
+
+/*
+ * Any thread. fd is of image_open_root() and stays the caller's; path is for messages. *cancel (may
+ * be NULL) ends it soon with -ECANCELED. Holes take no memory, until a guest reads them: so an
+ * image that is longer than the host has memory to spare is refused.
+ */
+int image_load_root(struct root_image *out, int fd, const char *path, const _Atomic bool *cancel,
 		    struct err *err);

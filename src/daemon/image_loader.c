@@ -16,7 +16,7 @@ static void *loader_run(void *arg)
 	struct image_loader *l = arg;
 	uint64_t one = 1;
 
-	l->rc = image_load_root(&l->root, l->path, &l->cancel, &l->err);
+	l->rc = image_load_root(&l->root, l->fd, l->path, &l->cancel, &l->err);
 	/* Cannot fail: the counter of an eventfd has room for one. */
 	if (io_write_some(l->src.fd, &one, sizeof(one)) < 0)
 		return NULL;
@@ -43,14 +43,15 @@ static void loader_on_event(struct loop_src *src, uint32_t events)
 	l->fn(l, l->arg);
 }
 
-int image_loader_start(struct image_loader *l, struct loop *loop, const char *path,
+int image_loader_start(struct image_loader *l, struct loop *loop, int image_fd, const char *path,
 		       image_loader_fn *fn, void *arg, struct err *err)
 {
 	_cleanup_fd int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	sigset_t all, old;
 	int rc;
 
-	*l = (struct image_loader){.path = path, .fn = fn, .arg = arg, .root.fd = -1};
+	*l = (struct image_loader){
+		.fd = image_fd, .path = path, .fn = fn, .arg = arg, .root.fd = -1};
 	l->src = (struct loop_src){.fd = -1, .fn = loader_on_event, .arg = l};
 	rc = fd < 0 ? -errno : loop_add(loop, &l->src, fd, EPOLLIN);
 	if (rc < 0)

@@ -22,6 +22,7 @@ typedef void image_loader_fn(struct image_loader *l, void *arg);
 
 struct image_loader {
 	struct loop_src src;
+	int fd;
 	const char *path;
 	pthread_t thread;
 	bool running;
@@ -35,8 +36,9 @@ struct image_loader {
 	void *arg;
 };
 
-/* path must outlive it. fn is called once from the loop, unless the loader is stopped before. */
-int image_loader_start(struct image_loader *l, struct loop *loop, const char *path,
+/* As image_load_root(); fd and path must outlive it. fn is called once from the loop, unless the
+ * loader is stopped before. */
+int image_loader_start(struct image_loader *l, struct loop *loop, int image_fd, const char *path,
 		       image_loader_fn *fn, void *arg, struct err *err);
 /* Gives up a load that is under way. Waits for at most one step of reading. */
 void image_loader_stop(struct image_loader *l);

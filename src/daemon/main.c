@@ -36,8 +36,8 @@
 #define FDS_PER_SANDBOX (3 + LIMIT_IDLE_STREAMS + 2)
 /* A connection's socket, and the stream that its request may hold. */
 #define FDS_PER_CONNECTION 2
-/* Ours, those of template VMs, and what forks under way hold for a moment. */
-#define FDS_OTHER (64 + (LIMIT_SIZED + 8) * 4 + LIMIT_FORKS_IN_FLIGHT * 8)
+/* Ours, images of templates, those of template VMs, and what forks under way hold for a moment. */
+#define FDS_OTHER (64 + CONFIG_TEMPLATES_MAX + (LIMIT_SIZED + 8) * 4 + LIMIT_FORKS_IN_FLIGHT * 8)
 
 static void print_routes(void)
 {

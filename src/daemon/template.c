@@ -249,8 +249,10 @@ static void template_on_image(struct image_loader *l, void *arg)
 {
 	struct template *t = arg;
 
-	if (l->rc == 0)
+	if (l->rc == 0) {
 		t->root = l->root;
+		close_fd(&t->spec.image_fd);
+	}
 	list_for_each_safe (vm, &t->vms, struct template_vm, link) {
 		if (vm->state != TEMPLATE_LOADING)
 			continue;
@@ -266,8 +268,9 @@ static void template_load(struct template *t, struct template_vm *vm)
 	struct err err = {0};
 
 	vm->state = TEMPLATE_LOADING;
-	if (!t->loader.running && image_loader_start(&t->loader, &t->d->loop, t->spec.image_path,
-						     template_on_image, t, &err) < 0)
+	if (!t->loader.running &&
+	    image_loader_start(&t->loader, &t->d->loop, t->spec.image_fd, t->spec.image_path,
+			       template_on_image, t, &err) < 0)
 		template_failed(vm, "%s", err.msg);
 }
 

@@ -97,7 +97,6 @@ struct template
 	struct daemon *d;
 	struct template_spec spec;
 	struct root_image root; /* fd -1: not loaded */
-	uint64_t image_bytes;
 	struct image_loader loader;
 	struct list vms;
 

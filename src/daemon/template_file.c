@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "daemon/template_file.h"
+#include "daemon/image.h"
 #include "daemon/limits.h"
 #include "lib/cleanup.h"
 #include "lib/io.h"
@@ -29,18 +30,19 @@ bool template_name_valid(const char *name, size_t len)
 	       strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789_-") >= len;
 }
 
-static void spec_free(struct template_spec *s)
+void template_spec_free(struct template_spec *s)
 {
 	free(s->description);
 	free(s->warmup);
 	free(s->image_path);
-	*s = (struct template_spec){0};
+	close_fd(&s->image_fd);
+	*s = (struct template_spec){.image_fd = -1};
 }
 
 void template_specs_free(struct template_spec *specs, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		spec_free(&specs[i]);
+		template_spec_free(&specs[i]);
 	free(specs);
 }
 
@@ -100,11 +102,14 @@ static int read_members(struct template_spec *s, const json_t *o, const char *pa
 static int read_json(struct template_spec *s, const char *path, struct err *err)
 {
 	_cleanup_free char *text = NULL;
+	_cleanup_fd int fd = io_open_data(path);
 	json_error_t e;
 	json_t *o;
 	size_t len;
-	int rc = io_read_file(path, JSON_MAX, &text, &len);
+	int rc = fd < 0 ? fd : io_read_rest(fd, JSON_MAX, &text, &len);
 
+	if (fd == -EINVAL)
+		return err_text(err, EINVAL, "%s is not a file", path);
 	if (rc < 0)
 		return err_set(err, -rc, "cannot read %s", path);
 	o = json_safe_loadb(text, len, JSON_REJECT_DUPLICATES, &e);
@@ -133,7 +138,8 @@ static int spec_make(struct template_spec *s, const char *name, size_t name_len,
 {
 	int rc;
 
-	*s = (struct template_spec){.memory_mib = DEFAULT_MEMORY_MIB,
+	*s = (struct template_spec){.image_fd = -1,
+				    .memory_mib = DEFAULT_MEMORY_MIB,
 				    .vcpus = default_vcpus(),
 				    .disk_mib = DEFAULT_DISK_MIB};
 	if (!template_name_valid(name, name_len))
@@ -146,8 +152,10 @@ static int spec_make(struct template_spec *s, const char *name, size_t name_len,
 	rc = s->image_path ? 0 : err_set(err, ENOMEM, "templates");
 	if (rc == 0 && json)
 		rc = read_json(s, json, err);
+	if (rc == 0)
+		rc = image_open_root(image, &s->image_bytes, &s->image_fd, err);
 	if (rc < 0)
-		spec_free(s);
+		template_spec_free(s);
 	return rc;
 }
 

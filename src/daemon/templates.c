@@ -5,20 +5,9 @@
  */
 #include "daemon/template.h"
 #include "daemon/daemon.h"
-#include "lib/io.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-
-/* As long as the image was not read: the size of its file. */
-static uint64_t image_size(const char *path)
-{
-	_cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
-	int64_t n = fd < 0 ? 0 : io_size(fd);
-
-	return n > 0 ? (uint64_t)n : 0;
-}
 
 int templates_init(struct templates *ts, struct daemon *d, struct err *err)
 {
@@ -39,14 +28,16 @@ int templates_init(struct templates *ts, struct daemon *d, struct err *err)
 		t->d = d;
 		t->spec = specs[i];
 		t->root.fd = -1;
-		t->image_bytes = image_size(t->spec.image_path);
 		list_init(&t->vms);
 		for (enum template_kind k = 0; k < TEMPLATE_KINDS; k++)
 			list_init(&t->pool[k].ready);
 	}
 	ts->n = n;
-	free(specs); /* their strings are the templates' now */
-	return image_load_root(&ts->all[0].root, ts->all[0].spec.image_path, NULL, err);
+	free(specs); /* their strings and descriptors are the templates' now */
+	rc = image_load_root(&ts->all[0].root, ts->all[0].spec.image_fd, ts->all[0].spec.image_path,
+			     NULL, err);
+	close_fd(&ts->all[0].spec.image_fd);
+	return rc;
 }
 
 static void template_nobody(struct template_waiter *w, struct template_vm *vm, const char *reason,
@@ -87,9 +78,7 @@ void templates_free(struct templates *ts)
 		list_for_each_safe (vm, &t->vms, struct template_vm, link)
 			template_vm_free(vm);
 		close_fd(&t->root.fd);
-		free(t->spec.description);
-		free(t->spec.warmup);
-		free(t->spec.image_path);
+		template_spec_free(&t->spec);
 	}
 	free(ts->all);
 	*ts = (struct templates){0};
@@ -139,5 +128,6 @@ json_t *template_json(const struct template *t)
 			 "description", t->spec.description, "default_memory_mib",
 			 (json_int_t)t->spec.memory_mib, "default_vcpus", (json_int_t)t->spec.vcpus,
 			 "default_disk_mib", (json_int_t)t->spec.disk_mib, "image_bytes",
-			 (json_int_t)(t->root.fd < 0 ? t->image_bytes : t->root.bytes), "vms", vms);
+			 (json_int_t)(t->root.fd < 0 ? t->spec.image_bytes : t->root.bytes), "vms",
+			 vms);
 }

@@ -12,11 +12,14 @@
 #define PAGE_TABLES   512u /* this part of what they map */
 #define COPY_TASK     MIB  /* a process that fork(2) makes: its stack, its maps */
 #define SPARE_PIDS    16u
+/* Times the disk's size: its layers, and those of them that a copy may have (vmm/disk/layers.h). */
+#define DISK_LAYERS  3ull
+#define LAYERS_BELOW 2ull
 
 uint64_t vm_memory_max(const struct vm_limits_in *in)
 {
 	uint64_t guest = in->size.memory_mib * MIB;
-	uint64_t disk = in->disks_in_memory ? 2 * in->size.disk_mib * MIB : 0;
+	uint64_t disk = in->disks_in_memory ? DISK_LAYERS * in->size.disk_mib * MIB : 0;
 
 	return guest + guest / OVERHEAD_PART + OVERHEAD_MIB * MIB + disk;
 }
@@ -28,7 +31,7 @@ uint64_t vm_memory_for_copy(const struct vm_limits_in *in, int paused)
 
 	if (paused)
 		return fork;
-	return fork + guest + (in->disks_in_memory ? in->size.disk_mib * MIB : 0);
+	return fork + guest + (in->disks_in_memory ? LAYERS_BELOW * in->size.disk_mib * MIB : 0);
 }
 
 void vm_limits(const struct vm_limits_in *in, struct group_limits *out)

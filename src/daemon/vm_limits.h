@@ -10,14 +10,14 @@
  *   - what a rehearsal logs, huge pages' deposited tables: less than 1/512 each;
  *   - the VMM itself, buffers of 320 streams, sockets, threads: fixed.
  *   Cached pages of its disk layers count as well, and go when room is needed.
- *   Where the disks are in memory (tmpfs) they cannot go, and are added, twice,
- *   as layers are copied into one another.
+ *   Where the disks are in memory (tmpfs) they cannot go, and are added, three
+ *   times: what the layers of a disk that is forked may take up (vmm/disk/layers.h).
  * A page belongs to the group that wrote it first. So what a copy shares with
  * its original is the original's: a VM that forked and then writes all of its
  * memory anew holds twice as much. For each copy that lives, or has living
- * copies, it may have that once more. A template writes nothing any more: there
- * it is the copy's page tables, which fork(2) charges to the original, and its
- * task.
+ * copies, it may have that once more, and what such a copy has below the top of its
+ * disk, which may be what the original has let go: twice the disk. A template writes nothing any
+ * more: there it is the copy's page tables, which fork(2) charges to the original, and its task.
  * memory.swap.max: 0. What guests hold should get onto no disk
  *   (docs/hardening.md), and a limit that ends in the swap is none.
  * cpu.max: the vCPUs, and half a processor for the VMM's own thread.

@@ -136,6 +136,20 @@ int64_t io_size(int fd)
 	return (int64_t)bytes;
 }
 
+int io_open_data(const char *path)
+{
+	_cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	struct stat st;
+	int rc;
+
+	if (fd < 0)
+		return -errno;
+	rc = io_fstat(fd, &st);
+	if (rc == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		rc = -EINVAL;
+	return rc < 0 ? rc : take_fd(&fd);
+}
+
 int io_set_nonblock(int fd, int on)
 {
 	int fl = fcntl(fd, F_GETFL);
@@ -149,11 +163,15 @@ int io_set_nonblock(int fd, int on)
 int io_read_file(const char *path, size_t max, char **out, size_t *len)
 {
 	_cleanup_fd int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+	return fd < 0 ? -errno : io_read_rest(fd, max, out, len);
+}
+
+int io_read_rest(int fd, size_t max, char **out, size_t *len)
+{
 	_cleanup_free char *buf = NULL;
 	size_t n = 0, cap = 4096;
 
-	if (fd < 0)
-		return -errno;
 	/* Files in /proc and /sys have no size: read until EOF. */
 	for (;;) {
 		ssize_t r;

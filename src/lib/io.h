@@ -37,6 +37,12 @@ __must_check int io_fstat(int fd, struct stat *st);
 /* Size in bytes of a regular file or block device, or -errno. */
 int64_t io_size(int fd);
 
+/*
+ * Opens a regular file or block device for reading: descriptor or -errno; -EINVAL: it is something
+ * else. It does not wait for anybody, as the open() of a FIFO does for its other end.
+ */
+__must_check int io_open_data(const char *path);
+
 __must_check int io_set_nonblock(int fd, int on);
 
 /*
@@ -44,6 +50,8 @@ __must_check int io_set_nonblock(int fd, int on);
  * Fails with -EFBIG when it is longer than max. *len may be NULL.
  */
 __must_check int io_read_file(const char *path, size_t max, char **out, size_t *len);
+/* The same of what is left of an open one. */
+__must_check int io_read_rest(int fd, size_t max, char **out, size_t *len);
 
 /* CLOCK_MONOTONIC and CLOCK_REALTIME in nanoseconds. */
 uint64_t io_now_ns(void);

@@ -569,13 +569,13 @@ class Stream(Files, Commands):
         """What this process was given, as JSON on stdout."""
         out: dict[str, object] = {}
         for name, fd in self.vmm.fds.items():
-            size = os.fstat(fd).st_size
+            st = os.fstat(fd)
             try:
                 seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
             except OSError:
                 seals = -1
             head = os.pread(fd, 1100, 0).hex() if name != "kvm" else ""
-            out[name] = {"size": size, "seals": seals, "head": head}
+            out[name] = {"size": st.st_size, "stored": st.st_blocks * 512, "seals": seals, "head": head}
         open_fds = {}
         for fd in os.listdir("/proc/self/fd"):
             try:

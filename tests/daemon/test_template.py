@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import TSAN, VCPUS, Daemon, at_once, make_guest, stdout_of, wait_for
+from conftest import BUILD, SANITIZED, TSAN, VCPUS, Daemon, at_once, make_guest, stdout_of, wait_for
 
 
 def add_template(guest: Path, name: str, **meta: Any) -> Path:
@@ -36,6 +36,21 @@ def guest(tmp_path: Path) -> Path:
     add_template(g, "default")
     add_template(g, "big", description="more", memory_mib=2048, vcpus=4, disk_mib=8192)
     return g
+
+
+def make_image(guest: Path, path: Path, size: int) -> None:
+    """A root image of so many bytes, of which all but the first page is a hole."""
+    head = bytearray((guest / "rootfs.erofs").read_bytes()[:4096])
+    head[1024 + 36 : 1024 + 40] = (size // 4096).to_bytes(4, "little")
+    with open(path, "wb") as f:
+        f.write(head)
+        f.truncate(size)
+
+
+def host_memory(key: str) -> int:
+    """Bytes, as /proc/meminfo says."""
+    (line,) = (l for l in Path("/proc/meminfo").read_text().splitlines() if l.startswith(f"{key}:"))
+    return int(line.split()[1]) << 10
 
 
 def templates(d: Daemon) -> dict[str, Any]:
@@ -118,6 +133,17 @@ def test_wrong_ones_of_the_directory_are_left_out(
         where.mkdir()
         if text is not None:
             (where / "template.json").write_text(text)
+    # Nobody writes to these: who waited for it would wait for ever.
+    where = add_template(guest, "fifo-json")
+    (where / "template.json").unlink()
+    os.mkfifo(where / "template.json")
+    bad["fifo-json"] = None
+    for name, make in (("fifo-image", os.mkfifo), ("dir-image", os.mkdir), ("no-image", None)):
+        where = add_template(guest, name)
+        (where / "rootfs.erofs").unlink()
+        if make:
+            make(where / "rootfs.erofs")
+        bad[name] = None
     d = start(guest=guest)
     assert list(templates(d)) == ["default", "big"]
     for name in bad:
@@ -127,6 +153,8 @@ def test_wrong_ones_of_the_directory_are_left_out(
 def test_wrong_options(daemon: Daemon, guest: Path) -> None:
     big = guest / "templates" / "big"
     good = f"big={big}/template.json={big}/rootfs.erofs"
+    fifo = guest / "fifo"
+    os.mkfifo(fifo)
     for args, words in (
         (["--template", "x"], "not NAME=JSON=IMAGE"),
         (["--template", "x==y"], "not NAME=JSON=IMAGE"),
@@ -138,6 +166,10 @@ def test_wrong_options(daemon: Daemon, guest: Path) -> None:
         (["--template", good, "--template", good], "--template big is given twice"),
         (["--template", good, "--image", "x"], "exclude each other"),
         (["--template", f"big={big}/template.json=/no/image"], "cannot open the root image"),
+        (["--template", f"big={big}/template.json={fifo}"], "is not a file or block device"),
+        (["--template", f"big={fifo}={big}/rootfs.erofs"], "is not a file"),
+        (["--template", good, "--template", f"big={big}/template.json=/no/image"], "cannot open"),
+        (["--image", str(fifo)], "is not a file or block device"),
     ):
         out = subprocess.run(
             [*daemon.argv, "--state", f"{daemon.tmp}/other", *args],
@@ -268,6 +300,60 @@ def test_an_image_that_cannot_be_loaded(start: Callable[..., Daemon], guest: Pat
     d.create(template="big", memory_mib=300)  # it is in memory already
 
 
+def test_the_image_is_that_of_the_start(start: Callable[..., Daemon], guest: Path) -> None:
+    """As its warm-up is: what is built meanwhile is seen after a restart, all of it or nothing."""
+    image = guest / "templates" / "big" / "rootfs.erofs"
+    old, new = guest / "old.erofs", guest / "new.erofs"
+    for path, word in ((old, b"old"), (new, b"new")):
+        data = bytearray(image.read_bytes())
+        data[100:103] = word
+        path.write_bytes(bytes(data))
+    image.unlink()
+    image.symlink_to(old)
+    d = start(guest=guest)
+    d.templates_ready()
+    link = image.with_name("link")
+    link.symlink_to(new)
+    link.rename(image)
+    old.unlink()
+    root = d.info(d.create(template="big"))["root"]
+    assert bytes.fromhex(root["head"])[100:103] == b"old"
+    if os.geteuid() == 0:  # it is not dumpable
+        held = [os.readlink(fd) for fd in Path(f"/proc/{d.proc.pid}/fd").iterdir()]
+        assert not [path for path in held if ".erofs" in path], "it is in memory now"
+    d.stop()
+    d.start()
+    root = d.info(d.create(template="big"))["root"]
+    assert bytes.fromhex(root["head"])[100:103] == b"new"
+
+
+def test_holes_of_an_image_take_no_memory(start: Callable[..., Daemon], guest: Path) -> None:
+    size = 4 << 30
+    if host_memory("MemAvailable") < size + (1 << 30):
+        pytest.skip("the host has less than 5 GiB to spare")
+    make_image(guest, guest / "templates" / "big" / "rootfs.erofs", size)
+    d = start(guest=guest)
+    d.templates_ready()
+    root = d.info(d.create(template="big"))["root"]
+    assert bytes.fromhex(root["head"])[:4] == bytes(4) and root["seals"] == 0xF
+    assert templates(d)["big"]["image_bytes"] == size
+    assert root["size"] == size and root["stored"] < 16 << 20
+
+
+def test_an_image_that_is_more_than_the_host_has(start: Callable[..., Daemon], guest: Path) -> None:
+    """Its holes take none at first, but guests may read them."""
+    size = 64 << 30
+    if host_memory("MemAvailable") >= size:
+        pytest.skip("the host has memory for the largest image")
+    image = guest / "templates" / "big" / "rootfs.erofs"
+    make_image(guest, image, size)
+    d = start(guest=guest)
+    r = d.http.post("/v1/sandboxes", json={"template": "big"})
+    assert r.status_code == 503 and r.json()["code"] == "template_failed"
+    assert f"the root image {image} needs 65536 MiB of memory, and the host has" in r.json()["error"]
+    d.create()
+
+
 def test_a_size_of_a_template_is_not_asked_for(start: Callable[..., Daemon], guest: Path) -> None:
     """More memory than most hosts have, which a request could not have."""
     add_template(guest, "huge", memory_mib=65536)
@@ -278,17 +364,17 @@ def test_a_size_of_a_template_is_not_asked_for(start: Callable[..., Daemon], gue
 
 @pytest.mark.bounds
 def test_the_loop_does_not_wait_for_an_image(start: Callable[..., Daemon], guest: Path) -> None:
-    image = guest / "templates" / "big" / "rootfs.erofs"
-    image.unlink()
-    os.mkfifo(guest / "templates" / "big" / "fifo")
-    # A large sparse image takes its time; the daemon answers meanwhile, and can be stopped.
-    size = 6 << 30
-    with open(image, "wb") as f:
-        head = bytearray((guest / "rootfs.erofs").read_bytes()[:4096])
-        head[1024 + 36 : 1024 + 40] = (size // 4096).to_bytes(4, "little")
-        f.write(head)
-        f.truncate(size)
-    d = start(guest=guest)
+    """A large image on slow storage takes its time; the daemon answers, and can be stopped."""
+    image, size = guest / "templates" / "big" / "rootfs.erofs", 128 << 20
+    make_image(guest, image, size)
+    with open(image, "r+b") as f:
+        f.seek(4096)
+        f.write(b"\xff" * (size - 4096))
+    env = {"LD_PRELOAD": str(BUILD / "tests" / "daemon" / "slow-reads.so")}
+    if SANITIZED:  # it wants to be the first library, and need not be
+        given = os.environ.get("ASAN_OPTIONS", "")
+        env["ASAN_OPTIONS"] = f"{given}:verify_asan_link_order=0"
+    d = start(guest=guest, env=env)
     d.templates_ready()
     assert TSAN or d.threads() == 1
     t = threading.Thread(target=at_once, args=(d, 1), kwargs={"template": "big"})

@@ -56,10 +56,16 @@ static void on_again(void *arg)
 	((struct world *)arg)->again++;
 }
 
+static void on_piled(void *arg)
+{
+	MUST(layers_wants_flatten(&((struct world *)arg)->disk));
+}
+
 static void device_init(struct world *w, struct blk *b)
 {
 	const struct virtio_host host = {.raise_irq = on_irq, .arg = w};
-	const struct blk_events events = {.again = on_again, .failed = on_failed, .arg = w};
+	const struct blk_events events = {
+		.again = on_again, .piled = on_piled, .failed = on_failed, .arg = w};
 
 	blk_init(b, &w->mem, &host, &w->disk, &events);
 }
@@ -268,7 +274,7 @@ static void save_load(struct world *w, struct input *in)
 UNGUIDED static void check(const struct world *w)
 {
 	const struct layers *l = &w->disk;
-	uint32_t held[LAYERS_MAX] = {0}, used = 0;
+	uint32_t held[LAYERS_MAX] = {0}, used = 0, stored = 0;
 
 	for (uint32_t c = 0; c < l->clusters; c++)
 		if (l->map[c]) {
@@ -280,7 +286,10 @@ UNGUIDED static void check(const struct world *w)
 	for (unsigned i = 0; i < LAYERS_MAX; i++) {
 		MUST(l->layer[i].held == held[i]);
 		MUST(l->layer[i].fd >= 0 ? held[i] || i == l->top : !held[i]);
+		MUST(l->layer[i].stored >= held[i]);
+		stored += l->layer[i].stored;
 	}
+	MUST(stored == l->stored && stored - l->layer[l->top].stored <= LAYERS_BELOW * l->clusters);
 	MUST(w->b.io_errors <= w->failed && w->failed <= fake_storage.failures);
 }
 

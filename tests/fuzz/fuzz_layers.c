@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include "fake_storage.h"
 #include "input.h"
+#include "vmm/disk/layer_file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -192,7 +193,7 @@ static void drop_disk(struct disk *d)
 
 UNGUIDED static void check(const struct layers *l)
 {
-	uint32_t held[LAYERS_MAX] = {0}, used = 0;
+	uint32_t held[LAYERS_MAX] = {0}, used = 0, stored = 0;
 	unsigned count = 0;
 
 	for (uint32_t c = 0; c < l->clusters; c++)
@@ -204,9 +205,15 @@ UNGUIDED static void check(const struct layers *l)
 	for (unsigned i = 0; i < LAYERS_MAX; i++) {
 		MUST(l->layer[i].held == held[i]);
 		MUST(l->layer[i].fd >= 0 ? held[i] || i == l->top : !held[i]);
+		MUST(l->layer[i].stored >= held[i] && l->layer[i].stored <= l->clusters);
+		/* What the host has given for it is not counted too low, whatever has failed. */
+		MUST(l->layer[i].fd < 0 || layer_file_bytes(l->layer[i].fd) <=
+						   (int64_t)l->layer[i].stored * LAYERS_CLUSTER);
+		stored += l->layer[i].stored;
 		count += l->layer[i].fd >= 0;
 	}
 	MUST(used == l->used && count == l->count && l->top_rw >= 0);
+	MUST(stored == l->stored && stored - l->layer[l->top].stored <= LAYERS_BELOW * l->clusters);
 }
 
 /* Some tops, one after the other, each with something in it. */

@@ -19,6 +19,11 @@ static void on_again(void *arg)
 	((struct rig *)arg)->again++;
 }
 
+static void on_piled(void *arg)
+{
+	((struct rig *)arg)->piled++;
+}
+
 static void on_failed(void *arg, int errnum)
 {
 	struct rig *r = arg;
@@ -30,10 +35,11 @@ static void on_failed(void *arg, int errnum)
 void rig_init(struct rig *r)
 {
 	const struct virtio_host host = {.raise_irq = on_irq, .arg = r};
-	const struct blk_events events = {.again = on_again, .failed = on_failed, .arg = r};
+	const struct blk_events events = {
+		.again = on_again, .piled = on_piled, .failed = on_failed, .arg = r};
 
 	fake_init(&r->f);
-	r->again = r->failures = 0;
+	r->again = r->piled = r->failures = 0;
 	assert_int_equal(layers_init(&r->disk, RIG_DISK, disk_model_layer()), 0);
 	blk_init(&r->b, &r->f.mem, &host, &r->disk, &events);
 	r->f.dev = &r->b.dev;

@@ -20,7 +20,7 @@ struct rig {
 	struct fake f; /* its vsock device is not used */
 	struct layers disk;
 	struct blk b;
-	unsigned again, failures;
+	unsigned again, piled, failures;
 	int failed_with; /* errno of the last failure */
 };
 

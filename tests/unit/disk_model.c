@@ -111,7 +111,7 @@ void disk_model_discard(struct disk_model *d, uint64_t off, uint64_t len)
 
 static void check_invariants(const struct layers *l)
 {
-	uint32_t held[LAYERS_MAX] = {0}, used = 0;
+	uint32_t held[LAYERS_MAX] = {0}, used = 0, stored = 0;
 	unsigned int count = 0;
 
 	for (uint32_t c = 0; c < l->clusters; c++) {
@@ -124,6 +124,8 @@ static void check_invariants(const struct layers *l)
 	assert_int_equal(used, l->used);
 	for (unsigned int i = 0; i < LAYERS_MAX; i++) {
 		assert_int_equal(held[i], l->layer[i].held);
+		assert_in_range(l->layer[i].stored, held[i], l->clusters);
+		stored += l->layer[i].stored;
 		if (l->layer[i].fd >= 0) {
 			count++;
 			assert_true(held[i] || i == l->top);
@@ -133,6 +135,8 @@ static void check_invariants(const struct layers *l)
 		}
 	}
 	assert_int_equal(count, l->count);
+	assert_int_equal(stored, l->stored);
+	assert_in_range(stored - l->layer[l->top].stored, 0, LAYERS_BELOW * l->clusters);
 	assert_true(l->layer[l->top].fd >= 0 && l->top_rw >= 0);
 	assert_true(l->victim == LAYERS_MAX || (l->victim != l->top && held[l->victim]));
 }

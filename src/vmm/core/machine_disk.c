@@ -27,6 +27,16 @@ static void on_again(void *arg)
 	machine_wake_loop(m);
 }
 
+static void on_piled(void *arg)
+{
+	struct machine *m = arg;
+
+	if (m->disk.piled)
+		return;
+	m->disk.piled = true;
+	machine_wake_loop(m);
+}
+
 static void on_failed(void *arg, int errnum)
 {
 	struct machine *m = arg;
@@ -84,6 +94,7 @@ static void on_flatten(struct loop_timer *t)
 		return; /* its children inherit what there is, and find the top unused */
 	pthread_mutex_lock(&m->lock);
 	more = layers_flatten(l, layers_urgent(l) ? FLATTEN_URGENT_CLUSTERS : FLATTEN_CLUSTERS);
+	m->disk.piled = more != 0;
 	pthread_mutex_unlock(&m->lock);
 	if (more < 0) {
 		flatten_later(m);
@@ -101,6 +112,14 @@ static void init_timers(struct machine *m)
 	m->disk.retry_ns = 0;
 }
 
+static int too_fast(struct machine *m, struct err *err)
+{
+	loop_timer_set(m->loop, &m->disk.flatten, FLATTEN_STEP_NS);
+	return err_text(err, EAGAIN,
+			"the disk was forked faster than its layers can be brought "
+			"together; it can be forked again in a moment");
+}
+
 static int bad_layer(int rc, struct err *err)
 {
 	if (rc == -EINVAL)
@@ -114,7 +133,8 @@ int machine_disk_init(struct machine *m, uint32_t mib, struct layer_fds top, str
 {
 	const struct virtio_host host = {.raise_irq = machine_raise_irq,
 					 .arg = &m->irqs[MACHINE_DEV_BLK]};
-	const struct blk_events events = {.again = on_again, .failed = on_failed, .arg = m};
+	const struct blk_events events = {
+		.again = on_again, .piled = on_piled, .failed = on_failed, .arg = m};
 	int rc = layers_init(&m->disk.layers, (uint64_t)mib << 20, top);
 
 	if (rc < 0)
@@ -142,6 +162,7 @@ static bool go_on(struct machine *m)
 void machine_disk_turn(struct machine *m)
 {
 	go_on(m);
+	machine_disk_settle(m);
 	tell_failures(m);
 }
 
@@ -159,12 +180,8 @@ int machine_disk_make_room(struct machine *m, struct err *err)
 	pthread_mutex_lock(&m->lock);
 	rc = layers_make_room(&m->disk.layers, !m->paused);
 	pthread_mutex_unlock(&m->lock);
-	if (rc == -EAGAIN) {
-		loop_timer_set(m->loop, &m->disk.flatten, FLATTEN_STEP_NS);
-		return err_text(err, EAGAIN,
-				"the disk was forked faster than its layers can be brought "
-				"together; it can be forked again in a moment");
-	}
+	if (rc == -EAGAIN)
+		return too_fast(m, err);
 	return rc < 0 ? err_set(err, -rc, "cannot make room for another layer of the disk") : 0;
 }
 
@@ -194,6 +211,8 @@ int machine_disk_split(struct machine *m, struct layer_fds *top, struct err *err
 			*top = (struct layer_fds){.rw = -1, .ro = -1};
 	}
 	pthread_mutex_unlock(&m->lock);
+	if (rc == -EAGAIN)
+		return too_fast(m, err);
 	return rc < 0 ? bad_layer(rc, err) : 0;
 }
 
@@ -205,7 +224,7 @@ int machine_disk_fork_child(struct machine *m, struct layer_fds top, struct err 
 		return bad_layer(rc, err);
 	/* They were in the parent's loop. */
 	init_timers(m);
-	m->disk.again = false;
+	m->disk.again = m->disk.piled = false;
 	blk_hold(&m->disk.blk, false);
 	m->disk.failures = m->disk.told = 0;
 	return 0;
@@ -214,9 +233,14 @@ int machine_disk_fork_child(struct machine *m, struct layer_fds top, struct err 
 void machine_disk_settle(struct machine *m)
 {
 	struct machine_disk *d = &m->disk;
-	bool urgent = layers_urgent(&d->layers);
+	bool urgent, wanted;
 
-	if (m->paused || !layers_wants_flatten(&d->layers))
+	pthread_mutex_lock(&m->lock);
+	urgent = layers_urgent(&d->layers);
+	wanted = layers_wants_flatten(&d->layers);
+	d->piled = wanted;
+	pthread_mutex_unlock(&m->lock);
+	if (m->paused || !wanted)
 		return;
 	/* One that is urgent does not wait for the delay of a fork before, only for a retry. */
 	if (!loop_timer_armed(&d->flatten) || (urgent && !d->retry_ns))

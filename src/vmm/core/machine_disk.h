@@ -6,15 +6,15 @@
  * - requests that were too many for one stay under the lock (blk.h, `again`): the rest of them,
  *   one budget a turn of the loop;
  * - failures of the host (full, broken): reported to the owner, at most one a second;
- * - too many layers: some clusters a millisecond until there are few enough. It begins after a
- *   fork only, some time after it, as many a child has ended by then; at once, and with larger
- *   steps, when so many are in use that forks could meet the limit. After a failure it is tried
- *   again a second later, then two, at last once a minute.
+ * - too many layers, or such that take up too much: some clusters a millisecond until it is well.
+ *   It begins some time after the fork or the write that made it so, as many a child has ended by
+ *   then; at once, and with larger steps, when forks could meet a limit. After a failure it is
+ *   tried again a second later, then two, at last once a minute.
  *
  * An idle disk wakes nobody.
  *
- * Thread: loop thread, except the device's own entry points; `again`, `errnum` and `failures` are
- * written under the device lock.
+ * Thread: loop thread, except the device's own entry points; `again`, `piled`, `errnum` and
+ * `failures` are written under the device lock.
  * fork: the parent's top goes under its new one (machine_disk_split()); the child puts its own on
  * top of what it inherited and counts failures anew (machine_disk_fork_child()).
  */
@@ -37,6 +37,7 @@ struct machine_disk {
 	struct layers layers;
 	struct blk blk;
 	bool again;        /* requests wait for the loop thread */
+	bool piled;        /* layers are to be thinned out, and the loop thread knows or wakes */
 	int errnum;        /* of the last failure */
 	uint64_t failures; /* requests that the host failed */
 	uint64_t told;     /* of them, reported */
@@ -71,12 +72,12 @@ void machine_disk_release(struct machine *m);
 /*
  * In the parent, parked: from here on nobody writes to what the disk has been made of up to now.
  * `top` is taken over (and set to -1) unless the present one is unused and stays. 0 or -errno,
- * with the disk as it was.
+ * with the disk as it was; -EAGAIN as above, if the guest has written much since.
  */
 __must_check int machine_disk_split(struct machine *m, struct layer_fds *top, struct err *err);
 
 /* In the child, before virtio_dev_resume(): its own top, taken over on success. */
 __must_check int machine_disk_fork_child(struct machine *m, struct layer_fds top, struct err *err);
 
-/* In both, when they run again: layers that have become too many are thinned out. */
+/* In both, when they run again: layers that have become too many, or too large. */
 void machine_disk_settle(struct machine *m);

@@ -6,12 +6,17 @@
  * - A cluster of the top's file that the map does not give to the top is a hole,
  *   unless top_stale is set. So a write into part of an unused cluster need not
  *   write the zeros around it.
+ * - layer[i].stored is at least the number of clusters that the layer's file has
+ *   storage for, at least held, and at most the disk's; it changes for the top only.
+ * - Below the top it is LAYERS_BELOW times the disk's clusters at most, all together:
+ *   only layers_push() adds there.
  *
  * Thread: under the owner's lock. Fork: see layers.h.
  */
 #define _GNU_SOURCE
 #include "vmm/disk/layers.h"
 #include "vmm/disk/layer_file.h"
+#include "vmm/disk/layers_impl.h"
 
 #include <errno.h>
 #include <string.h>
@@ -22,11 +27,6 @@
 static uint32_t cluster_of(uint64_t off)
 {
 	return (uint32_t)(off / LAYERS_CLUSTER);
-}
-
-static uint64_t offset_of(uint32_t cluster)
-{
-	return (uint64_t)cluster * LAYERS_CLUSTER;
 }
 
 static uint64_t min64(uint64_t a, uint64_t b)
@@ -56,6 +56,7 @@ static void set_top(struct layers *l, unsigned int i, struct layer_fds top)
 static void close_layer(struct layers *l, unsigned int i)
 {
 	close_fd(&l->layer[i].fd);
+	l->stored -= l->layer[i].stored;
 	l->layer[i] = (struct layer){.fd = -1};
 	l->count--;
 	if (l->victim == i)
@@ -103,6 +104,15 @@ static bool in_top(const struct layers *l, uint32_t cluster)
 	return l->map[cluster] == l->top + 1;
 }
 
+/* The top's file has one cluster more; or it is not known better. */
+static void top_grows(struct layers *l)
+{
+	if (l->layer[l->top].stored == l->clusters)
+		return;
+	l->layer[l->top].stored++;
+	l->stored++;
+}
+
 /* Takes a cluster away from whoever holds it. */
 static void disown(struct layers *l, uint32_t cluster)
 {
@@ -116,8 +126,7 @@ static void disown(struct layers *l, uint32_t cluster)
 		close_layer(l, i);
 }
 
-/* The top has all bytes of the clusters that [off, end) touches. */
-static void claim(struct layers *l, uint64_t off, uint64_t end)
+void layers_claim(struct layers *l, uint64_t off, uint64_t end)
 {
 	l->layer[l->top].unsynced = true;
 	for (uint32_t c = cluster_of(off); c <= cluster_of(end - 1); c++) {
@@ -127,21 +136,23 @@ static void claim(struct layers *l, uint64_t off, uint64_t end)
 		l->map[c] = (uint8_t)(l->top + 1);
 		l->layer[l->top].held++;
 		l->used++;
+		top_grows(l);
 	}
 }
 
-static void punch_top(struct layers *l, uint64_t off, uint64_t end)
+static bool punch_top(struct layers *l, uint64_t off, uint64_t end)
 {
-	if (layer_file_punch(l->top_rw, off, end - off))
-		l->top_stale = true;
+	bool done = layer_file_punch(l->top_rw, off, end - off) == 0;
+
+	l->top_stale = l->top_stale || !done;
+	return done;
 }
 
-/* After a failed write: what it left in clusters that are not the top's must not show later. */
-static void unwrite(struct layers *l, uint64_t off, uint64_t end)
+void layers_unwrite(struct layers *l, uint64_t off, uint64_t end)
 {
 	for (uint32_t c = cluster_of(off); c <= cluster_of(end - 1); c++)
-		if (!in_top(l, c))
-			punch_top(l, offset_of(c), offset_of(c + 1));
+		if (!in_top(l, c) && !punch_top(l, layers_offset(c), layers_offset(c + 1)))
+			top_grows(l);
 }
 
 int layers_read(const struct layers *l, uint64_t off, struct iovec *iov, int n)
@@ -156,9 +167,9 @@ int layers_read(const struct layers *l, uint64_t off, struct iovec *iov, int n)
 		int rc = 0;
 
 		/* As far as the same layer goes on. */
-		while (++c < l->clusters && offset_of(c) < end && l->map[c] == holder)
+		while (++c < l->clusters && layers_offset(c) < end && l->map[c] == holder)
 			;
-		stop = min64(end, offset_of(c));
+		stop = min64(end, layers_offset(c));
 		if (holder)
 			rc = layer_file_read(l->layer[holder - 1].fd, &at, stop - off, off);
 		else
@@ -196,7 +207,7 @@ static int copy_up(struct layers *l, uint64_t from, uint64_t to)
 static uint64_t plain_until(const struct layers *l, uint64_t off, uint64_t end)
 {
 	while (off < end) {
-		uint64_t next = offset_of(cluster_of(off) + 1);
+		uint64_t next = layers_offset(cluster_of(off) + 1);
 		bool whole = (off & CLUSTER_MASK) == 0 && next <= end;
 
 		if (!whole && !in_top(l, cluster_of(off)))
@@ -226,28 +237,29 @@ int layers_write(struct layers *l, uint64_t off, struct iovec *iov, int n)
 		if (rc == 0)
 			rc = layer_file_write(l->top_rw, &at, stop - off, off);
 		if (rc) {
-			unwrite(l, off, stop);
+			layers_unwrite(l, off, stop);
 			return rc;
 		}
-		claim(l, off, stop);
+		layers_claim(l, off, stop);
 		off = stop;
 	}
 	return 0;
 }
 
-/* Whole clusters: nobody holds them any more. */
-static void drop_clusters(struct layers *l, uint32_t first, uint32_t end)
+void layers_drop(struct layers *l, uint32_t first, uint32_t end)
 {
-	bool punch = l->top_stale;
+	uint32_t tops = 0;
 
 	if (first >= end)
 		return;
 	for (uint32_t c = first; c < end; c++) {
-		punch = punch || in_top(l, c);
+		tops += in_top(l, c);
 		disown(l, c);
 	}
-	if (punch)
-		punch_top(l, offset_of(first), offset_of(end));
+	if ((tops || l->top_stale) && punch_top(l, layers_offset(first), layers_offset(end))) {
+		l->layer[l->top].stored -= tops;
+		l->stored -= tops;
+	}
 }
 
 /* Part of one cluster. */
@@ -273,7 +285,7 @@ int layers_zero(struct layers *l, uint64_t off, uint64_t len)
 
 	if (first > last)
 		return zero_part(l, off, end);
-	drop_clusters(l, cluster_of(first), cluster_of(last));
+	layers_drop(l, cluster_of(first), cluster_of(last));
 	rc = zero_part(l, off, first);
 	return rc ? rc : zero_part(l, last, end);
 }
@@ -289,7 +301,7 @@ void layers_discard(struct layers *l, uint64_t off, uint64_t len)
 			(void)!layer_file_punch(l->top_rw, off, len);
 		return;
 	}
-	drop_clusters(l, cluster_of(first), cluster_of(last));
+	layers_drop(l, cluster_of(first), cluster_of(last));
 	if (off < first && in_top(l, cluster_of(off)))
 		(void)!layer_file_punch(l->top_rw, off, first - off);
 	if (last < end && in_top(l, cluster_of(last)))
@@ -320,6 +332,8 @@ int layers_push(struct layers *l, struct layer_fds top)
 		return rc;
 	if (l->layer[old].held == 0)
 		return layers_replace_top(l, top);
+	if (layers_too_much_below(l))
+		return -EAGAIN;
 	i = free_entry(l);
 	if (i == LAYERS_MAX)
 		return -EMLINK;
@@ -341,96 +355,6 @@ int layers_replace_top(struct layers *l, struct layer_fds top)
 	close_layer(l, i);
 	close_fd(&l->top_rw);
 	set_top(l, i, top);
-	return 0;
-}
-
-/* The lower layer with the least in it, or LAYERS_MAX. */
-static unsigned int smallest_lower(const struct layers *l)
-{
-	unsigned int best = LAYERS_MAX;
-
-	for (unsigned int i = 0; i < LAYERS_MAX; i++)
-		if (l->layer[i].fd >= 0 && i != l->top &&
-		    (best == LAYERS_MAX || l->layer[i].held < l->layer[best].held))
-			best = i;
-	return best;
-}
-
-/* Copies the next cluster of the victim, of which there is one, into the top. */
-static int move_one(struct layers *l)
-{
-	const uint8_t *p = memchr(l->map + l->victim_cursor, (int)l->victim + 1,
-				  l->clusters - l->victim_cursor);
-	uint32_t c = (uint32_t)(p - l->map);
-	struct iovec v = {l->bounce, LAYERS_CLUSTER};
-	int rc = layer_file_read(l->layer[l->victim].fd, &(struct layer_iov){&v, 1}, LAYERS_CLUSTER,
-				 offset_of(c));
-
-	if (rc)
-		return rc;
-	l->copied++;
-	if (memcmp(l->bounce, l->zeros, LAYERS_CLUSTER) == 0) {
-		drop_clusters(l, c, c + 1);
-		return 0;
-	}
-	v = (struct iovec){l->bounce, LAYERS_CLUSTER};
-	rc = layer_file_write(l->top_rw, &(struct layer_iov){&v, 1}, LAYERS_CLUSTER, offset_of(c));
-	if (rc)
-		unwrite(l, offset_of(c), offset_of(c + 1));
-	else
-		claim(l, offset_of(c), offset_of(c + 1));
-	l->victim_cursor = c; /* only the top gets new clusters: none before this comes back */
-	return rc;
-}
-
-bool layers_wants_flatten(const struct layers *l)
-{
-	return l->count > (l->flattening ? LAYERS_FLATTEN_TO : LAYERS_FLATTEN_AT);
-}
-
-int layers_flatten(struct layers *l, unsigned int max_clusters)
-{
-	while (max_clusters-- && layers_wants_flatten(l)) {
-		int rc;
-
-		l->flattening = true;
-		if (l->victim == LAYERS_MAX) {
-			l->victim = smallest_lower(l);
-			l->victim_cursor = 0;
-		}
-		rc = move_one(l);
-		if (rc)
-			return rc;
-	}
-	l->flattening = layers_wants_flatten(l);
-	return l->flattening;
-}
-
-/* What is nearest to its end is to be emptied next. */
-static void choose_smallest(struct layers *l)
-{
-	unsigned int best = smallest_lower(l);
-
-	if (l->victim < LAYERS_MAX && l->layer[l->victim].held <= l->layer[best].held)
-		return;
-	l->victim = best;
-	l->victim_cursor = 0;
-}
-
-int layers_make_room(struct layers *l, bool running)
-{
-	/* An empty top is replaced, not added to. */
-	while (l->count == LAYERS_MAX && (running || !layers_top_unused(l))) {
-		int rc;
-
-		l->flattening = true;
-		choose_smallest(l);
-		if (running && l->layer[l->victim].held > LAYERS_ROOM_CLUSTERS)
-			return -EAGAIN;
-		rc = layers_flatten(l, 1);
-		if (rc < 0)
-			return rc;
-	}
 	return 0;
 }
 

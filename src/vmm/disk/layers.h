@@ -13,6 +13,13 @@
  * - Layers of which there are too many are thinned out by copying into the top
  *   what is used of them, the one with the least first. This is right whoever
  *   else uses the lower layers, because nobody changes those.
+ * - Of a lower layer no part is given back: another process may read it. So one of
+ *   which little is used is emptied as well when all of them have come to take up
+ *   more than the disk's size by LAYERS_TIDY_AT, the one that gives back most for
+ *   what is copied first. No push leaves more than LAYERS_BELOW times the size below
+ *   the top, and the top has the size at most: a disk never has more than three
+ *   times its size of storage, however it is written to and forked. That is counted
+ *   in clusters that files have storage for, and in none too few.
  *
  * Each layer comes as two descriptors of one file (struct layer_fds): one for
  * writing, closed when the layer stops being the top, and one for reading. So a
@@ -43,6 +50,11 @@
 #define LAYERS_FLATTEN_AT 16u /* with more than this many the thinning out begins ... */
 #define LAYERS_FLATTEN_TO 8u  /* ... and ends with this many; ... */
 #define LAYERS_URGENT     24u /* ... with more than this many it is to be fast */
+/* Storage beyond the disk's size, in quarters of it. */
+#define LAYERS_TIDY_AT     2u /* with more than this layers begin to be emptied for it ... */
+#define LAYERS_TIDY_TO     1u /* ... until it is this; ... */
+#define LAYERS_TIDY_URGENT 3u /* ... with more than this it is to be fast */
+#define LAYERS_BELOW       2u /* times the disk's size: what may be below the top */
 /* So much is copied by layers_make_room() for a guest that stands still meanwhile: 16 MiB. */
 #define LAYERS_ROOM_CLUSTERS 256u
 
@@ -52,9 +64,10 @@ struct layer_fds {
 };
 
 struct layer {
-	int fd;        /* for reading; -1: this entry is free */
-	uint32_t held; /* clusters that this disk has in it */
-	bool unsynced; /* written since the last flush */
+	int fd;          /* for reading; -1: this entry is free */
+	uint32_t held;   /* clusters that this disk has in it */
+	uint32_t stored; /* clusters that the file has storage for, at most */
+	bool unsynced;   /* written since the last flush */
 };
 
 struct layers {
@@ -66,8 +79,10 @@ struct layers {
 	unsigned int count; /* layers in use, the top included */
 	unsigned int top;
 	int top_rw;
-	bool top_stale; /* the top may hold bytes of clusters that are not its own */
-	bool flattening;
+	bool top_stale;         /* the top may hold bytes of clusters that are not its own */
+	uint32_t stored;        /* of all layers */
+	bool flattening;        /* because there are too many */
+	bool tidying;           /* because they take up too much */
 	unsigned int victim;    /* layer being emptied; LAYERS_MAX: none */
 	uint32_t victim_cursor; /* it holds nothing before this cluster */
 	uint32_t used;          /* clusters that are not zeros */
@@ -101,10 +116,11 @@ void layers_discard(struct layers *l, uint64_t off, uint64_t len);
 __must_check int layers_flush(struct layers *l);
 
 /*
- * Makes sure that the next layers_push() finds a free entry, which costs copying when LAYERS_MAX
- * are in use. `running`: the disk may be written to until then, so that a top that is unused now
- * may not be replaced; and whoever uses it waits, so that at most LAYERS_ROOM_CLUSTERS are copied.
- * -EAGAIN: that would not do, and nothing was copied; layers_flatten() is to go on first.
+ * Makes sure that the next layers_push() finds a free entry, and may leave what there is below the
+ * top. That costs copying when LAYERS_MAX are in use, or LAYERS_BELOW would be passed. `running`:
+ * the disk may be written to until then, so that a top that is unused now may not be replaced; and
+ * whoever uses it waits, so that at most LAYERS_ROOM_CLUSTERS are copied. -EAGAIN: that would not
+ * do; layers_flatten() is to go on first.
  */
 __must_check int layers_make_room(struct layers *l, bool running);
 
@@ -116,19 +132,20 @@ static inline bool layers_top_unused(const struct layers *l)
 
 /*
  * The top becomes read-only; `top` is the new one. An unused top is simply replaced. The
- * descriptors are taken over on success; on failure nothing has changed.
+ * descriptors are taken over on success; on failure nothing has changed. -EAGAIN: so much was
+ * written since layers_make_room() that more than LAYERS_BELOW would be below it.
  */
 __must_check int layers_push(struct layers *l, struct layer_fds top);
 
 /* In a forked child, before any write: the top, which is empty, was the parent's. */
 __must_check int layers_replace_top(struct layers *l, struct layer_fds top);
 
-/* There are too many layers; and some more of the work: 1 more is to be done, 0 done, or -errno. */
+/*
+ * There are too many layers, or they take up too much; that soon forks could fail for it; and some
+ * more of the work: 1 more is to be done, 0 done, or -errno.
+ */
 bool layers_wants_flatten(const struct layers *l);
-static inline bool layers_urgent(const struct layers *l)
-{
-	return l->count > LAYERS_URGENT;
-}
+bool layers_urgent(const struct layers *l);
 __must_check int layers_flatten(struct layers *l, unsigned int max_clusters);
 
 /* Bytes of storage that the top takes up, or -errno. */

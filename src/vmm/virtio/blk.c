@@ -25,7 +25,8 @@ static struct blk *blk_of(struct virtio_dev *dev)
 	return (struct blk *)(void *)dev;
 }
 
-static void run(struct blk *b)
+/* What is waiting, within the budget. 0, or -errno: the driver has broken the rules. */
+static int carry_out(struct blk *b)
 {
 	struct virtq *q = &b->dev.queue[VIRTIO_BLK_QUEUE];
 	int64_t left = BLK_BUDGET;
@@ -36,17 +37,22 @@ static void run(struct blk *b)
 
 		if (left <= 0 || b->held) {
 			b->events.again(b->events.arg);
-			return;
+			return 0;
 		}
 		cost = blk_request(b);
-		if (cost < 0) {
-			rc = (int)cost;
-			break;
-		}
+		if (cost < 0)
+			return (int)cost;
 		left -= cost;
 	}
-	if (rc < 0)
+	return rc;
+}
+
+static void run(struct blk *b)
+{
+	if (carry_out(b) < 0)
 		virtio_dev_fail(&b->dev);
+	if (layers_wants_flatten(b->disk))
+		b->events.piled(b->events.arg);
 }
 
 void blk_continue(struct blk *b)

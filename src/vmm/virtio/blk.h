@@ -48,6 +48,7 @@
 /* Reports to the owner, from any thread, under the lock; they must not call back. */
 struct blk_events {
 	void (*again)(void *arg);              /* more is waiting than the budget allows */
+	void (*piled)(void *arg);              /* layers_wants_flatten(), after requests */
 	void (*failed)(void *arg, int errnum); /* the host failed a request: positive errno */
 	void *arg;
 };
