@@ -1,5 +1,6 @@
 """The state database: other versions of it, and a disk that is full, damaged or slow."""
 
+import json
 import os
 import random
 import signal
@@ -13,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from conftest import Daemon, wait_for
+from egress import ask, grant, log, metrics, order
 from syncs import Syncs
 
 SIZE_MIB = 12
 RESERVE = 4 << 20
+DENIED = 'podflare_egress_decisions_total{verdict="deny",reason="not_allowed"}'
 
 
 def test_a_database_of_another_version_is_moved_aside(start: Callable[..., Daemon]) -> None:
@@ -130,6 +133,61 @@ def test_a_reserve_without_blocks(start: Callable[..., Daemon], small_disk: Smal
     assert small_disk.reserved() == 0
     d.start()
     assert small_disk.reserved() >= RESERVE
+
+
+def records(disk: SmallDisk) -> tuple[int, int]:
+    """Of egress.jsonl: decisions that its lines stand for, and those that are lost."""
+    there = lost = 0
+    for line in (disk.state / "egress.jsonl").read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # one that was cut off: it is counted among the lost ones
+        if record["type"] == "lost":
+            lost += record["n"]
+            assert record["sandbox"] is None and record["time"] <= record["until"]
+        else:
+            there += record.get("suppressed", 1)
+    return there, lost
+
+
+def test_records_on_a_full_disk(start: Callable[..., Daemon], small_disk: SmallDisk) -> None:
+    """There is some room for them, and those that find none are counted; rows find theirs still."""
+    d = start(args=small_disk.args, prefix=small_disk.prefix)
+    sids = [d.create(egress=grant("allowed.test")) for _ in range(6)]
+    small_disk.fill()
+    order(d, sids[0], flood=1500)
+    wait_for(lambda: log(d, sids[0], "?limit=1")[0]["id"] == 1500)
+    assert records(small_disk) == (1500, 0)
+    for sid in sids[1:]:
+        order(d, sid, flood=2500)
+    wait_for(lambda: metrics(d)[DENIED] == 14_000)
+    assert metrics(d)["podflare_egress_lost_total"] > 0
+    assert small_disk.reserved() >= RESERVE // 2
+    for sid in sids:
+        assert d.http.delete(f"/v1/sandboxes/{sid}").status_code == 204
+    sid = d.create(egress=grant("allowed.test"), metadata={"k": "v" * 20_000})
+    lost = metrics(d)["podflare_egress_lost_total"]
+    assert "cannot write the state database" not in d.log_text()
+    small_disk.empty()
+    ask(d, sid, "denied.test")
+    wait_for(lambda: sum(records(small_disk)) == 14_001)
+    assert records(small_disk)[1] == lost == metrics(d)["podflare_egress_lost_total"] > 0
+
+
+def test_the_last_records_on_a_full_disk(start: Callable[..., Daemon], small_disk: SmallDisk) -> None:
+    """Nothing comes after them: how many were lost is said when the daemon ends."""
+    d = start(args=small_disk.args, prefix=small_disk.prefix)
+    sids = [d.create(egress=grant("allowed.test")) for _ in range(5)]
+    small_disk.fill()
+    for sid in sids:
+        order(d, sid, flood=2000)
+    wait_for(lambda: metrics(d)[DENIED] == 10_000)
+    lost = metrics(d)["podflare_egress_lost_total"]
+    assert lost > 0 and records(small_disk)[1] == 0
+    small_disk.empty()
+    d.stop()
+    assert records(small_disk) == (10_000 - lost, lost)
 
 
 def page(path: Path, n: int) -> tuple[int, int]:
