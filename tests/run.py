@@ -57,6 +57,7 @@ TSAN_TESTS = [
     "tests/daemon/test_stress.py",
     "tests/daemon/test_template.py",
     "tests/daemon/test_cgroups.py",
+    "tests/daemon/test_store.py::test_the_loop_waits_for_no_disk",
 ]
 
 

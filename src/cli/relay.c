@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <string.h>
 
 static void relay_finish(struct relay *r)
 {
@@ -25,6 +26,42 @@ static bool relay_writable(const struct relay *r)
 	return poll(&p, 1, 0) != 0;
 }
 
+/* A disk that is full may have room later; one that fails may not, but that costs nothing. */
+static bool relay_may_mend(ssize_t error)
+{
+	return error == -ENOSPC || error == -EDQUOT || error == -EIO;
+}
+
+static void relay_drop(struct relay *r)
+{
+	r->dropped = true;
+	r->skip = r->data[r->start + r->len - 1] != '\n';
+	r->len = 0;
+}
+
+/* A chunk has come. Behind what was dropped it begins with its first whole line. */
+static void relay_take(struct relay *r, size_t n)
+{
+	const char *end;
+
+	r->start = 1;
+	r->len = n;
+	if (r->skip) {
+		end = memchr(r->data + r->start, '\n', n);
+		if (!end) {
+			r->len = 0;
+			return;
+		}
+		r->skip = false;
+		r->start = (size_t)(end - r->data) + 1;
+		r->len = n - r->start + 1;
+	}
+	if (r->dropped && r->open) {
+		r->data[--r->start] = '\n';
+		r->len++;
+	}
+}
+
 /* Writes the chunk as far as that goes without blocking; afterwards waits for one side. */
 static void relay_push(struct relay *r)
 {
@@ -33,10 +70,16 @@ static void relay_push(struct relay *r)
 
 		if (n == -EAGAIN)
 			break;
+		if (relay_may_mend(n)) {
+			relay_drop(r);
+			break;
+		}
 		if (n < 0) {
 			r->discard = true;
 			break;
 		}
+		r->open = r->data[r->start + (size_t)n - 1] != '\n';
+		r->dropped = false;
 		r->start += (size_t)n;
 		r->len -= (size_t)n;
 	}
@@ -58,7 +101,7 @@ static void relay_push(struct relay *r)
 static void relay_on_in(struct loop_src *src, uint32_t events)
 {
 	struct relay *r = src->arg;
-	ssize_t n = io_read_some(r->src, r->data, sizeof(r->data));
+	ssize_t n = io_read_some(r->src, r->data + 1, RELAY_CHUNK);
 
 	(void)events;
 	if (n == -EAGAIN)
@@ -67,8 +110,7 @@ static void relay_on_in(struct loop_src *src, uint32_t events)
 		relay_finish(r);
 		return;
 	}
-	r->start = 0;
-	r->len = (size_t)n;
+	relay_take(r, (size_t)n);
 	relay_push(r);
 }
 

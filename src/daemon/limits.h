@@ -188,6 +188,10 @@
 #define STORE_PRUNE_NS       SECOND_NS /* from a row that was written to a look at that */
 #define STORE_PRUNE_ROWS     16        /* in one turn of the loop */
 #define STORE_PRUNE_AGAIN_NS (SECOND_NS / 50)
-#define RESERVE_BYTES        (2ull << 20) /* of the database, on a full disk */
+#define STORE_LOG_PAGES      1000         /* of the database's log, before it is written back */
+#define STORE_BUSY_START_MS  2000         /* another process writes, while it is opened */
+#define STORE_BUSY_MS        100          /* another process writes: the loop waits no longer */
+#define RESERVE_BYTES        (4ull << 20) /* of database and egress.jsonl, on a full disk */
+#define RESERVE_OF_STORE     (2ull << 20) /* of these, what only the database gets */
 #define RESERVE_PIECE        (128u << 10)
 #define RESERVE_RETRY_NS     (5 * SECOND_NS)

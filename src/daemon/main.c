@@ -201,6 +201,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	d->vmms.others_reap = egress_host_reap;
 	if (rc == 0)
 		rc = egress_host_init(&d->egress, &d->loop, c, err);
+	d->egress.audit.reserve = &d->store.reserve;
 	/* Bound before the images are read: a taken port is told at once. */
 	if (rc == 0)
 		rc = http_init(&d->http, d, connections, err);

@@ -33,10 +33,20 @@ static void reserve_on_timer(struct loop_timer *t)
 	reserve_fill(t->arg);
 }
 
+/* What there is of it. One with holes, as it comes back from some backups, is none. */
+static uint64_t reserve_real(int fd)
+{
+	struct stat st;
+
+	if (io_fstat(fd, &st) < 0 || st.st_size > (off_t)RESERVE_BYTES ||
+	    st.st_blocks * 512 < st.st_size)
+		return 0;
+	return (uint64_t)st.st_size;
+}
+
 void reserve_open(struct reserve *r, struct loop *loop, const char *dir)
 {
 	char path[4096];
-	int64_t size;
 
 	*r = (struct reserve){.loop = loop, .fd = -1};
 	r->timer = (struct loop_timer){.fn = reserve_on_timer, .arg = r};
@@ -44,11 +54,10 @@ void reserve_open(struct reserve *r, struct loop *loop, const char *dir)
 		return;
 	r->fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (r->fd < 0) {
-		log_warn("no reserve for the state database: %s cannot be opened", path);
+		log_warn("no reserve for the state directory: %s cannot be opened", path);
 		return;
 	}
-	size = io_size(r->fd);
-	r->have = size > 0 && size <= (int64_t)RESERVE_BYTES ? (uint64_t)size : 0;
+	r->have = reserve_real(r->fd);
 	if (r->have < RESERVE_BYTES)
 		reserve_fill(r);
 }
@@ -60,14 +69,14 @@ void reserve_close(struct reserve *r)
 	close_fd(&r->fd);
 }
 
-bool reserve_give(struct reserve *r)
+bool reserve_give(struct reserve *r, uint64_t stay)
 {
 	uint64_t rest = r->have > RESERVE_PIECE ? r->have - RESERVE_PIECE : 0;
 
-	if (r->fd < 0 || r->have == 0 || ftruncate(r->fd, (off_t)rest) < 0)
+	if (r->fd < 0 || r->have == 0 || rest < stay || ftruncate(r->fd, (off_t)rest) < 0)
 		return false;
 	if (r->have == RESERVE_BYTES)
-		log_warn("no room for the state database: its reserve is being used");
+		log_warn("no room in the state directory: its reserve is being used");
 	r->have = rest;
 	loop_timer_set(r->loop, &r->timer, RESERVE_RETRY_NS);
 	return true;

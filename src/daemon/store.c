@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The database. synchronous=NORMAL in WAL mode: a power failure may lose the
- * last rows but never the file; no VM survives a power failure anyway.
+ * Opening the database: as often as there is something to make room with, and anew
+ * when what is there is of no use. While it is opened, its disk is waited for in the
+ * loop's thread: nobody is served yet. Afterwards never (store_sync.c).
  */
 #define _GNU_SOURCE
 #include "daemon/store.h"
@@ -17,6 +18,7 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define STORE_VERSION     5
 #define STORE_VERSION_SQL "PRAGMA user_version=5;"
@@ -79,22 +81,67 @@ static const char egress_sql[] = "UPDATE sandboxes SET grant_id=?2 WHERE id=?1";
 static const char grant_sql[] = "SELECT id FROM grants WHERE hash=?1";
 static const char grant_new_sql[] = "INSERT INTO grants(hash, allow) VALUES(?1, ?2)";
 
+int store_errno(sqlite3 *db, int code)
+{
+	int error = db ? sqlite3_system_errno(db) : 0;
+
+	switch (code & 0xff) {
+	case SQLITE_CORRUPT:
+	case SQLITE_NOTADB:
+		return EUCLEAN;
+	case SQLITE_FULL:
+		return ENOSPC;
+	case SQLITE_IOERR:
+		if (code == SQLITE_IOERR_CORRUPTFS) /* it could not be read */
+			return EUCLEAN;
+		return error == ENOSPC || error == EDQUOT ? ENOSPC : EIO;
+	default:
+		return EIO;
+	}
+}
+
 int store_error(struct store *s, struct err *err, const char *what)
 {
-	return err_text(err, EIO, "cannot %s the state database: %s", what,
+	return err_text(err, s->db ? store_errno(s->db, sqlite3_errcode(s->db)) : EIO,
+			"cannot %s the state database: %s", what,
 			s->db ? sqlite3_errmsg(s->db) : "out of memory");
+}
+
+/* A file that says so, for the next start. False: a name too long. */
+static bool store_mark(const char *dir, char path[static 4096])
+{
+	return snprintf(path, 4096, "%s/podflare.db-damaged", dir) < 4096;
+}
+
+void store_condemn(struct store *s)
+{
+	_cleanup_fd int fd = -1;
+	char path[4096];
+
+	if (s->condemned)
+		return;
+	s->condemned = true;
+	if (store_mark(s->dir, path))
+		fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+	log_error("the state database is damaged: the next start moves it aside; until then "
+		  "sandboxes may fail to be made%s",
+		  fd < 0 ? " (it cannot be marked: move podflare.db* aside by hand)" : "");
+}
+
+void store_failed(struct store *s, const char *what)
+{
+	log_error("cannot %s the state database: %s", what, sqlite3_errmsg(s->db));
+	if (store_errno(s->db, sqlite3_errcode(s->db)) == EUCLEAN)
+		store_condemn(s);
 }
 
 bool store_again(struct store *s, int rc)
 {
-	rc &= 0xff;
-	if (rc != SQLITE_FULL && !(rc == SQLITE_IOERR && sqlite3_system_errno(s->db) == ENOSPC))
+	if (store_errno(s->db, rc) != ENOSPC || !reserve_give(&s->reserve, 0))
 		return false;
-	if (!reserve_give(&s->reserve))
-		return false;
-	/* The log starts anew where it has room already; only the rows themselves need more. */
-	if (sqlite3_wal_checkpoint_v2(s->db, NULL, SQLITE_CHECKPOINT_RESTART, NULL, NULL))
-		log_debug("the state database's log cannot be written back yet");
+	/* Then the log begins anew where it has room already; only the rows themselves need more.
+	 */
+	store_sync_soon(s, true);
 	return true;
 }
 
@@ -137,24 +184,34 @@ static int store_version(struct store *s, int *version, struct err *err)
 	    sqlite3_step(st) == SQLITE_ROW)
 		*version = sqlite3_column_int(st, 0);
 	sqlite3_finalize(st);
-	return *version < 0 ? store_error(s, err, "read") : 0;
+	if (*version >= 0)
+		return 0;
+	return sqlite3_errcode(s->db) == SQLITE_OK || sqlite3_errcode(s->db) == SQLITE_ROW
+		       ? err_text(err, EUCLEAN, "the state database is of no version (%d)",
+				  *version)
+		       : store_error(s, err, "read");
 }
 
-/* No VM outlives its daemon: a database of another version has only memories in it. */
-static int store_aside(const char *path, int version, struct err *err)
+/*
+ * No VM outlives its daemon: a database has only memories in it. *to: what it is called now, with
+ * this word in it.
+ */
+static int store_aside(struct store *s, const char *path, const char *word, char to[static 4300],
+		       struct err *err)
 {
 	static const char *const tails[] = {"", "-wal", "-shm"};
-	char from[4200], to[4300];
-	int64_t now = (int64_t)(io_realtime_ns() / 1000000);
+	long long now = (long long)(io_realtime_ns() / 1000000);
+	char from[4200], tail_to[4310];
 
+	snprintf(to, 4300, "%s.%s-%lld", path, word, now);
 	for (size_t i = 0; i < ARRAY_SIZE(tails); i++) {
 		snprintf(from, sizeof(from), "%s%s", path, tails[i]);
-		snprintf(to, sizeof(to), "%s.v%d-%lld%s", path, version, (long long)now, tails[i]);
-		if (rename(from, to) < 0 && errno != ENOENT)
+		snprintf(tail_to, sizeof(tail_to), "%s%s", to, tails[i]);
+		if (rename(from, tail_to) < 0 && errno != ENOENT)
 			return err_set(err, errno, "cannot move the state database %s aside", from);
 	}
-	log_warn("the state database is of another version (%d, not %d): moved to %s.v%d-%lld",
-		 version, STORE_VERSION, path, version, (long long)now);
+	if (store_mark(s->dir, from) && unlink(from) < 0 && errno != ENOENT)
+		return err_set(err, errno, "cannot remove %s", from);
 	return 0;
 }
 
@@ -163,23 +220,73 @@ static int store_connect(struct store *s, const char *path, struct err *err)
 	if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) !=
 	    SQLITE_OK)
 		return store_error(s, err, "open");
-	sqlite3_busy_timeout(s->db, 2000);
+	sqlite3_extended_result_codes(s->db, 1);
+	sqlite3_busy_timeout(s->db, STORE_BUSY_START_MS);
 	return 0;
+}
+
+static void store_disconnect(struct store *s)
+{
+	sqlite3_stmt **all[] = {&s->insert,    &s->end,     &s->find,    &s->details, &s->deleted,
+				&s->children,  &s->merged,  &s->renamed, &s->egress,  &s->grant,
+				&s->grant_new, &s->too_old, &s->forget,  &s->size};
+
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
+		sqlite3_finalize(*all[i]);
+		*all[i] = NULL;
+	}
+	store_sync_stop(s);
+	sqlite3_close(s->db);
+	sqlite3_close(s->sync.db); /* the last one writes the log back, and syncs */
+	s->db = NULL;
+	s->sync = (struct store_sync){0};
+}
+
+/* Closing writes nothing: a checkpoint would spread what is wrong, or fail. */
+static void store_leave_log(struct store *s)
+{
+	if (s->db)
+		sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+	if (s->sync.db)
+		sqlite3_db_config(s->sync.db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
 }
 
 /* Opens the file; one of another version gives way to a new one. */
 static int store_use(struct store *s, const char *path, struct err *err)
 {
 	int version = -1, rc = store_connect(s, path, err);
+	char word[16], to[4300];
 
 	if (rc == 0)
 		rc = store_version(s, &version, err);
 	if (rc < 0 || version == STORE_VERSION || version == 0)
 		return rc;
-	sqlite3_close(s->db);
-	s->db = NULL;
-	rc = store_aside(path, version, err);
-	return rc == 0 ? store_connect(s, path, err) : rc;
+	store_disconnect(s);
+	snprintf(word, sizeof(word), "v%d", version);
+	rc = store_aside(s, path, word, to, err);
+	if (rc < 0)
+		return rc;
+	log_warn("the state database is of another version (%d, not %d): moved to %s", version,
+		 STORE_VERSION, to);
+	return store_connect(s, path, err);
+}
+
+/* All of it is read, once: some tenths of a second for as much as there may be. */
+static int store_check(struct store *s, struct err *err)
+{
+	sqlite3_stmt *st = NULL;
+	const char *said = NULL;
+	int rc = 0;
+
+	if (sqlite3_prepare_v2(s->db, "PRAGMA quick_check(1)", -1, &st, NULL) == SQLITE_OK &&
+	    sqlite3_step(st) == SQLITE_ROW)
+		said = (const char *)sqlite3_column_text(st, 0);
+	if (!said)
+		rc = store_error(s, err, "check");
+	else if (strcmp(said, "ok") != 0)
+		rc = err_text(err, EUCLEAN, "%s", said);
+	sqlite3_finalize(st);
+	return rc;
 }
 
 /* Ends what a crash left open. */
@@ -229,29 +336,26 @@ static int store_prepare(struct store *s, struct err *err)
 static int store_salt(struct store *s, struct err *err)
 {
 	sqlite3_stmt *st = NULL;
-	bool ok = sqlite3_prepare_v2(s->db, "SELECT value FROM salt", -1, &st, NULL) == SQLITE_OK &&
-		  sqlite3_step(st) == SQLITE_ROW &&
-		  sqlite3_column_bytes(st, 0) == (int)sizeof(s->salt);
+	int rc = 0;
 
-	if (ok)
+	if (sqlite3_prepare_v2(s->db, "SELECT value FROM salt", -1, &st, NULL) != SQLITE_OK ||
+	    sqlite3_step(st) != SQLITE_ROW)
+		rc = store_error(s, err, "read the salt of");
+	else if (sqlite3_column_bytes(st, 0) != (int)sizeof(s->salt))
+		rc = err_text(err, EUCLEAN, "the salt in it is none of ours");
+	else
 		memcpy(s->salt, sqlite3_column_blob(st, 0), sizeof(s->salt));
 	sqlite3_finalize(st);
-	return ok ? 0 : store_error(s, err, "read the salt of");
+	return rc;
 }
 
-int store_open(struct store *s, struct loop *loop, const char *dir, const struct store_keep *keep,
-	       struct err *err)
+/* From the file to what is ready for use, or as far as that goes. */
+static int store_begin(struct store *s, const char *path, struct err *err)
 {
-	char path[4096];
-	int rc;
+	int rc = store_use(s, path, err);
 
-	*s = (struct store){.lock_fd = -1, .reserve.fd = -1, .loop = loop, .keep = *keep};
-	rc = store_lock(s, dir, err);
-	if (rc == 0) {
-		reserve_open(&s->reserve, loop, dir);
-		snprintf(path, sizeof(path), "%s/podflare.db", dir);
-		rc = store_use(s, path, err);
-	}
+	if (rc == 0)
+		rc = store_check(s, err);
 	if (rc == 0)
 		rc = store_exec(s, "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;", "open",
 				err);
@@ -264,6 +368,67 @@ int store_open(struct store *s, struct loop *loop, const char *dir, const struct
 	if (rc == 0)
 		rc = store_prepare(s, err);
 	if (rc == 0)
+		rc = store_sync_start(s, path, err);
+	if (rc == 0)
+		sqlite3_busy_timeout(s->db, STORE_BUSY_MS);
+	/* Our statements are right: it is the tables that are not ours. */
+	else if (s->db && (sqlite3_errcode(s->db) & 0xff) == SQLITE_ERROR)
+		rc = -EUCLEAN;
+	return rc;
+}
+
+/* What is in the way of a new one, because of what `why` says. */
+static int store_replace(struct store *s, const char *path, const char *why, struct err *err)
+{
+	char to[4300];
+	int rc = store_aside(s, path, "damaged", to, err);
+
+	if (rc == 0)
+		log_warn("the state database is damaged (%s): moved to %s", why, to);
+	return rc;
+}
+
+static int store_begin_somehow(struct store *s, const char *path, struct err *err)
+{
+	bool replaced = false;
+
+	for (;;) {
+		struct err why = {0};
+		int rc = store_begin(s, path, &why);
+
+		if (rc == 0)
+			return 0;
+		store_leave_log(s);
+		store_disconnect(s);
+		if (rc == -ENOSPC && reserve_give(&s->reserve, 0))
+			continue;
+		if (rc != -EUCLEAN || replaced)
+			return err_text(err, why.num, "%s", why.msg);
+		rc = store_replace(s, path, why.msg, err);
+		if (rc < 0)
+			return rc;
+		replaced = true;
+	}
+}
+
+int store_open(struct store *s, struct loop *loop, const char *dir, const struct store_keep *keep,
+	       struct err *err)
+{
+	char path[4096], mark[4096];
+	int rc;
+
+	*s = (struct store){.lock_fd = -1, .reserve.fd = -1, .loop = loop, .keep = *keep};
+	s->dir = dir;
+	rc = store_lock(s, dir, err);
+	if (rc == 0) {
+		reserve_open(&s->reserve, loop, dir);
+		snprintf(path, sizeof(path), "%s/podflare.db", dir);
+		if (store_mark(dir, mark) && access(mark, F_OK) == 0)
+			rc = store_replace(s, path, "as was found while it was in use", err);
+	}
+	if (rc == 0)
+		rc = store_begin_somehow(s, path, err);
+	if (rc == 0)
 		store_prune_start(s);
 	else
 		store_close(s);
@@ -273,21 +438,9 @@ int store_open(struct store *s, struct loop *loop, const char *dir, const struct
 void store_close(struct store *s)
 {
 	store_prune_stop(s);
-	sqlite3_finalize(s->insert);
-	sqlite3_finalize(s->end);
-	sqlite3_finalize(s->find);
-	sqlite3_finalize(s->details);
-	sqlite3_finalize(s->deleted);
-	sqlite3_finalize(s->children);
-	sqlite3_finalize(s->merged);
-	sqlite3_finalize(s->renamed);
-	sqlite3_finalize(s->egress);
-	sqlite3_finalize(s->grant);
-	sqlite3_finalize(s->grant_new);
-	sqlite3_finalize(s->too_old);
-	sqlite3_finalize(s->forget);
-	sqlite3_finalize(s->size);
-	sqlite3_close(s->db);
+	if (s->condemned)
+		store_leave_log(s);
+	store_disconnect(s);
 	reserve_close(&s->reserve);
 	close_fd(&s->lock_fd);
 	*s = (struct store){.lock_fd = -1, .reserve.fd = -1};

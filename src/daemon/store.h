@@ -10,11 +10,15 @@
  * Those that have ended are forgotten, the first to end first, when they are older
  * than keep.days, and while all that is kept is more than keep.mib.
  *
- * A database of another version of the schema is moved aside. A full disk does
- * not stop it for a while (reserve.h).
+ * A database of another version of the schema is moved aside when it is opened, and
+ * so is one that is damaged: what is in it are memories, and no reason not to start.
+ * One that is found damaged while it is in use goes on as far as it can, and is moved
+ * aside by the next start. A full disk does not stop it for a while (reserve.h).
  *
  * A lock file keeps a second daemon out of the directory. Writes are single
- * rows, tens of microseconds: done in the loop's thread.
+ * rows, tens of microseconds: done in the loop's thread, into the page cache. The disk
+ * is waited for in another one (store_sync.c): a daemon that is killed has forgotten
+ * nothing, a power failure loses the last rows.
  * fork: close-on-exec; VMM processes never see the database.
  */
 #pragma once
@@ -25,6 +29,7 @@
 #include "lib/loop.h"
 
 #include <jansson.h>
+#include <pthread.h>
 #include <sqlite3.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -36,6 +41,18 @@ struct store_keep {
 	uint32_t days, mib;
 };
 
+/* store_sync.c */
+struct store_sync {
+	sqlite3 *db; /* a connection of its own; NULL: it was not started */
+	struct loop_src src;
+	pthread_t thread;
+	bool running, checkpoint;       /* the thread is there; it does a checkpoint, too */
+	bool wanted, checkpoint_wanted; /* one more, when it is done */
+	bool failed;                    /* the last one, and that was logged */
+	int pages;                      /* of the log */
+	int code, rc;                   /* what became of it: SQLite's, and ours */
+};
+
 struct store {
 	sqlite3 *db;
 	sqlite3_stmt *insert, *end, *find, *details, *deleted, *children, *merged, *renamed;
@@ -44,6 +61,9 @@ struct store {
 	struct loop_timer prune;
 	struct store_keep keep;
 	struct reserve reserve;
+	struct store_sync sync;
+	const char *dir;
+	bool condemned;
 	uint8_t salt[OWNER_SALT_LEN]; /* of the owners' names: as old as the database */
 	int lock_fd;
 };
@@ -64,6 +84,7 @@ struct store_row {
 	const struct grant *grant; /* of store_insert() and store_merge(): the same, borrowed */
 };
 
+/* dir has to outlive it. */
 int store_open(struct store *s, struct loop *loop, const char *dir, const struct store_keep *keep,
 	       struct err *err);
 void store_close(struct store *s);

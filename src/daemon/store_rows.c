@@ -27,7 +27,8 @@ int store_run(struct store *s, sqlite3_stmt *st)
 	sqlite3_clear_bindings(st);
 	if (rc == SQLITE_DONE)
 		return 0;
-	log_error("cannot write the state database: %s", sqlite3_errmsg(s->db));
+	if (alone || store_errno(s->db, rc) != ENOSPC)
+		store_failed(s, "write");
 	return -EIO;
 }
 
@@ -78,21 +79,26 @@ struct store_change {
 static int store_together(struct store *s, int (*fn)(struct store *s, const struct store_change *c),
 			  const struct store_change *c)
 {
-	struct err err = {0};
+	struct err err;
 	int rc, code;
 
 	do {
+		err = (struct err){0};
 		rc = store_exec(s, "BEGIN IMMEDIATE", "write", &err);
 		if (rc == 0)
 			rc = fn(s, c);
-		if (rc == 0)
-			rc = store_exec(s, "COMMIT", "write", &err);
-		if (rc == 0)
+		/* One that found no room is none any more: it is not the end alone that is
+		 * repeated. */
+		if (rc == 0 && sqlite3_exec(s->db, "COMMIT", NULL, NULL, NULL) == SQLITE_OK)
 			return 0;
 		code = sqlite3_errcode(s->db);
+		if (code != SQLITE_OK)
+			store_error(s, &err, "write");
 		if (!sqlite3_get_autocommit(s->db))
 			sqlite3_exec(s->db, "ROLLBACK", NULL, NULL, NULL);
 	} while (store_again(s, code));
+	if (store_errno(s->db, code) == EUCLEAN)
+		store_condemn(s);
 	log_error("%s", err.num ? err.msg : "a change cannot be written to the state database");
 	return -EIO;
 }
@@ -273,7 +279,7 @@ static int store_take(struct store *s, sqlite3_stmt *st, struct store_row *row,
 		return 1;
 	if (rc == SQLITE_DONE)
 		return 0;
-	log_error("cannot read the state database: %s", sqlite3_errmsg(s->db));
+	store_failed(s, "read");
 	return -EIO;
 }
 

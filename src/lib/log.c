@@ -43,6 +43,7 @@ void log_never_wait(void)
 	int fd;
 
 	log_way = LOG_ASKS;
+	log_fd = 2;
 	if (fstat(2, &st) < 0)
 		return;
 	if (S_ISSOCK(st.st_mode)) {
@@ -188,32 +189,36 @@ static bool line_has_room(void)
 	return poll(&p, 1, 0) != 0;
 }
 
-/* As much as there is room for. */
-static ssize_t line_put(const char *data, size_t len)
+/* As much as there is room for: how much that was. A full disk may take a part, too. */
+static size_t line_put(const char *data, size_t len)
 {
-	ssize_t n;
+	size_t done = 0;
 
-	do
-		n = log_way == LOG_SOCKET ? send(2, data, len, MSG_DONTWAIT | MSG_NOSIGNAL)
-					  : write(log_fd, data, len);
-	while (n < 0 && errno == EINTR);
-	return n;
+	while (done < len) {
+		ssize_t n = log_way == LOG_SOCKET
+				    ? send(2, data + done, len - done, MSG_DONTWAIT | MSG_NOSIGNAL)
+				    : write(log_fd, data + done, len - done);
+
+		if (n > 0)
+			done += (size_t)n;
+		else if (n == 0 || errno != EINTR)
+			break;
+	}
+	return done;
 }
 
 /* False: it is lost. stderr may be closed or full: that is not an error of the caller. */
 static bool line_write(const struct line *l)
 {
-	ssize_t n;
+	size_t n;
 
 	if (log_way != LOG_WAITS && !line_has_room())
 		return false;
-	if (log_way == LOG_WAITS || log_way == LOG_ASKS)
-		return io_write_full(2, l->buf, l->len) == 0;
 	if (atomic_load_explicit(&log_torn, memory_order_relaxed) && line_put("\n", 1) != 1)
 		return false;
 	n = line_put(l->buf, l->len);
-	atomic_store_explicit(&log_torn, n > 0 && (size_t)n < l->len, memory_order_relaxed);
-	return n == (ssize_t)l->len;
+	atomic_store_explicit(&log_torn, n > 0 && n < l->len, memory_order_relaxed);
+	return n == l->len;
 }
 
 static void line_lost(unsigned long n)
@@ -232,7 +237,9 @@ void log_event(enum log_level level, const char *msg, const struct log_field *f,
 	if (lost) {
 		const struct log_field count[] = {LOG_NUM("lines", lost)};
 
-		line_make(&l, LOG_WARN, "lines of the log were lost: nobody read it", count, 1);
+		line_make(&l, LOG_WARN,
+			  "lines of the log were lost: nobody read it, or its disk was full", count,
+			  1);
 		if (!line_write(&l)) {
 			line_lost(lost + 1);
 			return;

@@ -30,8 +30,9 @@ void log_init(enum log_format format, enum log_level min_level);
 /*
  * Once at start, as log_init(): a line for which there is no room (a pipe that nobody reads, a
  * terminal that was stopped) is lost instead of waited for. When there is room again, the number of
- * those is a line of its own. Pipes and terminals are opened anew for that, so that who else has
- * them does not get O_NONBLOCK; where that is not allowed, a terminal may be waited for.
+ * those is a line of its own, as is that of lines that a full disk did not take or cut off. Pipes
+ * and terminals are opened anew for that, so that who else has them does not get O_NONBLOCK; where
+ * that is not allowed, a terminal may be waited for.
  */
 void log_never_wait(void);
 

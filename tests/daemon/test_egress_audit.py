@@ -217,6 +217,7 @@ def test_metrics(daemon: Daemon) -> None:
         'podflare_egress_bytes_total{direction="down"}': 0,
         "podflare_egress_connections": 0,
         "podflare_egress_suppressed_total": 0,
+        "podflare_egress_lost_total": 0,
     }
     sid = daemon.create(egress=grant("allowed.test"))
     for i in range(3):

@@ -1,17 +1,25 @@
-"""The state database: other versions of it, and a disk that is full."""
+"""The state database: other versions of it, and a disk that is full, damaged or slow."""
 
+import json
 import os
+import random
+import signal
 import sqlite3
+import struct
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from conftest import Daemon, wait_for
+from egress import ask, grant, log, metrics, order
+from syncs import Syncs
 
-SIZE_MIB = 6
+SIZE_MIB = 12
+RESERVE = 4 << 20
+DENIED = 'podflare_egress_decisions_total{verdict="deny",reason="not_allowed"}'
 
 
 def test_a_database_of_another_version_is_moved_aside(start: Callable[..., Daemon]) -> None:
@@ -32,35 +40,66 @@ def test_a_database_of_another_version_is_moved_aside(start: Callable[..., Daemo
     d.create()
 
 
-def small_disk(where: str) -> list[str]:
-    """A command prefix that gives the daemon a state directory of a few MiB."""
-    script = f'mount -t tmpfs -o size={SIZE_MIB}m state "{where}" && exec "$@"'
-    return ["unshare", "-m", "sh", "-c", script, "sh"]
-
-
 def may_mount() -> bool:
     """Whether this user may have a small disk."""
     probe = ["unshare", "-m", "mount", "-t", "tmpfs", "x", "/mnt"]
     return subprocess.run(probe, capture_output=True, check=False).returncode == 0
 
 
-@pytest.mark.skipif(not may_mount(), reason="needs the right to mount a tmpfs")
-def test_the_disk_is_full(start: Callable[..., Daemon], tmp_path: Path) -> None:
-    """Sandboxes come and go, and what became of them is written, for a while."""
-    state = tmp_path / "state"
-    state.mkdir()
-    disks = tmp_path / "disks"
-    disks.mkdir()
-    d = start(
-        args=["--state", str(state), "--disk-dir", str(disks)], prefix=small_disk(str(state))
-    )
-    inside = Path(f"/proc/{d.proc.pid}/root{state}")
-    assert (inside / "reserve").stat().st_blocks * 512 >= 2 << 20
+class SmallDisk:
+    """A state directory that is a file system of its own, in a mount namespace of its own."""
+
+    def __init__(self, tmp: Path) -> None:
+        state, disks = tmp / "state", tmp / "disks"
+        state.mkdir()
+        disks.mkdir()
+        script = f'mount -t tmpfs -o size={SIZE_MIB}m state "{state}" && echo there && exec cat'
+        self.holder = subprocess.Popen(
+            ["unshare", "-m", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self.holder.stdout.readline() == b"there\n"
+        self.prefix = ["nsenter", f"--mount=/proc/{self.holder.pid}/ns/mnt"]
+        self.args = ["--state", str(state), "--disk-dir", str(disks)]
+        self.state = Path(f"/proc/{self.holder.pid}/root{state}")
+        self.reserve = self.state / "reserve"
+
+    def fill(self) -> None:
+        """Not a byte is left."""
+        fd = os.open(self.state / "fill", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        with pytest.raises(OSError, match="No space left"):
+            while True:
+                os.write(fd, bytes(4096))
+        os.close(fd)
+
+    def empty(self) -> None:
+        """There is room again."""
+        os.truncate(self.state / "fill", 0)
+
+    def reserved(self) -> int:
+        """Bytes that are kept for the daemon."""
+        return self.reserve.stat().st_blocks * 512
+
+    def end(self) -> None:
+        """It is gone when the last daemon is."""
+        self.holder.communicate(timeout=10)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A disk of a few MiB that stays while daemons come and go."""
+    if not may_mount():
+        pytest.skip("needs the right to mount a tmpfs")
+    disk = SmallDisk(tmp_path)
+    yield disk
+    disk.end()
+
+
+def test_the_disk_is_full(start: Callable[..., Daemon], small_disk: SmallDisk) -> None:
+    """Sandboxes come and go, and what became of them is written, for a while; also from a start on."""
+    d = start(args=small_disk.args, prefix=small_disk.prefix)
+    assert small_disk.reserved() >= RESERVE
     before = d.create()
-    fill = os.open(inside / "fill", os.O_CREAT | os.O_WRONLY)
-    with pytest.raises(OSError, match="No space left"):
-        while True:
-            os.write(fill, bytes(4096))
+    small_disk.fill()
     meta = {"k": "v" * 20_000}
     for _ in range(40):
         sid = d.create(metadata=meta)
@@ -71,11 +110,210 @@ def test_the_disk_is_full(start: Callable[..., Daemon], tmp_path: Path) -> None:
     log = d.log_text()
     assert "its reserve is being used" in log
     assert "cannot write the state database" not in log
-    assert (inside / "reserve").stat().st_size < 2 << 20
+    assert small_disk.reserve.stat().st_size < RESERVE
+    # One that starts has no room for the log of the database, but for what the reserve has.
+    small_disk.empty()
+    d.stop()
+    assert not (small_disk.state / "podflare.db-wal").exists()
+    small_disk.fill()
+    d.start()
+    assert d.http.get(f"/v1/sandboxes/{sid}").json()["ended_reason"] == "the guest powered off"
+    d.create(metadata=meta)
     # Filled again when there is room.
-    os.ftruncate(fill, 0)
-    os.close(fill)
-    wait_for(lambda: (inside / "reserve").stat().st_blocks * 512 >= 2 << 20, 20)
+    small_disk.empty()
+    wait_for(lambda: small_disk.reserved() >= RESERVE, 20)
+
+
+def test_a_reserve_without_blocks(start: Callable[..., Daemon], small_disk: SmallDisk) -> None:
+    """Of one that was restored from a backup only its length may be there."""
+    d = start(args=small_disk.args, prefix=small_disk.prefix)
+    d.stop()
+    os.truncate(small_disk.reserve, 0)
+    os.truncate(small_disk.reserve, RESERVE)
+    assert small_disk.reserved() == 0
+    d.start()
+    assert small_disk.reserved() >= RESERVE
+
+
+def records(disk: SmallDisk) -> tuple[int, int]:
+    """Of egress.jsonl: decisions that its lines stand for, and those that are lost."""
+    there = lost = 0
+    for line in (disk.state / "egress.jsonl").read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue  # one that was cut off: it is counted among the lost ones
+        if record["type"] == "lost":
+            lost += record["n"]
+            assert record["sandbox"] is None and record["time"] <= record["until"]
+        else:
+            there += record.get("suppressed", 1)
+    return there, lost
+
+
+def test_records_on_a_full_disk(start: Callable[..., Daemon], small_disk: SmallDisk) -> None:
+    """There is some room for them, and those that find none are counted; rows find theirs still."""
+    d = start(args=small_disk.args, prefix=small_disk.prefix)
+    sids = [d.create(egress=grant("allowed.test")) for _ in range(6)]
+    small_disk.fill()
+    order(d, sids[0], flood=1500)
+    wait_for(lambda: log(d, sids[0], "?limit=1")[0]["id"] == 1500)
+    assert records(small_disk) == (1500, 0)
+    for sid in sids[1:]:
+        order(d, sid, flood=2500)
+    wait_for(lambda: metrics(d)[DENIED] == 14_000)
+    assert metrics(d)["podflare_egress_lost_total"] > 0
+    assert small_disk.reserved() >= RESERVE // 2
+    for sid in sids:
+        assert d.http.delete(f"/v1/sandboxes/{sid}").status_code == 204
+    sid = d.create(egress=grant("allowed.test"), metadata={"k": "v" * 20_000})
+    lost = metrics(d)["podflare_egress_lost_total"]
+    assert "cannot write the state database" not in d.log_text()
+    small_disk.empty()
+    ask(d, sid, "denied.test")
+    wait_for(lambda: sum(records(small_disk)) == 14_001)
+    assert records(small_disk)[1] == lost == metrics(d)["podflare_egress_lost_total"] > 0
+
+
+def test_the_last_records_on_a_full_disk(start: Callable[..., Daemon], small_disk: SmallDisk) -> None:
+    """Nothing comes after them: how many were lost is said when the daemon ends."""
+    d = start(args=small_disk.args, prefix=small_disk.prefix)
+    sids = [d.create(egress=grant("allowed.test")) for _ in range(5)]
+    small_disk.fill()
+    for sid in sids:
+        order(d, sid, flood=2000)
+    wait_for(lambda: metrics(d)[DENIED] == 10_000)
+    lost = metrics(d)["podflare_egress_lost_total"]
+    assert lost > 0 and records(small_disk)[1] == 0
+    small_disk.empty()
+    d.stop()
+    assert records(small_disk) == (10_000 - lost, lost)
+
+
+def page(path: Path, n: int) -> tuple[int, int]:
+    """Where a page of a database is, and how long it is."""
+    with open(path, "rb") as f:
+        size = struct.unpack(">H", f.read(18)[16:])[0]
+    return (n - 1) * size, size
+
+
+def zero_a_page(path: Path, n: int) -> None:
+    """What a bad disk gives back for it."""
+    at, size = page(path, n)
+    with open(path, "r+b") as f:
+        f.seek(at)
+        f.write(bytes(size))
+
+
+def change_a_table(path: Path) -> None:
+    """Tables of somebody else, in a file that says it is of our version."""
+    db = sqlite3.connect(path)
+    db.executescript("DROP TABLE sandboxes; CREATE TABLE sandboxes(a, b);")
+    db.close()
+
+
+def no_version(path: Path) -> None:
+    """The number of its version is none that we ever had."""
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version=-1")
+    db.commit()
+    db.close()
+
+
+def aside(state: Path) -> list[Path]:
+    """Databases that were moved aside as damaged."""
+    return [
+        p
+        for p in state.glob("podflare.db.damaged-*")
+        if not p.name.endswith(("-wal", "-shm"))
+    ]
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "garbage": lambda p: p.write_bytes(random.Random(1).randbytes(50_000)),
+    "nothing in its first page": lambda p: zero_a_page(p, 1),
+    "a table is gone": lambda p: zero_a_page(p, 2),
+    "cut off": lambda p: os.truncate(p, p.stat().st_size // 2),
+    "no version": no_version,
+    "other tables": change_a_table,
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_database_is_moved_aside(start: Callable[..., Daemon], how: str) -> None:
+    """It is no reason not to start: what is in it are memories."""
+    d = start()
+    sid = d.create(metadata={"k": "v" * 20_000})
+    d.stop()
+    path = d.state / "podflare.db"
+    DAMAGES[how](path)
+    damaged = path.read_bytes()
+    d.start()
+    assert d.log_text().count("the state database is damaged (") == 1, d.log_text()
+    assert d.http.get(f"/v1/sandboxes/{sid}").status_code == 404
+    assert [p.read_bytes() for p in aside(d.state)] == [damaged]
+    sid = d.create()
+    # The new one is a good one.
+    d.stop()
+    d.start()
+    assert d.http.get(f"/v1/sandboxes/{sid}").json()["state"] == "ended"
+    assert len(aside(d.state)) == 1
+
+
+def test_a_database_that_is_damaged_while_it_runs(start: Callable[..., Daemon]) -> None:
+    """What needs it fails, with words; a restart moves it aside."""
+    d = start()
+    sid = d.create()
+    path = d.state / "podflare.db"
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    zero_a_page(path, 2)
+    db.execute("CREATE TABLE other(a)")  # so that the daemon reads the file anew
+    db.commit()
+    db.close()
+    for _ in range(2):
+        r = d.http.post("/v1/sandboxes", json={})
+        assert (r.status_code, r.json()["code"]) == (503, "create_failed"), r.text
+        assert "the state database cannot be written" in r.json()["error"]
+    assert d.exec(sid, "echo still here")[0]["data"] == "still here"
+    assert d.log_text().count("the state database is damaged: the next start moves it aside") == 1
+    d.stop(signal.SIGKILL)
+    d.start()
+    assert len(aside(d.state)) == 1
+    d.create()
+
+
+def test_the_loop_waits_for_no_disk(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """What is slow at a disk is done elsewhere; a daemon that is killed has forgotten nothing."""
+    syncs = Syncs(tmp_path / "syncs", delay_ms=300)
+    d = start(env=syncs.env)
+    syncs.begin()
+    meta = {"k": "v" * 32_000}
+    sids = []
+    for _ in range(100):
+        sids.append(d.create(metadata=meta))
+        if len(sids) > 10:
+            assert d.http.delete(f"/v1/sandboxes/{sids.pop(0)}").status_code == 204
+    wait_for(lambda: syncs.others > 1)
+    assert syncs.loop == 0
+    # What was written is in the database, and its log starts anew.
+    wait_for(lambda: (d.state / "podflare.db").stat().st_size > 100_000)
+    assert (d.state / "podflare.db-wal").stat().st_size < 16 << 20
+    # Somebody else writes: that is not waited for.
+    slept = syncs.slept_us
+    db = sqlite3.connect(d.state / "podflare.db", isolation_level=None)
+    db.execute("BEGIN IMMEDIATE")
+    r = d.http.post("/v1/sandboxes", json={})
+    assert (r.status_code, r.json()["code"]) == (503, "create_failed"), r.text
+    db.execute("ROLLBACK")
+    db.close()
+    assert 0 < syncs.slept_us - slept <= 500_000
+    last = d.create()
+    d.stop(signal.SIGKILL)
+    d.start()
+    for sid in (*sids, last):
+        o = d.http.get(f"/v1/sandboxes/{sid}").json()
+        assert (o["state"], o["ended_reason"]) == ("ended", "podflared was restarted")
 
 
 def rows(d: Daemon, what: str) -> list[tuple]:

@@ -84,7 +84,7 @@ class Ring:
                 for _ in range(ROUNDS):
                     rng.choices([f for f, _ in ops], [n for _, n in ops])[0](c)
                     c.get("/v1/tree").raise_for_status()
-                    assert TSAN or self.d.threads() == 1
+                    assert TSAN or self.d.threads() <= 2  # store_sync.c
         except Exception as e:  # noqa: BLE001 - told by the test's own thread
             self.failures.append(f"client {seed}: {type(e).__name__}: {e}")
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The audit's file while no file can be opened: what is there already stays.
+ * The audit's file while no file can be opened, or written: what is there already stays, and what
+ * is lost is said.
  */
 #define _GNU_SOURCE
 #include "daemon/egress/audit.h"
@@ -8,6 +9,7 @@
 #include "unit.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -29,7 +31,7 @@ static void write_line(struct audit *a, int i)
 	char text[16];
 
 	snprintf(text, sizeof(text), "line %04d", i);
-	audit_write(a, text, strlen(text));
+	audit_write(a, text, strlen(text), 1);
 }
 
 /* The first line of the file, by its number, or -1: there is none. */
@@ -75,6 +77,8 @@ static void test_the_next_cannot_be_opened(void **state)
 	for (int i = 0; i < 10; i++)
 		write_line(&a, 100 + i);
 	descriptors(true);
+	assert_int_equal(a.untold, 10);
+	a.untold = 0; /* saying that takes more than a file here */
 	write_line(&a, 200);
 	write_line(&a, 201);
 	assert_int_equal(first_of(&a, 0), 200);
@@ -102,11 +106,71 @@ static void test_it_has_room(void **state)
 	assert_int_equal(tree_remove(dir), 0);
 }
 
+static void limit_files(rlim_t bytes)
+{
+	struct rlimit l;
+
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &l), 0);
+	l.rlim_cur = bytes ? bytes : l.rlim_max;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &l), 0);
+}
+
+/* All of its file. */
+static void read_all(const struct audit *a, char *text, size_t size)
+{
+	FILE *f = fopen(a->path, "re");
+
+	assert_non_null(f);
+	text[fread(text, 1, size - 1, f)] = '\0';
+	fclose(f);
+}
+
+/* Lines of ten bytes; the third is cut off in the middle, and those behind it find no room. */
+static void test_what_is_lost_is_said(void **state)
+{
+	static const char begin_of[] = "line 0000\nline 0001\nline \n"
+				       "{\"sandbox\":null,\"type\":\"lost\",\"time\":\"20";
+	char dir[64] = "/tmp/podflare-audit-XXXXXX", text[1000];
+	struct err err = {0};
+	struct audit a;
+
+	(void)state;
+	signal(SIGXFSZ, SIG_IGN);
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(audit_open(&a, dir, &err), 0);
+	limit_files(25);
+	for (int i = 0; i < 5; i++)
+		write_line(&a, i);
+	/* One that stands for more, and one that there was no memory for. */
+	audit_write(&a, "seven", 5, 7);
+	audit_write(&a, NULL, 0, 1);
+	assert_int_equal(a.lost, 11);
+	limit_files(0);
+	write_line(&a, 9);
+	read_all(&a, text, sizeof(text));
+	assert_memory_equal(text, begin_of, strlen(begin_of));
+	assert_non_null(strstr(text, "Z\",\"n\":11}\nline 0009\n"));
+	assert_int_equal(a.size, strlen(text));
+	/* Once. */
+	write_line(&a, 10);
+	read_all(&a, text, sizeof(text));
+	assert_non_null(strstr(text, "}\nline 0009\nline 0010\n"));
+	assert_int_equal(a.lost, 11);
+	/* Nothing comes any more. */
+	audit_write(&a, NULL, 0, 1);
+	audit_close(&a);
+	read_all(&a, text, sizeof(text));
+	assert_non_null(strstr(text, "line 0010\n{\"sandbox\":null,\"type\":\"lost\""));
+	assert_string_equal(text + strlen(text) - 7, "\"n\":1}\n");
+	assert_int_equal(tree_remove(dir), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_the_next_cannot_be_opened),
 		cmocka_unit_test(test_it_has_room),
+		cmocka_unit_test(test_what_is_lost_is_said),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -272,6 +272,45 @@ static void test_relay_end_behind_a_full_pipe(void **state)
 	relayed_end(&t);
 }
 
+/* Sends it, and has it relayed. */
+static void relayed_pass(struct relayed *t, const char *text)
+{
+	assert_int_equal(io_write_full(t->src[1], text, strlen(text)), 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(loop_run_once(&t->loop, 0), 0);
+	assert_int_equal(t->relay.len, 0);
+}
+
+/* What comes while the disk is full is lost, in whole lines; what comes later is not. */
+static void test_relay_to_a_full_disk(void **state)
+{
+	char text[200] = "";
+	struct relayed t;
+	int full, there;
+
+	(void)state;
+	relayed_start(&t);
+	full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+	there = dup(t.dst[1]);
+	assert_true(full >= 0 && there >= 0);
+	relayed_pass(&t, "one\ntwo, of which there is a be");
+	assert_true(dup2(full, t.dst[1]) >= 0);
+	relayed_pass(&t, "ginning\nthree\n");
+	assert_true(dup2(there, t.dst[1]) >= 0);
+	relayed_pass(&t, "four\n");
+	assert_true(dup2(full, t.dst[1]) >= 0);
+	relayed_pass(&t, "five, which is");
+	relayed_pass(&t, " a long");
+	assert_true(dup2(there, t.dst[1]) >= 0);
+	relayed_pass(&t, " line\nsix\n");
+	relayed_pass(&t, "seven\n");
+	assert_true(io_read_some(t.dst[0], text, sizeof(text) - 1) > 0);
+	assert_string_equal(text, "one\ntwo, of which there is a be\nfour\nsix\nseven\n");
+	close(full);
+	close(there);
+	relayed_end(&t);
+}
+
 /* --- addresses, numbers --- */
 
 static void test_addresses(void **state)
@@ -469,6 +508,7 @@ int main(void)
 		cmocka_unit_test(test_relay_waits_for_its_reader),
 		cmocka_unit_test(test_relay_without_reader),
 		cmocka_unit_test(test_relay_end_behind_a_full_pipe),
+		cmocka_unit_test(test_relay_to_a_full_disk),
 		cmocka_unit_test(test_addresses),
 		cmocka_unit_test(test_keys_rule),
 		cmocka_unit_test(test_reserved_port),

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Log lines into a pipe, a terminal and a socket that nobody reads.
+ * Log lines into a pipe, a terminal and a socket that nobody reads, and into a file without room.
  */
 #define _GNU_SOURCE
 #include "unit.h"
@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -64,6 +65,18 @@ static int setup_socket(void **state)
 	return stderr_is(ends[1]);
 }
 
+static int setup_file(void **state)
+{
+	char path[] = "/tmp/podflare-log-XXXXXX";
+	int fd = mkstemp(path);
+
+	(void)state;
+	reader = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || reader < 0 || unlink(path) < 0)
+		return -1;
+	return stderr_is(fd);
+}
+
 static int teardown(void **state)
 {
 	(void)state;
@@ -111,7 +124,8 @@ static void test_nobody_reads(void **state)
 	assert_int_equal(text[strlen(text) - 1], '\n');
 	log_info("there is room");
 	assert_int_equal(drain(text, sizeof(text)), 2);
-	said = strstr(text, "lines of the log were lost: nobody read it lines=");
+	said = strstr(text,
+		      "lines of the log were lost: nobody read it, or its disk was full lines=");
 	assert_non_null(said);
 	assert_int_equal(sscanf(strstr(said, "lines=") + 6, "%u", &lost), 1);
 	assert_int_equal(written + lost, 1000);
@@ -138,7 +152,9 @@ static void nobody_reads_then_somebody(void)
 	assert_null(strstr(text, "line 19999 of"));
 	log_info("there is room");
 	drain(text, sizeof(text));
-	assert_non_null(strstr(text, " WARN lines of the log were lost: nobody read it lines="));
+	assert_non_null(strstr(
+		text,
+		" WARN lines of the log were lost: nobody read it, or its disk was full lines="));
 	assert_non_null(strstr(text, " INFO there is room"));
 	alarm(0);
 }
@@ -167,6 +183,51 @@ static void test_the_reader_has_left(void **state)
 	alarm(0);
 }
 
+/* How long a file may be: as if the disk were full there. 0: as long as before. */
+static void limit_files(rlim_t bytes)
+{
+	struct rlimit l;
+
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &l), 0);
+	l.rlim_cur = bytes ? bytes : l.rlim_max;
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &l), 0);
+}
+
+/* What was cut off has a line of its own, and is among the lost ones. */
+static void test_a_full_disk(void **state)
+{
+	static char text[1 << 16];
+	unsigned int whole = 0, lost = 0, broken = 0;
+	char *rest = NULL, *room;
+
+	(void)state;
+	signal(SIGXFSZ, SIG_IGN);
+	limit_files(1000);
+	for (int i = 0; i < 20; i++)
+		log_info("line %d of some more than a hundred bytes, so that one of them is cut "
+			 "off by the end of the disk, here",
+			 i);
+	limit_files(0);
+	log_info("there is room");
+	drain(text, sizeof(text));
+	assert_non_null(strstr(text, " INFO line 0 of"));
+	room = strstr(text, "lines of the log were lost: ");
+	assert_non_null(room);
+	assert_int_equal(sscanf(strstr(room, " lines=") + 7, "%u", &lost), 1);
+	assert_non_null(strstr(room, " INFO there is room\n"));
+	for (char *l = strtok_r(text, "\n", &rest); l; l = strtok_r(NULL, "\n", &rest)) {
+		if (strstr(l, " INFO line ") && strcmp(l + strlen(l) - 6, ", here") == 0)
+			whole++;
+		else
+			broken += !strstr(l, " WARN lines of") && !strstr(l, " INFO there");
+		/* No line begins within another. */
+		if (strstr(l, "Z "))
+			assert_null(strstr(strstr(l, "Z ") + 2, "Z "));
+	}
+	assert_true(broken <= 1 && whole >= 5);
+	assert_int_equal(whole + lost, 20);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -174,6 +235,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_the_reader_has_left, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_terminal, setup_terminal, teardown),
 		cmocka_unit_test_setup_teardown(test_a_socket, setup_socket, teardown),
+		cmocka_unit_test_setup_teardown(test_a_full_disk, setup_file, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include "daemon/egress/audit.h"
 #include "daemon/limits.h"
+#include "daemon/reserve.h"
 #include "lib/io.h"
 #include "lib/log.h"
 
@@ -15,6 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 static int open_file(struct audit *a)
 {
@@ -42,11 +44,6 @@ int audit_open(struct audit *a, const char *state_dir, struct err *err)
 		return err_text(err, ENAMETOOLONG, "the state directory's name is too long");
 	rc = open_file(a);
 	return rc < 0 ? err_set(err, -rc, "cannot open %s", a->path) : 0;
-}
-
-void audit_close(struct audit *a)
-{
-	close_fd(&a->fd);
 }
 
 static void complain(struct audit *a, int error)
@@ -89,33 +86,122 @@ static int make_room(struct audit *a, size_t len)
 	return a->size + a->torn + len + 1 > a->max ? rotate(a) : 0;
 }
 
-void audit_write(struct audit *a, const char *text, size_t len)
+/* Whether some room was made. Not all that there is: sandboxes choose how many records they cause.
+ */
+static bool more_room(struct audit *a, int rc)
 {
-	struct iovec iov[] = {
-		{.iov_base = (char *)(uintptr_t) "\n", .iov_len = a->torn},
-		{.iov_base = (char *)(uintptr_t)text, .iov_len = len},
-		{.iov_base = (char *)(uintptr_t) "\n", .iov_len = 1},
-	};
-	int rc = make_room(a, len);
-	size_t all;
-	ssize_t n;
+	return (rc == -ENOSPC || rc == -EDQUOT) && a->reserve &&
+	       reserve_give(a->reserve, RESERVE_OF_STORE);
+}
 
-	if (rc < 0) {
-		close_fd(&a->fd);
-		complain(a, rc);
-		return;
+/* What is left of these when so much was written. */
+static unsigned int behind(struct iovec *iov, unsigned int n, size_t done)
+{
+	unsigned int at = 0;
+
+	while (at < n && done >= iov[at].iov_len)
+		done -= iov[at++].iov_len;
+	if (at < n) {
+		iov[at].iov_base = (char *)iov[at].iov_base + done;
+		iov[at].iov_len -= done;
 	}
-	iov[0].iov_len = a->torn;
-	all = a->torn + len + 1;
+	return at;
+}
+
+/* A line, and before it the end of the last one where that is missing. 0 or -errno. */
+static int write_line(struct audit *a, const char *text, size_t len)
+{
+	size_t done = 0, before = a->torn, all = before + len + 1;
+	int rc = 0;
+
+	while (rc == 0 && done < all) {
+		struct iovec iov[] = {
+			{.iov_base = (char *)(uintptr_t) "\n", .iov_len = before},
+			{.iov_base = (char *)(uintptr_t)text, .iov_len = len},
+			{.iov_base = (char *)(uintptr_t) "\n", .iov_len = 1},
+		};
+		unsigned int at = behind(iov, ARRAY_SIZE(iov), done);
+		ssize_t n = writev(a->fd, iov + at, (int)(ARRAY_SIZE(iov) - at));
+
+		if (n > 0)
+			done += (size_t)n;
+		else if (n == 0 || errno != EINTR)
+			rc = n == 0 ? -ENOSPC : -errno;
+		if (rc < 0 && more_room(a, rc))
+			rc = 0;
+	}
+	a->size += done;
+	if (done)
+		a->torn = done > before && done < all;
+	return rc;
+}
+
+static int put_line(struct audit *a, const char *text, size_t len)
+{
+	int rc;
+
 	do
-		n = writev(a->fd, iov, ARRAY_SIZE(iov));
-	while (n < 0 && errno == EINTR);
-	if (n < (ssize_t)all)
-		complain(a, n < 0 ? -errno : -ENOSPC);
-	if (n <= 0)
+		rc = make_room(a, len);
+	while (rc < 0 && more_room(a, rc));
+	if (rc < 0)
+		close_fd(&a->fd);
+	return rc < 0 ? rc : write_line(a, text, len);
+}
+
+static void put_time(int64_t ms, char out[32])
+{
+	time_t s = (time_t)(ms / 1000);
+	struct tm tm;
+	size_t n;
+
+	gmtime_r(&s, &tm);
+	n = strftime(out, 32, "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(out + n, 32 - n, ".%03dZ", (int)(ms % 1000));
+}
+
+/* Ahead of what is written next: there may be room again. */
+static int tell_lost(struct audit *a)
+{
+	char text[256], first[32], last[32];
+	int rc, n;
+
+	if (!a->untold)
+		return 0;
+	put_time(a->lost_ms, first);
+	put_time(a->last_ms, last);
+	n = snprintf(text, sizeof(text),
+		     "{\"sandbox\":null,\"type\":\"lost\",\"time\":\"%s\",\"until\":\"%s\","
+		     "\"n\":%" PRIu64 "}",
+		     first, last, a->untold);
+	rc = put_line(a, text, (size_t)n);
+	if (rc == 0)
+		a->untold = 0;
+	return rc;
+}
+
+void audit_write(struct audit *a, const char *text, size_t len, uint64_t n)
+{
+	int rc = tell_lost(a);
+
+	if (rc == 0)
+		rc = len ? put_line(a, text, len) : -ENOMEM;
+	if (rc == 0)
 		return;
-	a->size += (size_t)n;
-	a->torn = n < (ssize_t)all;
+	complain(a, rc);
+	a->last_ms = (int64_t)(io_realtime_ns() / 1000000);
+	if (!a->untold)
+		a->lost_ms = a->last_ms;
+	a->untold += n;
+	a->lost += n;
+}
+
+void audit_close(struct audit *a)
+{
+	int rc = tell_lost(a);
+
+	if (rc < 0)
+		complain(a, rc);
+	close_fd(&a->fd);
 }
 
 void audit_count(struct audit *a, const struct record *r)
@@ -132,7 +218,7 @@ void audit_count(struct audit *a, const struct record *r)
 
 void audit_record(struct audit *a, const struct record *r, const char *text, size_t len)
 {
-	audit_write(a, text, len);
+	audit_write(a, text, len, 1);
 	audit_count(a, r);
 }
 
@@ -175,7 +261,11 @@ size_t audit_metrics(const struct audit *a, char *out, size_t size)
 		"# HELP podflare_egress_suppressed_total Records that have no line of their own "
 		"in egress.jsonl.\n"
 		"# TYPE podflare_egress_suppressed_total counter\n"
-		"podflare_egress_suppressed_total %" PRIu64 "\n",
-		a->up, a->down, a->open, a->suppressed);
+		"podflare_egress_suppressed_total %" PRIu64 "\n"
+		"# HELP podflare_egress_lost_total Records that could not be written into "
+		"egress.jsonl.\n"
+		"# TYPE podflare_egress_lost_total counter\n"
+		"podflare_egress_lost_total %" PRIu64 "\n",
+		a->up, a->down, a->open, a->suppressed, a->lost);
 	return (size_t)n;
 }

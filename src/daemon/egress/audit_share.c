@@ -59,8 +59,7 @@ static void write_held(struct audit_share *s, struct share_held *h)
 	    (!end || (put_number(h->json, "bytes_up", h->up) &&
 		      put_number(h->json, "bytes_down", h->down))))
 		text = json_text_ascii(h->json);
-	if (text)
-		audit_write(s->audit, text, strlen(text));
+	audit_write(s->audit, text, text ? strlen(text) : 0, h->n);
 	json_decref(h->json);
 	json_decref(h->until);
 	*h = (struct share_held){0};
@@ -151,7 +150,7 @@ void audit_share_record(struct audit_share *s, const struct record *r, const cha
 {
 	audit_count(s->audit, r);
 	if (share_take(s))
-		audit_write(s->audit, text, len);
+		audit_write(s->audit, text, len, 1);
 	else
 		share_hold(s, r);
 }
