@@ -16,7 +16,8 @@ until then, and asks for it with a RENEW frame ahead of the cell: see pay(). Cop
 are spared the pages that it costs.
 
 The answer carries the serial number from fork.json; a signal without a new serial number is nobody's
-and does nothing, so it may be sent twice.
+and does nothing, so it may be sent twice. What the file says when this process begins was before it: the
+machine was renewed then, and this process has nothing of the time before.
 
 Code of the user that catches or blocks every signal there is must not end this by accident: both signals
 are taken out of what the _signal module offers, as glibc takes out its own two.
@@ -73,7 +74,7 @@ class Renewer:
         self._channel = channel
         self._path = os.path.join(directory, "fork.json")
         self._hold = os.path.join(directory, "hold")
-        self._serial = 0
+        self._serial = self._begun()
         self._failed = False
         self._busy = False
         self.handlers = False  # one of the user's for any signal
@@ -128,6 +129,14 @@ class Renewer:
             except (OSError, ValueError, KeyError):
                 pass
             reseed()
+
+    def _begun(self) -> int:
+        """The serial number of the last renewal before this process, 0 when there was none."""
+        try:
+            state = self._state()
+        except (OSError, ValueError, KeyError):
+            return 0
+        return state["serial"] if state else 0
 
     def _on_signal(self, signum: int, frame: object) -> None:
         if self._busy or not self.mine():

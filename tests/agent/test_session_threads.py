@@ -13,7 +13,7 @@ import signal
 import time
 
 import pytest
-from agent_client import FREEZE, THAW, begun
+from agent_client import CONTEXT, FREEZE, THAW, begun
 from conftest import Agent, wait_for
 from copies import freeze, renew
 from processes import state
@@ -115,6 +115,39 @@ def test_the_original_goes_on(own: Agent) -> None:
     drawn = numbers(own, 1)
     assert drawn and set(drawn) <= old()
     assert not (own.dir / "hold").exists()
+
+
+@pytest.mark.parametrize("how", ["restart", "create", "replaced"])
+@pytest.mark.parametrize("raising", [False, True])
+def test_the_original_goes_on_with_a_session_that_is_younger_than_it(own: Agent, how: str, raising: bool) -> None:
+    """The machine is itself a copy, and the session began in it: its renewal is nothing to that session."""
+    freeze(own)
+    assert renew(own, generation=1) == {}
+    name = "other" if how == "create" else "default"
+    with own.stream() as s:
+        if how == "replaced":
+            assert s.python("os.kill(os.getpid(), 9)").exit is not None
+        else:
+            assert "id" in s.ask(CONTEXT, {"op": how, "id": name})
+        hook = "lambda g: 1 / 0" if raising else "calls.append"
+        code = f"import podflare, random, threading\ncalls = []\npodflare.on_fork({hook})\n"
+        code += "threading.Thread(target=threading.Event().wait, daemon=True).start()\nrandom.seed(7)"
+        assert s.python(code, context=name).code == 0
+    freeze(own)
+    with own.stream() as s:
+        assert s.ask(THAW) == {}
+    with own.stream(10) as s:
+        r = s.python("print(random.random(), calls)", context=name)
+    assert r.stdout.decode() == f"{random.Random(7).random()} []\n"
+    # In a copy the same session is renewed, and its hook is called.
+    freeze(own)
+    answer = renew(own, generation=2)
+    if raising:
+        assert "ZeroDivisionError" in answer["message"]
+        return
+    with own.stream() as s:
+        r = s.python("print(random.random(), calls)", context=name)
+    assert r.stdout.endswith(b" [2]\n") and float(r.stdout.split()[0]) not in old()
 
 
 def test_without_reseed_it_goes_on_as_well(own: Agent) -> None:
