@@ -55,6 +55,7 @@ _TRUTHS = {b"true": 1, b"false": 0}
 _collects, _collect, _keep = gc.isenabled, gc.enable, gc.disable
 _callbacks, _threads = gc.callbacks, _thread._count
 _tracing, _profiling = sys.gettrace, sys.getprofile
+_running = sys._current_frames
 _SIGNALS = tuple(_valid())
 _STATE = (b"serial", b"generation", b"reseed", b"hold", b"done")
 _NODE_BITS, _MULTICAST = 48, 1 << 40
@@ -88,7 +89,9 @@ class Renewer:
         return self._channel.mine()
 
     def quiet(self) -> bool:
-        """Whether no code of the user's can run before the next cell: no thread, no handler, no hook."""
+        """Whether no code of the user's can run before the next cell: no thread, no handler, no hook.
+        Threads that Python has not started count while they are in code of Python's. An audit hook of
+        the user's would be called here: who has one need not ask."""
         return not (
             self.hooks
             or self.handlers
@@ -96,6 +99,7 @@ class Renewer:
             or _threads()
             or _tracing()
             or _profiling()
+            or len(_running()) > 1
         )
 
     def pay(self) -> None:
