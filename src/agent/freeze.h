@@ -25,7 +25,7 @@ struct stream;
 
 /*
  * PAYING: Python sessions do the renewals that they owe (renewal.h), so that copies have them.
- * HOLDING: those with threads stop themselves (hold.h).
+ * HOLDING: those with threads stop themselves (hold.h). From WAITING on groups are frozen.
  */
 enum freeze_state { FREEZE_NONE, FREEZE_PAYING, FREEZE_HOLDING, FREEZE_WAITING, FREEZE_FROZEN };
 

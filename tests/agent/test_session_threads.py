@@ -13,10 +13,11 @@ import signal
 import time
 
 import pytest
-from agent_client import CONTEXT, FREEZE, THAW, begun
+from agent_client import CONTEXT, FREEZE, OK, THAW, begun
 from conftest import Agent, wait_for
 from copies import freeze, renew
 from processes import state
+from test_bash import needs_cgroups
 
 DRAW = """
 import mmap, threading
@@ -200,6 +201,34 @@ def computes(pid: int) -> None:
 
 
 NATIVE = "print('on', flush=True)\nsum(range({0}))\nprint('over')"
+
+
+@needs_cgroups
+def test_a_cell_that_ends_while_it_is_frozen(own: Agent) -> None:
+    """It leaves a process behind, and so gets a group of its own: not a frozen one, before it stands still."""
+    start(own)
+    cell = own.stream()
+    text = "import pathlib\nchild = subprocess.Popen(['sleep', '60'])\nprint('on', flush=True)\n"
+    text += "while not pathlib.Path('end').exists(): time.sleep(0.01)\n"
+    cell.start(text, "python")
+    begun(cell)
+    with own.stream() as s:
+        s.status()
+        os.kill(own.proc.pid, signal.SIGSTOP)
+        s.send(FREEZE, {})
+        (own.home / "end").touch()
+        time.sleep(0.5)  # its EXIT waits now, behind the FREEZE
+        began = time.monotonic()
+        os.kill(own.proc.pid, signal.SIGCONT)
+        assert "groups" in s.recv_json(OK)
+        assert time.monotonic() - began < 0.8, "the session could not stop itself"
+    assert renew(own, generation=2) == {}
+    time.sleep(0.3)
+    cell.close()
+    drawn = numbers(own, 2)
+    assert drawn and not old().intersection(drawn)
+    with own.stream() as s:
+        s.python("child.kill(); child.wait()")
 
 
 def test_main_in_native_code(own: Agent) -> None:
