@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
 import random
 import shutil
+import signal
 import stat
 import struct
 import subprocess
@@ -18,7 +20,18 @@ from pathlib import Path
 from typing import Any, Iterator
 
 import pytest
-from agent_client import CHANGES, DATA, ERROR, FREEZE, HASHES, OK, THAW, Stream
+from agent_client import (
+    CHANGES,
+    DATA,
+    ERROR,
+    FREEZE,
+    HASHES,
+    OK,
+    PING,
+    PONG,
+    THAW,
+    Stream,
+)
 from conftest import ROOT, Agent, wait_for
 
 
@@ -500,6 +513,39 @@ def test_hashes(served: tuple[Overlay, Agent]) -> None:
         s.body(b"x" * (4 << 20) + b"\0")
         assert s.recv_json(ERROR)["code"] == "bad_request"
         assert hashes(s, b"/tmp/empty") == [want[b"/tmp/empty"]]
+
+
+F_SETLEASE = 1024
+
+
+def test_a_lease_is_not_waited_for(served: tuple[Overlay, Agent]) -> None:
+    """Whoever owns a file may ask to be told before others open it, and has 45 s to agree."""
+    overlay, agent = served
+    paths = [overlay.root / f"tmp/leased{n}" for n in range(5)]
+    held = []
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        for path in paths:
+            path.write_text("x")
+            held.append(os.open(path, os.O_RDWR))
+            fcntl.fcntl(held[-1], F_SETLEASE, fcntl.F_WRLCK)
+        began = time.monotonic()
+        with agent.stream() as s, agent.stream() as other:
+            s.send(HASHES, {})
+            s.body(b"".join(f"/tmp/{path.name}\0".encode() for path in paths))
+            other.send(PING, b"?")
+            assert other.recv() == (PONG, b"?")
+            assert s.recv_json(OK) == {}
+            assert s.download() == b"-\n" * 5
+        assert time.monotonic() - began < 2
+        for fd in held:
+            fcntl.fcntl(fd, F_SETLEASE, fcntl.F_UNLCK)
+        with agent.stream() as s:
+            assert hashes(s, b"/tmp/leased0") == [hashlib.sha256(b"x").hexdigest()]
+    finally:
+        for fd in held:
+            os.close(fd)
+        signal.signal(signal.SIGIO, before)
 
 
 def test_without_layers() -> None:

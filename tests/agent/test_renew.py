@@ -38,6 +38,15 @@ def test_boot(own_agent: Agent) -> None:
     assert renew(own_agent, kind="boot")["code"] == "bad_request"
 
 
+def test_what_root_has_made_of_a_file(own_agent: Agent) -> None:
+    """Nobody is waited for, and a pipe is not a list of hosts."""
+    os.mkfifo(own_agent.etc / "hosts")
+    with own_agent.stream(5) as s:
+        assert s.ask(RENEW, renew_request()) == {}
+    hosts = (own_agent.etc / "hosts").read_text()
+    assert hosts == "127.0.0.1\tlocalhost\n127.0.1.1\tsbx-0123456789abcdef\n"
+
+
 @pytest.mark.parametrize("have", [0, 1000])
 @pytest.mark.parametrize("copy", [True, False])
 def test_an_upload_that_may_be_resumed(own: Agent, have: int, copy: bool) -> None:
