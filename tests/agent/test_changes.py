@@ -19,10 +19,12 @@ import time
 from pathlib import Path
 from typing import Any, Iterator
 
+import broken_directories
 import pytest
 from agent_client import (
     CHANGES,
     DATA,
+    DATA_OUT,
     ERROR,
     FREEZE,
     HASHES,
@@ -546,6 +548,36 @@ def test_a_lease_is_not_waited_for(served: tuple[Overlay, Agent]) -> None:
         for fd in held:
             os.close(fd)
         signal.signal(signal.SIGIO, before)
+
+
+@pytest.mark.parametrize("layer", ["image", "upper"])
+def test_a_directory_that_cannot_be_read(
+    overlay: Overlay, layer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is behind the error is not told as gone, or left out."""
+    if layer == "image":
+        place = broken_directories.make(overlay.image / "tmp")
+        overlay.mount()
+        again = overlay.root / place.relative_to(overlay.image)
+        shutil.rmtree(again)
+        again.mkdir()  # opaque: what the image has in it is told as gone
+    else:
+        overlay.mount()
+        broken_directories.make(overlay.root / "tmp")
+    (overlay.root / "tmp/a").write_text("x")
+    broken_directories.load(overlay.base, monkeypatch)
+    agent = Agent(layers=(overlay.image, overlay.upper, overlay.root))
+    try:
+        with agent.stream() as s:
+            s.send(CHANGES, {"paths": ["/tmp"]})
+            assert s.recv_json(OK) == {}
+            kind, payload = s.recv()
+            while kind == DATA_OUT:
+                kind, payload = s.recv()
+            assert kind == ERROR and json.loads(payload)["code"] == "io_error"
+            assert changes(s, "/home") == []
+    finally:
+        agent.stop()
 
 
 def test_without_layers() -> None:
