@@ -21,6 +21,7 @@
 
 struct agent;
 struct repl;
+struct request_thaw;
 struct stream;
 
 /*
@@ -44,7 +45,7 @@ struct freezer {
 void freezer_init(struct freezer *f, struct agent *a);
 /* The requests. */
 void freeze_begin(struct stream *s);
-void freeze_thaw(struct stream *s);
+void freeze_thaw(struct stream *s, const struct request_thaw *r);
 /* The session has answered, or has ended: a FREEZE that waits for it goes on, or has failed. */
 void freeze_paid(struct freezer *f, struct repl *r, bool ok);
 /* The last session that was to stand still does, or has ended. */
