@@ -16,7 +16,8 @@ until then, and asks for it with a RENEW frame ahead of the cell: see pay(). Cop
 are spared the pages that it costs.
 
 The answer carries the serial number from fork.json; a signal without a new serial number is nobody's
-and does nothing, so it may be sent twice.
+and does nothing, so it may be sent twice. What the file says when this process begins was before it: the
+machine was renewed then, and this process has nothing of the time before.
 
 Code of the user that catches or blocks every signal there is must not end this by accident: both signals
 are taken out of what the _signal module offers, as glibc takes out its own two.
@@ -54,6 +55,7 @@ _TRUTHS = {b"true": 1, b"false": 0}
 _collects, _collect, _keep = gc.isenabled, gc.enable, gc.disable
 _callbacks, _threads = gc.callbacks, _thread._count
 _tracing, _profiling = sys.gettrace, sys.getprofile
+_running = sys._current_frames
 _SIGNALS = tuple(_valid())
 _STATE = (b"serial", b"generation", b"reseed", b"hold", b"done")
 _NODE_BITS, _MULTICAST = 48, 1 << 40
@@ -73,7 +75,7 @@ class Renewer:
         self._channel = channel
         self._path = os.path.join(directory, "fork.json")
         self._hold = os.path.join(directory, "hold")
-        self._serial = 0
+        self._serial = self._begun()
         self._failed = False
         self._busy = False
         self.handlers = False  # one of the user's for any signal
@@ -87,7 +89,9 @@ class Renewer:
         return self._channel.mine()
 
     def quiet(self) -> bool:
-        """Whether no code of the user's can run before the next cell: no thread, no handler, no hook."""
+        """Whether no code of the user's can run before the next cell: no thread, no handler, no hook.
+        Threads that Python has not started count while they are in code of Python's. An audit hook of
+        the user's would be called here: who has one need not ask."""
         return not (
             self.hooks
             or self.handlers
@@ -95,6 +99,7 @@ class Renewer:
             or _threads()
             or _tracing()
             or _profiling()
+            or len(_running()) > 1
         )
 
     def pay(self) -> None:
@@ -128,6 +133,14 @@ class Renewer:
             except (OSError, ValueError, KeyError):
                 pass
             reseed()
+
+    def _begun(self) -> int:
+        """The serial number of the last renewal before this process, 0 when there was none."""
+        try:
+            state = self._state()
+        except (OSError, ValueError, KeyError):
+            return 0
+        return state["serial"] if state else 0
 
     def _on_signal(self, signum: int, frame: object) -> None:
         if self._busy or not self.mine():

@@ -358,7 +358,7 @@ class Runner:
     def _rest(self) -> bool:
         """After a cell: whether nothing of the user's runs before the next one. Then no collection
         may call their finalizers either."""
-        quiet = self.renewer.quiet() and not self.streams.audited
+        quiet = not self.streams.audited and self.renewer.quiet()
         self._collecting = _collects()
         if quiet:
             _keep()

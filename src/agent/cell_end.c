@@ -193,8 +193,9 @@ static int cell_leave_group(struct repl *r, struct cgroup **left)
 	new = cgroup_new(&a->cgroups, "repl");
 	if (!new)
 		return -errno;
-	/* Each group of a frozen machine is frozen by itself as well (renewal.c). */
-	rc = a->freezer.state != FREEZE_NONE ? cgroup_freeze(new, true) : 0;
+	/* Each group of a frozen machine is frozen by itself as well (renewal.c); not before the
+	 * session has stood still, or paid, for which it has to run. */
+	rc = a->freezer.state >= FREEZE_WAITING ? cgroup_freeze(new, true) : 0;
 	if (rc == 0)
 		rc = cgroup_enter(new, r->pid);
 	if (rc < 0) {

@@ -6,9 +6,9 @@
  */
 #define _GNU_SOURCE
 #include "agent/cgroup.h"
+#include "lib/dir.h"
 #include "lib/io.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -59,7 +59,7 @@ int cgroups_freeze_each(const struct cgroups *cs, bool on, unsigned *n)
 		close_fd(&fd);
 		return rc;
 	}
-	while (rc == 0 && (e = readdir(d))) {
+	while (rc == 0 && (e = dir_next(d, &rc))) {
 		if (e->d_type != DT_DIR || e->d_name[0] == '.')
 			continue;
 		rc = cgroup_freeze_at(cs->dirfd, e->d_name, on);

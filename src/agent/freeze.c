@@ -13,6 +13,7 @@
 #include "agent/freeze.h"
 #include "agent/agent.h"
 #include "agent/hold.h"
+#include "agent/request.h"
 #include "agent/stream.h"
 #include "lib/io.h"
 #include "lib/log.h"
@@ -320,10 +321,32 @@ void freeze_begin(struct stream *s)
 		freeze_hold(f);
 }
 
-void freeze_thaw(struct stream *s)
+/* What the copies know of the kernel's random numbers is of no use to them from here on. */
+static int freeze_reseed(struct freezer *f, const struct request_thaw *r, struct err *err)
+{
+	int rc = r->reseed ? renew_random(&f->agent->renewal.kept, r->entropy, err) : 0;
+
+	if (rc < 0)
+		log_error("%s", err->msg);
+	return rc;
+}
+
+static void freeze_end(struct freezer *f, struct stream *s, const struct request_thaw *r)
+{
+	struct err err, why;
+	/* Nobody is helped by a machine that stays frozen: the host is told. */
+	bool failed = freeze_reseed(f, r, &why) < 0;
+
+	if (freezer_thaw(f, &err) < 0)
+		stream_fail(s, &err);
+	else
+		stream_final(s, FRAME_OK,
+			     json_pack("{s:s*}", "entropy_error", failed ? why.msg : NULL));
+}
+
+void freeze_thaw(struct stream *s, const struct request_thaw *r)
 {
 	struct freezer *f = &s->agent->freezer;
-	struct err err;
 
 	if (f->state == FREEZE_NONE)
 		stream_error(s, EINVAL, "nothing is frozen");
@@ -332,8 +355,6 @@ void freeze_thaw(struct stream *s)
 	else if (f->must_renew)
 		stream_error(s, EINVAL,
 			     "the renewal has failed: nothing may run before another one");
-	else if (freezer_thaw(f, &err) < 0)
-		stream_fail(s, &err);
 	else
-		stream_final(s, FRAME_OK, json_object());
+		freeze_end(f, s, r);
 }

@@ -21,11 +21,12 @@
 
 struct agent;
 struct repl;
+struct request_thaw;
 struct stream;
 
 /*
  * PAYING: Python sessions do the renewals that they owe (renewal.h), so that copies have them.
- * HOLDING: those with threads stop themselves (hold.h).
+ * HOLDING: those with threads stop themselves (hold.h). From WAITING on groups are frozen.
  */
 enum freeze_state { FREEZE_NONE, FREEZE_PAYING, FREEZE_HOLDING, FREEZE_WAITING, FREEZE_FROZEN };
 
@@ -44,7 +45,7 @@ struct freezer {
 void freezer_init(struct freezer *f, struct agent *a);
 /* The requests. */
 void freeze_begin(struct stream *s);
-void freeze_thaw(struct stream *s);
+void freeze_thaw(struct stream *s, const struct request_thaw *r);
 /* The session has answered, or has ended: a FREEZE that waits for it goes on, or has failed. */
 void freeze_paid(struct freezer *f, struct repl *r, bool ok);
 /* The last session that was to stand still does, or has ended. */

@@ -57,7 +57,8 @@ static int hashes_open(const struct agent *a, const char *path)
 	if (ref < 0 || fstat(ref, &st) < 0 || !S_ISREG(st.st_mode))
 		return -1;
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", ref);
-	return open(link, O_RDONLY | O_CLOEXEC);
+	/* Whose owner holds a lease on it: the kernel would let us wait for that process. */
+	return open(link, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 }
 
 /* Reads on: true when the file is at its end (or cannot be read), with the line in out. */

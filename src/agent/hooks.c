@@ -9,8 +9,8 @@
 #include "agent/agent.h"
 #include "agent/output.h"
 #include "agent/spawn.h"
+#include "lib/dir.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -77,7 +77,7 @@ int hooks_load(struct hooks *h, struct err *err)
 	hooks_clear(h);
 	if (!d)
 		return errno == ENOENT ? 0 : err_set(err, errno, "cannot open %s", h->dir);
-	while (rc == 0 && (e = readdir(d)))
+	while (rc == 0 && (e = dir_next(d, &rc)))
 		if (hooks_wants(dirfd(d), e->d_name))
 			rc = h->count < HOOKS_MAX ? hooks_add(h, e->d_name) : -E2BIG;
 	closedir(d);

@@ -13,9 +13,9 @@
 #include "agent/entry.h"
 #include "agent/files.h"
 #include "agent/stream.h"
+#include "lib/dir.h"
 #include "lib/json_safe.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -95,12 +95,22 @@ static int listing_read(struct listing *l, const char *path, unsigned depth, int
 		close_fd(&fd);
 		return rc;
 	}
-	while (rc == 0 && (e = readdir(d)))
+	while (rc == 0 && (e = dir_next(d, &rc)))
 		if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
 			rc = listing_add(l, path, e->d_name, depth,
 					 e->d_type == DT_DIR || e->d_type == DT_UNKNOWN);
 	closedir(d);
 	return rc;
+}
+
+/*
+ * Not the state of one directory, which may be the user's doing: the disk is broken, or the agent
+ * has too little of something.
+ */
+static bool listing_fails(int rc)
+{
+	return rc == -EIO || rc == -EUCLEAN || rc == -EBADMSG || rc == -EMFILE || rc == -ENFILE ||
+	       rc == -ENOMEM || rc == -EOVERFLOW;
 }
 
 /* One turn of collecting: 1 when there is more to do, 0 when all names are there, -errno. */
@@ -116,7 +126,7 @@ static int listing_collect(struct listing *l)
 		if (!e->dir || e->depth >= l->depth)
 			continue;
 		rc = listing_read(l, e->path, e->depth + 1u, O_NOFOLLOW);
-		if (rc == -EOVERFLOW || rc == -ENOMEM)
+		if (listing_fails(rc))
 			break;
 		rc = 0;
 	}

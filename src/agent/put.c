@@ -297,6 +297,8 @@ static const struct stream_ops put_ops = {
 	.data = put_on_data,
 	.end = put_on_end,
 	.gone = put_gone,
+	/* Who would resume it talks to the original. */
+	.detach = put_abort,
 };
 
 void put_begin(struct stream *s, struct request_file *r)

@@ -13,8 +13,8 @@
 #include "agent/entry.h"
 #include "agent/files.h"
 #include "agent/stream.h"
+#include "lib/dir.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -131,10 +131,10 @@ static int removal_step(struct removal *r)
 
 	user_fs_enter(&r->agent->user);
 	for (int n = 0; rc == 0 && n < REMOVAL_BATCH; n++) {
-		struct dirent *e = readdir(r->dir[r->levels - 1]);
+		struct dirent *e = dir_next(r->dir[r->levels - 1], &rc);
 
 		if (!e)
-			rc = removal_leave(r);
+			rc = rc == 0 ? removal_leave(r) : rc;
 		else if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
 			rc = removal_take(r, e->d_name);
 	}

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The kernel's part of a renewal. A copy of a running guest would otherwise draw
- * the same numbers as its origin: fresh bytes are mixed in and credited, and
+ * the same numbers as its origin, and who looks into the memory of one knows what the
+ * other draws next: fresh bytes are mixed in and credited, and
  * RNDRESEEDCRNG makes the kernel use them at once instead of within minutes.
  */
 #define _GNU_SOURCE
@@ -31,7 +32,7 @@ static int renew_clock(int64_t ns, struct err *err)
 						      : 0;
 }
 
-static int renew_random(struct renew_kept *k, const uint8_t *entropy, struct err *err)
+int renew_random(struct renew_kept *k, const uint8_t entropy[REQUEST_ENTROPY], struct err *err)
 {
 	union {
 		struct rand_pool_info info;

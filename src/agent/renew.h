@@ -24,6 +24,9 @@ struct renew_kept {
 	bool has_boot_id; /* the file was mounted when mounts_fd was asked last */
 };
 
+/* Fresh bytes for the kernel's random numbers, which are made of them from now on. */
+__must_check int renew_random(struct renew_kept *k, const uint8_t entropy[REQUEST_ENTROPY],
+			      struct err *err);
 /* Random numbers, clock, host name of the kernel. */
 __must_check int renew_kernel(struct renew_kept *k, const struct request_renew *r, struct err *err);
 /* What /proc shows as boot id: a file in run_dir, mounted over it. */

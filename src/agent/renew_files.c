@@ -55,7 +55,8 @@ static int renew_replace(int dirfd, const char *name, const char *text, size_t l
 /* Of a file that is a mount point, which nothing can replace. */
 static int renew_overwrite(int dirfd, const char *name, const char *text, size_t len)
 {
-	_cleanup_fd int fd = openat(dirfd, name, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC);
+	_cleanup_fd int fd =
+		openat(dirfd, name, O_WRONLY | O_TRUNC | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 
 	return fd < 0 ? -errno : io_write_full(fd, text, len);
 }
@@ -75,6 +76,22 @@ int renew_write(const char *dir, const char *name, const char *text)
 	return rc < 0 ? rc : 0;
 }
 
+/* NULL when there is no such file, or something else: it is root's to change, and may be a pipe. */
+static char *renew_read_hosts(const char *path)
+{
+	_cleanup_fd int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	char *text;
+	struct stat st;
+
+	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > RENEW_HOSTS_MAX)
+		return NULL;
+	text = calloc(1, (size_t)st.st_size + 1);
+	if (text && io_pread_full(fd, text, (size_t)st.st_size, 0) == 0)
+		return text;
+	free(text);
+	return NULL;
+}
+
 /* Puts "127.0.1.1 name" into hosts: sudo and others look their own host up. */
 static int renew_hosts(const char *etc_dir, const char *name)
 {
@@ -85,7 +102,8 @@ static int renew_hosts(const char *etc_dir, const char *name)
 	FILE *f;
 
 	snprintf(path, sizeof(path), "%s/hosts", etc_dir);
-	if (io_read_file(path, RENEW_HOSTS_MAX, &old, NULL) < 0)
+	old = renew_read_hosts(path);
+	if (!old)
 		old = strdup("127.0.0.1\tlocalhost\n");
 	f = old ? open_memstream(&text, &len) : NULL;
 	if (!f)

@@ -107,6 +107,18 @@ static void request_begin_renew(struct stream *s, const struct frame *f)
 	request_renew_free(&r);
 }
 
+static void request_begin_thaw(struct stream *s, const struct frame *f)
+{
+	struct request_thaw r;
+	struct err err;
+
+	if (request_parse_thaw(f->payload, f->len, &r, &err) < 0)
+		stream_fail(s, &err);
+	else
+		freeze_thaw(s, &r);
+	request_thaw_free(&r);
+}
+
 static void request_begin_egress(struct stream *s, const struct frame *f)
 {
 	struct request_egress r;
@@ -179,7 +191,7 @@ void request_begin(struct stream *s, const struct frame *f)
 		hashes_begin(s);
 		break;
 	case FRAME_THAW:
-		freeze_thaw(s);
+		request_begin_thaw(s, f);
 		break;
 	case FRAME_STATUS:
 		stream_final(s, FRAME_OK, status_object(s->agent));

@@ -125,6 +125,11 @@ struct request_renew {
 	struct request_egress egress;
 };
 
+struct request_thaw {
+	bool reseed; /* entropy is there */
+	uint8_t entropy[REQUEST_ENTROPY];
+};
+
 /* "boot", "create", "fork". */
 const char *request_kind_name(enum request_kind kind);
 
@@ -134,6 +139,8 @@ __must_check int request_parse_file(const void *p, size_t len, struct request_fi
 				    struct err *err);
 __must_check int request_parse_renew(const void *p, size_t len, struct request_renew *r,
 				     struct err *err);
+__must_check int request_parse_thaw(const void *p, size_t len, struct request_thaw *r,
+				    struct err *err);
 __must_check int request_parse_changes(const void *p, size_t len, struct request_changes *r,
 				       struct err *err);
 __must_check int request_parse_context(const void *p, size_t len, struct request_context *r,
@@ -147,6 +154,7 @@ __must_check int request_parse_egress(const void *p, size_t len, struct request_
 void request_egress_free(struct request_egress *r);
 /* Also the entropy is gone then. */
 void request_renew_free(struct request_renew *r);
+void request_thaw_free(struct request_thaw *r);
 void request_command_free(struct request_command *r);
 void request_context_free(struct request_context *r);
 __must_check int request_parse_fileop(const void *p, size_t len, struct request_fileop *r,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The JSON of RENEW.
+ * The JSON of RENEW, and of THAW, which has one member of it.
  */
 #define _GNU_SOURCE
 #include "agent/request_parse.h"
@@ -134,6 +134,27 @@ int request_parse_renew(const void *p, size_t len, struct request_renew *r, stru
 	v = json_object_get(obj, "egress");
 	if (rc == 0 && v)
 		rc = request_egress_object(v, &r->egress, err);
+	json_decref(obj);
+	return rc;
+}
+
+void request_thaw_free(struct request_thaw *r)
+{
+	explicit_bzero(r, sizeof(*r));
+}
+
+int request_parse_thaw(const void *p, size_t len, struct request_thaw *r, struct err *err)
+{
+	json_t *obj = NULL;
+	int rc;
+
+	*r = (struct request_thaw){0};
+	rc = request_object(p, len, &obj, err);
+	if (rc < 0)
+		return rc;
+	r->reseed = json_object_get(obj, "entropy") != NULL;
+	if (r->reseed)
+		rc = parse_entropy(obj, r->entropy, err);
 	json_decref(obj);
 	return rc;
 }

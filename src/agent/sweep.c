@@ -6,9 +6,9 @@
  */
 #define _GNU_SOURCE
 #include "agent/sweep.h"
+#include "lib/dir.h"
 #include "lib/io.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -187,7 +187,7 @@ static int sweep_groups(struct sweep *s)
 	struct dirent *e;
 	int rc = d ? 0 : -errno, all = 1;
 
-	while (rc >= 0 && d && (e = readdir(d))) {
+	while (rc >= 0 && d && (e = dir_next(d, &rc))) {
 		if (e->d_type != DT_DIR || e->d_name[0] == '.' || sweep_is_own(s, e->d_name))
 			continue;
 		rc = sweep_freeze(s, s->top, e->d_name);
@@ -368,7 +368,7 @@ int sweep_inside(struct sweep *s, const struct cgroup *c)
 	d = sweep_open(c->dirfd);
 	if (!d)
 		return -errno;
-	while (rc == 0 && (e = readdir(d))) {
+	while (rc == 0 && (e = dir_next(d, &rc))) {
 		if (e->d_type != DT_DIR || e->d_name[0] == '.')
 			continue;
 		snprintf(name, sizeof(name), "%s/%s", c->name, e->d_name);

@@ -5,8 +5,8 @@
  */
 #define _GNU_SOURCE
 #include "agent/tree_level.h"
+#include "lib/dir.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -132,7 +132,7 @@ static int level_list(struct tree *t, struct tree_level *l, int dirfd)
 		close(fd);
 		return -ENOMEM;
 	}
-	while (rc == 0 && (e = readdir(d))) {
+	while (rc == 0 && (e = dir_next(d, &rc))) {
 		if (strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0)
 			continue;
 		rc = level_add_name(t, l, e->d_name,

@@ -3,14 +3,21 @@
  * FREEZE and THAW. The agent does not thaw by itself when the stream is lost, so
  * whatever is not known to be thawed is thawed, on a second stream if need be;
  * "not frozen" is as good an answer to that as OK.
+ *
+ * THAW brings new randomness for the guest's kernel: copies have all that its
+ * generator was when they were made, and root in one of them can read it.
  */
 #include "daemon/freeze.h"
 #include "daemon/agent_failure.h"
 #include "daemon/daemon.h"
 #include "daemon/limits.h"
+#include "daemon/renew.h"
 #include "daemon/sandbox.h"
+#include "lib/json_safe.h"
+#include "lib/log.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -86,12 +93,28 @@ static void freeze_error(struct freeze *f, const struct frame *frame)
 	freeze_over(f);
 }
 
+/* It goes on in any case; what it says about the new randomness is for the log. */
+static void freeze_thawed(struct freeze *f, const struct frame *ok)
+{
+	json_t *o = json_safe_loadb((const char *)ok->payload, ok->len, 0, NULL);
+	const char *why = json_string_value(json_object_get(o, "entropy_error"));
+	char text[160];
+
+	if (why) {
+		agent_failure_text(text, sizeof(text), why);
+		log_warn("sandbox %s goes on with random numbers that its copies may know: %s",
+			 f->sb->id, text);
+	}
+	json_decref(o);
+	freeze_over(f);
+}
+
 static void freeze_frame(struct freeze *f, int rc, const struct frame *frame)
 {
 	if (rc == 1 && frame->type == FRAME_ERROR) {
 		freeze_error(f, frame);
 	} else if (rc == 1 && frame->type == FRAME_OK && f->thawing) {
-		freeze_over(f);
+		freeze_thawed(f, frame);
 	} else if (rc == 1 && frame->type == FRAME_OK && !f->frozen) {
 		loop_timer_cancel(&f->timer);
 		f->frozen = true;
@@ -122,9 +145,24 @@ static void freeze_on_timer(struct loop_timer *t)
 		freeze_lost(f, "the guest does not answer");
 }
 
+/* The request's text, and how long it is. What cannot be had is no reason not to thaw. */
+static size_t freeze_text(uint8_t type, char *out, size_t size)
+{
+	char base64[BASE64_SIZE(RENEW_ENTROPY)];
+	int n;
+
+	if (type != FRAME_THAW || renew_entropy(base64) < 0)
+		return (size_t)snprintf(out, size, "{}");
+	n = snprintf(out, size, "{\"entropy\":\"%.*s\"}", (int)sizeof(base64), base64);
+	explicit_bzero(base64, sizeof(base64));
+	return (size_t)n;
+}
+
 static void freeze_send(struct freeze *f, uint8_t type)
 {
 	struct err err = {0};
+	char text[80];
+	size_t n;
 
 	if (!f->s)
 		f->s = agent_open_new(&f->sb->agent, freeze_on_stream, f, &err);
@@ -140,7 +178,9 @@ static void freeze_send(struct freeze *f, uint8_t type)
 		return;
 	}
 	loop_timer_set(f->sb->agent.loop, &f->timer, f->sb->d->config.freeze_timeout_s * SECOND_NS);
-	agent_send(f->s, type, "{}", 2);
+	n = freeze_text(type, text, sizeof(text));
+	agent_send(f->s, type, text, n);
+	explicit_bzero(text, sizeof(text));
 }
 
 static void freeze_send_thaw(struct freeze *f)

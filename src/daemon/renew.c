@@ -5,7 +5,6 @@
 #define _GNU_SOURCE
 #include "daemon/renew.h"
 #include "daemon/ids.h"
-#include "lib/base64.h"
 #include "lib/io.h"
 
 #include <errno.h>
@@ -24,20 +23,28 @@ static void make_uuid(char out[37])
 	snprintf(out, 37, "%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8, hex + 12, hex + 16, hex + 20);
 }
 
+int renew_entropy(char base64[BASE64_SIZE(RENEW_ENTROPY)])
+{
+	uint8_t entropy[RENEW_ENTROPY];
+
+	if (getrandom(entropy, sizeof(entropy), 0) != (ssize_t)sizeof(entropy))
+		return -EIO;
+	base64_encode(base64, entropy, sizeof(entropy));
+	explicit_bzero(entropy, sizeof(entropy));
+	return 0;
+}
+
 int renew_send(struct agent_stream *s, const struct renew *r)
 {
-	uint8_t entropy[32];
-	char base64[BASE64_SIZE(sizeof(entropy))], machine[33], boot[37];
+	char base64[BASE64_SIZE(RENEW_ENTROPY)], machine[33], boot[37];
 	size_t size = 640 + (r->egress ? strlen(r->egress) : 0);
 	_cleanup_free char *text = malloc(size);
 	int n;
 
 	if (!text)
 		return -ENOMEM;
-
-	if (getrandom(entropy, sizeof(entropy), 0) != (ssize_t)sizeof(entropy))
+	if (renew_entropy(base64) < 0)
 		return -EIO;
-	base64_encode(base64, entropy, sizeof(entropy));
 	ids_random_hex(machine, 16);
 	make_uuid(boot);
 	n = snprintf(text, size,
@@ -48,7 +55,6 @@ int renew_send(struct agent_stream *s, const struct renew *r)
 		     r->id, machine, boot, r->generation, r->kind, r->reseed ? "true" : "false",
 		     r->egress ? ",\"egress\":" : "", r->egress ? r->egress : "");
 	agent_send(s, FRAME_RENEW, text, (size_t)n);
-	explicit_bzero(entropy, sizeof(entropy));
 	explicit_bzero(base64, sizeof(base64));
 	explicit_bzero(text, size);
 	return 0;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "daemon/agent_client.h"
+#include "lib/base64.h"
 #include "lib/cleanup.h"
 
 #include <stdbool.h>
@@ -20,6 +21,11 @@ struct renew {
 	const char *egress; /* JSON text of the member, or NULL: none, which is off */
 };
 
+#define RENEW_ENTROPY 32
+
+/* As many fresh bytes for a guest's kernel, in base64, without a NUL at the end. 0, -EIO. The
+ * caller wipes it. */
+__must_check int renew_entropy(char base64[BASE64_SIZE(RENEW_ENTROPY)]);
 /* Writes the request into the stream, which may not have reached the guest yet. 0, -EIO, -ENOMEM.
  */
 __must_check int renew_send(struct agent_stream *s, const struct renew *r);

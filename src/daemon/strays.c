@@ -19,10 +19,10 @@
 #define _GNU_SOURCE
 #include "daemon/limits.h"
 #include "daemon/vmm_impl.h"
+#include "lib/dir.h"
 #include "lib/io.h"
 #include "lib/log.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -96,8 +96,9 @@ static bool children_list(struct strays *all)
 	DIR *tasks = opendir("/proc/self/task");
 	const struct dirent *e;
 	bool ok = tasks != NULL;
+	int rc = 0;
 
-	while (ok && (e = readdir(tasks))) {
+	while (ok && (e = dir_next(tasks, &rc))) {
 		char path[sizeof(e->d_name) + 16];
 		_cleanup_fd int fd = -1;
 
@@ -112,6 +113,7 @@ static bool children_list(struct strays *all)
 	}
 	if (tasks)
 		closedir(tasks);
+	ok = ok && rc == 0;
 	if (ok && all->n)
 		qsort(all->c, all->n, sizeof(*all->c), by_pid);
 	return ok;

@@ -23,6 +23,19 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+/* Bytes that begin with "refuse" are. */
+int renew_random(struct renew_kept *k, const uint8_t entropy[REQUEST_ENTROPY], struct err *err)
+{
+	(void)k;
+	if (memcmp(entropy, "refuse", 6) == 0)
+		return err_text(err, EPERM, "refused for the test");
+	fprintf(stderr, "random entropy=");
+	for (int i = 0; i < REQUEST_ENTROPY; i++)
+		fprintf(stderr, "%02x", entropy[i]);
+	fprintf(stderr, "\n");
+	return 0;
+}
+
 int renew_kernel(struct renew_kept *k, const struct request_renew *r, struct err *err)
 {
 	(void)k;

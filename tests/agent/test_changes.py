@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import fcntl
 import hashlib
 import json
 import os
 import random
 import shutil
+import signal
 import stat
 import struct
 import subprocess
@@ -17,8 +19,21 @@ import time
 from pathlib import Path
 from typing import Any, Iterator
 
+import broken_directories
 import pytest
-from agent_client import CHANGES, DATA, ERROR, FREEZE, HASHES, OK, THAW, Stream
+from agent_client import (
+    CHANGES,
+    DATA,
+    DATA_OUT,
+    ERROR,
+    FREEZE,
+    HASHES,
+    OK,
+    PING,
+    PONG,
+    THAW,
+    Stream,
+)
 from conftest import ROOT, Agent, wait_for
 
 
@@ -500,6 +515,69 @@ def test_hashes(served: tuple[Overlay, Agent]) -> None:
         s.body(b"x" * (4 << 20) + b"\0")
         assert s.recv_json(ERROR)["code"] == "bad_request"
         assert hashes(s, b"/tmp/empty") == [want[b"/tmp/empty"]]
+
+
+F_SETLEASE = 1024
+
+
+def test_a_lease_is_not_waited_for(served: tuple[Overlay, Agent]) -> None:
+    """Whoever owns a file may ask to be told before others open it, and has 45 s to agree."""
+    overlay, agent = served
+    paths = [overlay.root / f"tmp/leased{n}" for n in range(5)]
+    held = []
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        for path in paths:
+            path.write_text("x")
+            held.append(os.open(path, os.O_RDWR))
+            fcntl.fcntl(held[-1], F_SETLEASE, fcntl.F_WRLCK)
+        began = time.monotonic()
+        with agent.stream() as s, agent.stream() as other:
+            s.send(HASHES, {})
+            s.body(b"".join(f"/tmp/{path.name}\0".encode() for path in paths))
+            other.send(PING, b"?")
+            assert other.recv() == (PONG, b"?")
+            assert s.recv_json(OK) == {}
+            assert s.download() == b"-\n" * 5
+        assert time.monotonic() - began < 2
+        for fd in held:
+            fcntl.fcntl(fd, F_SETLEASE, fcntl.F_UNLCK)
+        with agent.stream() as s:
+            assert hashes(s, b"/tmp/leased0") == [hashlib.sha256(b"x").hexdigest()]
+    finally:
+        for fd in held:
+            os.close(fd)
+        signal.signal(signal.SIGIO, before)
+
+
+@pytest.mark.parametrize("layer", ["image", "upper"])
+def test_a_directory_that_cannot_be_read(
+    overlay: Overlay, layer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is behind the error is not told as gone, or left out."""
+    if layer == "image":
+        place = broken_directories.make(overlay.image / "tmp")
+        overlay.mount()
+        again = overlay.root / place.relative_to(overlay.image)
+        shutil.rmtree(again)
+        again.mkdir()  # opaque: what the image has in it is told as gone
+    else:
+        overlay.mount()
+        broken_directories.make(overlay.root / "tmp")
+    (overlay.root / "tmp/a").write_text("x")
+    broken_directories.load(overlay.base, monkeypatch)
+    agent = Agent(layers=(overlay.image, overlay.upper, overlay.root))
+    try:
+        with agent.stream() as s:
+            s.send(CHANGES, {"paths": ["/tmp"]})
+            assert s.recv_json(OK) == {}
+            kind, payload = s.recv()
+            while kind == DATA_OUT:
+                kind, payload = s.recv()
+            assert kind == ERROR and json.loads(payload)["code"] == "io_error"
+            assert changes(s, "/home") == []
+    finally:
+        agent.stop()
 
 
 def test_without_layers() -> None:

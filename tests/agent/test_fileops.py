@@ -6,10 +6,12 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
 
+import broken_directories
 import pytest
 from agent_client import ERROR, FILE, FREEZE, GET, OK, THAW, Stream
 from conftest import ROOT, Agent, wait_for
@@ -424,3 +426,23 @@ def test_without_a_range(stream: Stream) -> None:
 def test_bad_ranges(stream: Stream, extra: dict[str, Any]) -> None:
     stream.send(GET, {"path": "/etc/hostname", **extra})
     assert stream.recv_json(ERROR)["code"] == "bad_request"
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_directory_that_cannot_be_read_to_its_end(
+    depth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_directories.load(tmp_path, monkeypatch)
+    agent = Agent()
+    try:
+        place = broken_directories.make(agent.home)
+        if ROOT:
+            shutil.chown(place, 1000, 1000)
+        with agent.stream() as s:
+            top = place if depth == 1 else agent.home
+            error = ask(s, "list", top, depth=depth)
+            assert error["code"] == "io_error" and "Input/output error" in error["message"]
+            assert s.ask(FILE, {"op": "remove", "path": str(place), "recursive": True})["code"] == "io_error"
+            assert "path" in ask(s, "list", agent.home)
+    finally:
+        agent.stop()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import threading
@@ -51,6 +52,45 @@ def test_answers(host: Stream) -> None:
     assert host.ask(THAW) == {}
     assert host.ask(THAW)["code"] == "bad_request"
     assert host.status()["frozen"] is False
+
+
+def entropies(agent: Agent) -> list[str]:
+    """What the kernel was given by THAW (and only that: see the harness), in hex."""
+    lines = agent.log.read_text(errors="replace").splitlines()
+    return [line.partition("=")[2] for line in lines if line.startswith("random entropy=")]
+
+
+def test_randomness_of_the_original(agent: Agent, host: Stream) -> None:
+    """Its copies have what its kernel's generator was: THAW brings new bytes."""
+    before = len(entropies(agent))
+    for n in range(3):
+        assert "groups" in host.ask(FREEZE)
+        entropy = bytes([n]) * 32
+        assert host.ask(THAW, {"entropy": base64.b64encode(entropy).decode()} if n else {}) == {}
+    assert entropies(agent)[before:] == ["01" * 32, "02" * 32]
+    # Not of a machine that is not frozen.
+    assert host.ask(THAW, {"entropy": base64.b64encode(bytes(32)).decode()})["code"] == "bad_request"
+    assert len(entropies(agent)) == before + 2
+
+
+def test_randomness_that_is_refused(agent: Agent, host: Stream) -> None:
+    """It goes on, and the host is told."""
+    assert "groups" in host.ask(FREEZE)
+    entropy = base64.b64encode(b"refuse".ljust(32)).decode()
+    assert host.ask(THAW, {"entropy": entropy}) == {"entropy_error": "refused for the test"}
+    assert host.status()["frozen"] is False
+    assert host.bash("echo on").stdout == b"on\n"
+
+
+@pytest.mark.parametrize("entropy", [None, 1, "", "AA==", "A" * 43 + "=" * 2, "!" * 44, ["A" * 44]])
+def test_bad_entropy(host: Stream, entropy: object) -> None:
+    assert "groups" in host.ask(FREEZE)
+    assert host.ask(THAW, {"entropy": entropy})["code"] == "bad_request"
+    assert host.status()["frozen"] is True
+    for payload in (b"", b"[]", b'{"entropy":'):
+        host.send(THAW, payload)
+        assert host.recv_json(ERROR)["code"] == "bad_request"
+    assert host.ask(THAW) == {}
 
 
 @pytest.mark.parametrize("kind", [EXEC, PUT, GET, WARM, FREEZE])

@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
+import broken_directories
+import pytest
 from agent_client import THAW, begun
 from conftest import Agent
 from copies import freeze, renew, stands_still, ticks
@@ -104,3 +107,18 @@ def test_hook_that_leaves_something_behind(own: Agent) -> None:
     assert not stands_still(own.dir / "t")
     if not own.cgroup:
         os.system(f"pkill -f {own.dir}/t")
+
+
+def test_a_directory_of_hooks_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hook that is left out would be a copy that is not its own."""
+    broken_directories.load(tmp_path, monkeypatch)
+    agent = Agent()
+    try:
+        place = broken_directories.make(agent.etc)
+        agent.hooks.rmdir()
+        agent.hooks.symlink_to(place)
+        freeze(agent)
+        error = renew(agent)
+        assert error["code"] == "io_error" and "cannot take the hooks in" in error["message"]
+    finally:
+        agent.stop()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
-from agent_client import CANCEL, GET, OK, PUT, RENEW, THAW, Closed, begun, renew_request
+from agent_client import CANCEL, DATA, GET, OK, PUT, RENEW, THAW, Closed, begun, renew_request
 from conftest import Agent, switches, wait_for
 from copies import freeze, renew, stands_still, ticks
 from processes import children, state
@@ -36,6 +36,43 @@ def test_boot(own_agent: Agent) -> None:
     assert (own_agent.etc / "machine-id").stat().st_ino == kept  # written in place
     freeze(own_agent)
     assert renew(own_agent, kind="boot")["code"] == "bad_request"
+
+
+def test_what_root_has_made_of_a_file(own_agent: Agent) -> None:
+    """Nobody is waited for, and a pipe is not a list of hosts."""
+    os.mkfifo(own_agent.etc / "hosts")
+    with own_agent.stream(5) as s:
+        assert s.ask(RENEW, renew_request()) == {}
+    hosts = (own_agent.etc / "hosts").read_text()
+    assert hosts == "127.0.0.1\tlocalhost\n127.0.1.1\tsbx-0123456789abcdef\n"
+
+
+@pytest.mark.parametrize("have", [0, 1000])
+@pytest.mark.parametrize("copy", [True, False])
+def test_an_upload_that_may_be_resumed(own: Agent, have: int, copy: bool) -> None:
+    """Not even a part of it is in the copy; the original goes on with it."""
+    data = os.urandom(5000)
+    extra = {"path": str(own.home / "up" / "file"), "upload": "a1", "size": len(data)}
+    part = own.home / "up" / f".podflare-part-a1-{len(data)}"
+    put = own.stream()
+    if have:
+        assert put.put(**{**extra, "data": data[:have]}, offset=0)["size"] == have
+    put.send(PUT, {**extra, "offset": have})
+    put.send(DATA, data[have:3000])
+    wait_for(lambda: part.exists() and part.stat().st_size == 3000, "the part")
+    freeze(own)
+    if copy:
+        assert renew(own) == {}
+        assert not part.exists() and not (own.home / "up" / "file").exists()
+        # What was there before this upload stays.
+        assert (own.home / "up").exists() is (have > 0)
+    else:
+        with own.stream() as s:
+            assert s.ask(THAW) == {}
+        put.body(data[3000:])
+        assert put.recv_json(OK)["complete"] is True
+        assert (own.home / "up" / "file").read_bytes() == data
+    put.close()
 
 
 def test_idle_session(own: Agent) -> None:

@@ -13,10 +13,11 @@ import signal
 import time
 
 import pytest
-from agent_client import FREEZE, THAW, begun
+from agent_client import CONTEXT, FREEZE, OK, THAW, begun
 from conftest import Agent, wait_for
 from copies import freeze, renew
 from processes import state
+from test_bash import needs_cgroups
 
 DRAW = """
 import mmap, threading
@@ -117,6 +118,39 @@ def test_the_original_goes_on(own: Agent) -> None:
     assert not (own.dir / "hold").exists()
 
 
+@pytest.mark.parametrize("how", ["restart", "create", "replaced"])
+@pytest.mark.parametrize("raising", [False, True])
+def test_the_original_goes_on_with_a_session_that_is_younger_than_it(own: Agent, how: str, raising: bool) -> None:
+    """The machine is itself a copy, and the session began in it: its renewal is nothing to that session."""
+    freeze(own)
+    assert renew(own, generation=1) == {}
+    name = "other" if how == "create" else "default"
+    with own.stream() as s:
+        if how == "replaced":
+            assert s.python("os.kill(os.getpid(), 9)").exit is not None
+        else:
+            assert "id" in s.ask(CONTEXT, {"op": how, "id": name})
+        hook = "lambda g: 1 / 0" if raising else "calls.append"
+        code = f"import podflare, random, threading\ncalls = []\npodflare.on_fork({hook})\n"
+        code += "threading.Thread(target=threading.Event().wait, daemon=True).start()\nrandom.seed(7)"
+        assert s.python(code, context=name).code == 0
+    freeze(own)
+    with own.stream() as s:
+        assert s.ask(THAW) == {}
+    with own.stream(10) as s:
+        r = s.python("print(random.random(), calls)", context=name)
+    assert r.stdout.decode() == f"{random.Random(7).random()} []\n"
+    # In a copy the same session is renewed, and its hook is called.
+    freeze(own)
+    answer = renew(own, generation=2)
+    if raising:
+        assert "ZeroDivisionError" in answer["message"]
+        return
+    with own.stream() as s:
+        r = s.python("print(random.random(), calls)", context=name)
+    assert r.stdout.endswith(b" [2]\n") and float(r.stdout.split()[0]) not in old()
+
+
 def test_without_reseed_it_goes_on_as_well(own: Agent) -> None:
     start(own)
     freeze(own)
@@ -167,6 +201,34 @@ def computes(pid: int) -> None:
 
 
 NATIVE = "print('on', flush=True)\nsum(range({0}))\nprint('over')"
+
+
+@needs_cgroups
+def test_a_cell_that_ends_while_it_is_frozen(own: Agent) -> None:
+    """It leaves a process behind, and so gets a group of its own: not a frozen one, before it stands still."""
+    start(own)
+    cell = own.stream()
+    text = "import pathlib\nchild = subprocess.Popen(['sleep', '60'])\nprint('on', flush=True)\n"
+    text += "while not pathlib.Path('end').exists(): time.sleep(0.01)\n"
+    cell.start(text, "python")
+    begun(cell)
+    with own.stream() as s:
+        s.status()
+        os.kill(own.proc.pid, signal.SIGSTOP)
+        s.send(FREEZE, {})
+        (own.home / "end").touch()
+        time.sleep(0.5)  # its EXIT waits now, behind the FREEZE
+        began = time.monotonic()
+        os.kill(own.proc.pid, signal.SIGCONT)
+        assert "groups" in s.recv_json(OK)
+        assert time.monotonic() - began < 0.8, "the session could not stop itself"
+    assert renew(own, generation=2) == {}
+    time.sleep(0.3)
+    cell.close()
+    drawn = numbers(own, 2)
+    assert drawn and not old().intersection(drawn)
+    with own.stream() as s:
+        s.python("child.kill(); child.wait()")
 
 
 def test_main_in_native_code(own: Agent) -> None:

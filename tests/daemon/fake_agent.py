@@ -221,8 +221,9 @@ class Stream(Files, Commands):
         if not self.vmm.frozen:
             self.error("bad_request", "it is not frozen")
             return
+        self.vmm.thaws.append(req)
         self.vmm.thaw()
-        self.send(OK, {})
+        self.send(OK, {"entropy_error": "no\tdevice"} if word == "unseeded" else {})
 
     def on_changes(self, req: dict) -> None:
         """The lines that a test has given (see Stream.fake)."""
@@ -588,6 +589,7 @@ class Stream(Files, Commands):
         out["pid"] = os.getpid()
         out["boot"] = self.vmm.boot
         out["renew"] = self.vmm.renew
+        out["thaws"] = self.vmm.thaws
         out["connects"] = self.vmm.connects
         small = ("generation", "vars", "hashed", "frozen", "leaf")
         out["state"] = {k: self.vmm.state[k] for k in small}

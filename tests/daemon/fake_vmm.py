@@ -87,6 +87,7 @@ class Vmm:
         self.lock = threading.Lock()
         self.fds: dict[str, int] = {}
         self.renew: dict | None = None
+        self.thaws: list[dict] = []
         self.connects = 0
         self.disk_errors = 0
         self.wire = 0  # bytes of a message: as long as the daemon's first one

@@ -1,5 +1,6 @@
 """Forks of sandboxes, and what can go wrong in each step."""
 
+import base64
 import json
 import socket
 import threading
@@ -240,6 +241,39 @@ def test_a_thaw_that_is_lost(start: Callable[..., Daemon], how: str) -> None:
     o = get(d, sid)
     assert o["state"] == "ended"
     assert "it could not be set going again after it was frozen" in o["ended_reason"]
+
+
+def test_a_thaw_brings_new_randomness(daemon: Daemon) -> None:
+    """For the original; nothing that was given to anybody else."""
+    sid = daemon.create()
+    given = [daemon.info(sid)["renew"]["entropy"]]
+    for _ in range(2):
+        for child in fork(daemon, sid, n=2)["children"]:
+            given.append(daemon.info(child)["renew"]["entropy"])
+            assert daemon.info(child)["thaws"] == []
+    thaws = daemon.info(sid)["thaws"]
+    assert [set(thaw) for thaw in thaws] == [{"entropy"}] * 2
+    given += [thaw["entropy"] for thaw in thaws]
+    assert all(len(base64.b64decode(text, validate=True)) == 32 for text in given)
+    assert len(set(given)) == 7
+
+
+def test_a_freeze_that_is_undone_brings_it_as_well(start: Callable[..., Daemon]) -> None:
+    d = start(env={"PODFLARE_FREEZE_TIMEOUT": "1"})
+    sid = d.create()
+    order(d, sid, "freeze", "mute")
+    assert d.http.post(f"/v1/sandboxes/{sid}/fork").status_code == 503
+    (thaw,) = d.info(sid)["thaws"]
+    assert len(base64.b64decode(thaw["entropy"])) == 32
+
+
+def test_randomness_that_the_guest_cannot_take(daemon: Daemon) -> None:
+    sid = daemon.create()
+    order(daemon, sid, "thaw", "unseeded")
+    (child,) = fork(daemon, sid)["children"]
+    assert alive(daemon, sid) and alive(daemon, child)
+    said = f"sandbox {sid} goes on with random numbers that its copies may know: no device"
+    assert said in daemon.log_text()
 
 
 def test_a_freeze_without_an_answer(start: Callable[..., Daemon]) -> None:

@@ -102,6 +102,13 @@ int kill(pid_t pid, int sig)
 	return 0;
 }
 
+int renew_random(struct renew_kept *k, const uint8_t entropy[REQUEST_ENTROPY], struct err *err)
+{
+	(void)k;
+	(void)entropy;
+	return err_text(err, EPERM, "not here");
+}
+
 int renew_kernel(struct renew_kept *k, const struct request_renew *r, struct err *err)
 {
 	(void)k;

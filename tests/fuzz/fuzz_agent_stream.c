@@ -288,8 +288,10 @@ void freeze_begin(struct stream *s)
 	stream_final(s, FRAME_OK, json_object());
 }
 
-void freeze_thaw(struct stream *s)
+void freeze_thaw(struct stream *s, const struct request_thaw *r)
 {
+	for (int i = 0; i < REQUEST_ENTROPY; i++)
+		assert(r->reseed || r->entropy[i] == 0);
 	s->agent->freezer.state = FREEZE_NONE;
 	server_wake_streams(s->server);
 	stream_final(s, FRAME_OK, json_object());

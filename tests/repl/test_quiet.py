@@ -39,6 +39,34 @@ def test_quiet(repl: Copied, code: str, quiet: bool) -> None:  # noqa: F811
     assert repl.run("None").quiet is quiet
 
 
+# A thread that Python has not started, in code of the user's, up to a word of it.
+FOREIGN = """
+import ctypes, time
+over = []
+def draw(_):
+    while not over: time.sleep(0.005)
+    return None
+call = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(draw)
+libc, thread = ctypes.CDLL(None), ctypes.c_ulong()
+libc.pthread_create(ctypes.byref(thread), None, call, None)
+time.sleep(0.1)
+"""
+
+
+def test_a_thread_that_python_has_not_started(repl: Copied) -> None:  # noqa: F811
+    assert repl.run(FOREIGN).quiet is False
+    assert repl.run("None").quiet is False
+    assert repl.run("over.append(1); libc.pthread_join(thread, None);").quiet is True
+
+
+def test_whatever_the_user_has_made_of_it(repl: Copied) -> None:  # noqa: F811
+    """An audit hook is not asked, and what is put in the place of functions is not called."""
+    assert repl.run("import builtins, sys\nsys._current_frames = builtins.len = None").quiet is True
+    hook = "import sys\ndef hook(event, _):\n    if event == 'sys._current_frames': raise KeyError(event)\n"
+    assert repl.run(hook + "sys.addaudithook(hook)").quiet is False
+    assert repl.run("1 + 1").value == "2"
+
+
 def test_again_quiet(repl: Copied) -> None:  # noqa: F811
     repl.run("import threading; e = threading.Event(); t = threading.Thread(target=e.wait); t.start()")
     assert repl.run("e.set(); t.join()").quiet is True

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -101,6 +102,34 @@ def test_once_per_serial(repl: Copied) -> None:
     repl.tell(generation=4)
     repl.renewed()
     assert repl.run("calls").value == "[3, 4]"
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_one_that_was_before_it(tmp_path: Path, hold: bool) -> None:
+    """A session that begins in a machine that was renewed has nothing of the machine before that."""
+    run = tmp_path / "run"
+    run.mkdir()
+    state = {"id": "sbx_1", "kind": "create", "generation": 0, "reseed": True, "serial": 2, "hold": hold, "done": hold}
+    (run / "fork.json").write_text(json.dumps(state))
+    with Copied(run) as repl:
+        repl.run("import podflare, random\ncalls = []\npodflare.on_fork(calls.append)\nrandom.seed(7);")
+        repl.signal()
+        assert repl.silent()
+        assert repl.run("random.random(), calls").value == str((random.Random(7).random(), []))
+        repl.serial = 2
+        repl.tell(generation=4)
+        repl.renewed()
+        assert repl.run("calls").value == "[4]"
+
+
+@pytest.mark.parametrize("text", ["", "{", "{broken", '{"serial":"x","generation":1,"reseed":true,"hold":false,"done":true}'])
+def test_begins_whatever_the_file_is(tmp_path: Path, text: str) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "fork.json").write_text(text)
+    with Copied(run) as repl:
+        repl.tell()
+        repl.renewed()
 
 
 def test_a_signal_of_nobody(repl: Copied) -> None:
