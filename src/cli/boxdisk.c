@@ -8,6 +8,7 @@
  */
 #include "cli/boxdisk.h"
 
+#include "cli/cli.h"
 #include "cli/tools.h"
 
 #include <errno.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define TOOL_LIMIT_MS 60000
@@ -159,4 +161,32 @@ int boxdisk_prepare(const char *dir, uint64_t gib, char out[PATH_MAX], struct er
 			rename(grown, out);
 	}
 	return rc == 0 ? grow_disk(grown, out, size, err) : rc;
+}
+
+/* What is kept back for root is for QEMU, too, if that is root's. */
+int boxdisk_free(const char *file, uint64_t *bytes)
+{
+	struct statvfs fs;
+
+	if (statvfs(file, &fs) < 0)
+		return -errno;
+	*bytes = (uint64_t)fs.f_frsize * (geteuid() == 0 ? fs.f_bfree : fs.f_bavail);
+	return 0;
+}
+
+void boxdisk_tell_room(const char *file)
+{
+	static const double gib = 1 << 30;
+	uint64_t room, more;
+	struct stat st;
+
+	if (stat(file, &st) < 0 || boxdisk_free(file, &room) < 0)
+		return;
+	more = (uint64_t)(st.st_size - st.st_blocks * 512);
+	if (st.st_size > st.st_blocks * 512 && room < more)
+		cli_say("the state disk %s may take %.1f GiB more, and %.1f GiB are free there: "
+			"when "
+			"they are used up everything in the emulated host stands still until there "
+			"is room",
+			file, (double)more / gib, (double)room / gib);
 }
