@@ -14,8 +14,8 @@
 #                                  and the kernel and initramfs of the guests
 #
 # The images of templates are not copied: each is a disk of its own. Nothing is done when neither
-# the inputs nor what was made of them have changed. --update fetches the kernel of today. Where Debian 13's cannot be had, that is said and
-# tried again after a day.
+# the inputs nor what was made of them have changed. --update fetches the kernel of today. Where
+# Debian 13's cannot be had, that is said and tried again after a day.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
