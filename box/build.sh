@@ -13,9 +13,9 @@
 #                                  allowlists, their libraries, busybox, this host's CA certificates,
 #                                  and the kernel and initramfs of the guests
 #
-# The images of templates are not copied: each is a disk of its own. Nothing is done when the inputs
-# have not changed. --update fetches the kernel of today. Where Debian 13's cannot be had, that is said and
-# tried again after a day.
+# The images of templates are not copied: each is a disk of its own. Nothing is done when neither
+# the inputs nor what was made of them have changed. --update fetches the kernel of today. Where
+# Debian 13's cannot be had, that is said and tried again after a day.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -102,7 +102,13 @@ stamp=$({
 	cat $certificates "$build/groups.json"
 	cat "$here"/{build.sh,init,rc,box-podflared} "$here"/../guest/{modules.py,mkcpio.py}
 } | sha256sum)
-if [ -e "$out/stamp" ] && [ "$(cat "$out/stamp")" = "$stamp" ]; then
+
+# And one for each file that is made of them. Where one is gone, or not what was written, all are made again.
+made=(programs.erofs initramfs.cpio kernel.manifest)
+outputs() {
+	(cd "$out" && stat -c '%n %s %.9Y' "${made[@]}" && readlink vmlinux) 2>/dev/null || echo missing
+}
+if [ -e "$out/stamp" ] && [ "$(cat "$out/stamp")" = "$stamp"$'\n'"$(outputs)" ]; then
 	exit 0
 fi
 
@@ -149,11 +155,12 @@ log=$work/mkfs.log
 mkfs.erofs --all-root -T0 -U 00000000-0000-0000-0000-000000000000 "$work/programs.erofs" "$tree" \
 	>"$log" 2>&1 || die "mkfs.erofs failed: $(tail -n 3 "$log")"
 
-mv "$work/initramfs.cpio" "$work/programs.erofs" "$out/"
-cp -f "$kernel/kernel.manifest" "$out/"
+cp "$kernel/kernel.manifest" "$work/"
+(cd "$work" && sync "${made[@]}" && mv -f "${made[@]}" "$out/")
 if [ "$kernel" = "$guest" ]; then
 	ln -sfn ../guest/vmlinux "$out/vmlinux"
 else
 	ln -sfn kernel/vmlinux "$out/vmlinux"
 fi
-echo "$stamp" >"$out/stamp"
+printf '%s\n' "$stamp" "$(outputs)" >"$out/stamp.new"
+mv "$out/stamp.new" "$out/stamp"

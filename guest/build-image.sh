@@ -29,8 +29,24 @@ SCRIPT=image
 KEEP_UNUSED=3
 
 # choose_mode: sets MODE, how mmdebstrap may work here: "root", "unshare" (a user namespace of
-# ours) or "sudo" (as root, where there are no such namespaces).
+# ours) or "sudo" (as root, where we may make no such namespaces); and CONTAIN, what root puts before a
+# command that has to do with what is in an image, so that it is nobody's root here (contained.py).
 choose_mode() {
+	local as_root=()
+	CONTAIN=()
+	choose_user
+	[ $MODE != unshare ] || return 0
+	[ $MODE = root ] ||
+		as_root=(sudo -n env ${PODFLARE_DEBIAN_SOURCES:+"PODFLARE_DEBIAN_SOURCES=$PODFLARE_DEBIAN_SOURCES"})
+	if "${as_root[@]}" "$GUEST_DIR/contained.py" --check >>"$LOG" 2>&1; then
+		CONTAIN=("${as_root[@]}" "$GUEST_DIR/contained.py")
+	else
+		say "root cannot make a user namespace here: what packages and recipes run at a build is" \
+			"root of this machine"
+	fi
+}
+
+choose_user() {
 	local user problem hint
 	user=$(id -un)
 	MODE=root
@@ -87,7 +103,7 @@ clean_work() {
 	unmount_below "$1"
 	"${rm[@]}" "$1" 2>/dev/null ||
 		mmdebstrap --unshare-helper "${rm[@]}" "$1"/mmdebstrap.* 2>/dev/null ||
-		sudo -n "${rm[@]}" "$1"/mmdebstrap.* 2>/dev/null || true
+		sudo -n "${rm[@]}" "$1"/mmdebstrap.* "$1/inside" 2>/dev/null || true
 	"${rm[@]}" "$1"
 }
 
@@ -107,6 +123,34 @@ step_failed() {
 	die "$1" "$(failure_hint "$LOG")"
 }
 
+# inside COMMAND...: runs a tool on what a recipe has made, at $TREE.
+inside() {
+	if [ ${#CONTAIN[@]} -gt 0 ]; then
+		"${CONTAIN[@]}" "$WORK/inside" "$@"
+	else
+		"$@"
+	fi
+}
+
+# make_root PLAN OUT: the image and its check. Root does that in a folder that is /mnt in there, with
+# copies of what it needs, as our own folders may be private.
+make_root() {
+	local plan=$1 out=$2 log=$LOG work=$WORK mode=$MODE scripts=$GUEST_DIR contain=()
+	if [ ${#CONTAIN[@]} -gt 0 ]; then
+		mkdir -p "$WORK/inside/guest"
+		cp -r "$plan" "$WORK/inside/plan"
+		cp "$GUEST_DIR"/{make-root,finish-root}.sh "$WORK/inside/guest/"
+		chmod -R a+rX "$WORK/inside"
+		contain=("${CONTAIN[@]}" --out "$out" --log "$LOG" "$WORK/inside")
+		out=/proc/self/fd/200 log=/proc/self/fd/201
+		plan=/mnt/plan work=/mnt mode=root scripts=/mnt/guest
+	fi
+	TREE=$work/tree
+	run_step "${contain[@]}" "$scripts/make-root.sh" "$mode" "$plan" "$work" "$out" "$log" ||
+		step_failed "the image could not be made"
+	"${contain[@]}" fsck.erofs "$out" >>"$LOG" 2>&1 || step_failed "the packed image is damaged"
+}
+
 write_manifest() {
 	local entry=$1
 	{
@@ -114,8 +158,8 @@ write_manifest() {
 		echo "sha256 $(sha256sum <"$entry/rootfs.erofs" | cut -d' ' -f1)"
 		echo "size $(stat -c %s "$entry/rootfs.erofs")"
 		dpkg-query -W -f='tool ${Package} ${Version}\n' mmdebstrap erofs-utils 2>/dev/null || true
-		sed -n 's/^deb /source &/p' "$WORK/tree/etc/apt/sources.list"
-		dpkg-query --admindir="$WORK/tree/var/lib/dpkg" -W \
+		inside sed -n 's/^deb /source &/p' "$TREE/etc/apt/sources.list"
+		inside dpkg-query --admindir="$TREE/var/lib/dpkg" -W \
 			-f='package ${Package} ${Version} ${Architecture}\n'
 	} >"$entry/manifest"
 }
@@ -155,6 +199,9 @@ prune_images() {
 build() {
 	local plan=$1 place start=$SECONDS download='' disk=''
 	need_tools mmdebstrap:mmdebstrap erofs-utils:mkfs.erofs erofs-utils:fsck.erofs tar:tar
+	mkdir -p "$STAGE/entry"
+	LOG=$STAGE/log
+	: >"$LOG"
 	choose_mode
 	read -r download disk <"$plan/needs" || true
 	place=${TMPDIR:-/var/tmp}
@@ -165,14 +212,9 @@ build() {
 	WORK=$(mktemp -d "$place/podflare-image.XXXXXXXX")
 	echo "$WORK" >"$PODFLARE_CACHE/image.work"
 	chmod 711 "$WORK"
-	mkdir -p "$STAGE/entry"
-	LOG=$STAGE/log
-	: >"$LOG"
 	say "building template $NAME: $(wc -l <"$plan/packages") Debian packages and what they need" \
 		"(a few minutes${download:+; $download MB to download, $disk MB unpacked})"
-	run_step "$GUEST_DIR/make-root.sh" "$MODE" "$plan" "$WORK" "$STAGE/entry/rootfs.erofs" "$LOG" ||
-		step_failed "the image could not be made"
-	fsck.erofs "$STAGE/entry/rootfs.erofs" >>"$LOG" 2>&1 || step_failed "the packed image is damaged"
+	make_root "$plan" "$STAGE/entry/rootfs.erofs"
 	write_manifest "$STAGE/entry"
 	sums_write "$STAGE/entry" rootfs.erofs manifest
 	[ ! -e "$2/links" ] || cp "$2/links" "$STAGE/entry/links"

@@ -175,7 +175,7 @@ extract() {
 		echo "package-sha256 $(cat "$DEB.sha256")"
 		(cd "$entry" && sha256sum vmlinuz vmlinux | awk '{ print $2 "-sha256 " $1 }')
 	} >"$entry/manifest"
-	sums_write "$entry" vmlinuz vmlinux manifest
+	sums_write "$entry" vmlinuz vmlinux config manifest modules
 	entry_publish "$entry" "$1"
 }
 

@@ -140,6 +140,9 @@ class _Loader:
         except tomllib.TOMLDecodeError as e:
             self.fault(SETTINGS, f"is not valid TOML: {e}")
             return None
+        except RecursionError:
+            self.fault(SETTINGS, "is nested too deeply")
+            return None
 
     def check_types(self, settings: dict[str, object]) -> dict[str, object]:
         """Those settings that are known and of the right type."""

@@ -49,8 +49,14 @@ class Failure(Exception):
     """Ends the program; the text is one sentence or several lines."""
 
 
+def plain(text: str) -> str:
+    """Without a terminal's commands and turns of direction: names of files and what is in them may be
+    somebody else's."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+
+
 def say(text: str) -> None:
-    print(f"template: {text}", flush=True)
+    print(plain(f"template: {text}"), flush=True)
 
 
 def cache_folder() -> Path:
@@ -332,22 +338,36 @@ def state_of(templates: Templates, name: str, key: str) -> str:
         return "recipe gone"
     try:
         template = templates.load(folder)
-    except Failure:
+        now, image = settings_of(template), image_key(template)
+    except (Failure, OSError, RecursionError):
         return "recipe has faults"
     if template.recipe.name != name:
         return "recipe gone"
-    now = settings_of(template)
-    if image_key(template) != key:
+    if image != key:
         return "stale"
     text = (templates.folder / name / "template.json").read_text(encoding="utf-8")
     return "ready" if text == now else "stale"
+
+
+def read_settings(folder: Path) -> dict[str, object]:
+    """What the daemon is told of a template; a ValueError when that is nothing that we wrote."""
+    try:
+        settings = json.loads((folder / "template.json").read_text(encoding="utf-8"))
+    except RecursionError as e:
+        raise ValueError("nested too deeply") from e
+    if not isinstance(settings, dict):
+        raise ValueError("not an object")
+    for key, value in settings.items():
+        if type(value) is not (int if key in recipes.RANGES else str):
+            raise ValueError(f"{key} is of the wrong type")
+    return settings
 
 
 def row_of(templates: Templates, name: str) -> list[str]:
     """One line of the table."""
     folder = templates.folder / name
     try:
-        settings = json.loads((folder / "template.json").read_text(encoding="utf-8"))
+        settings = read_settings(folder)
         size = (folder / "rootfs.erofs").stat().st_size
         key, packages = read_manifest(folder)
         built = (folder / "manifest").stat().st_mtime
@@ -412,12 +432,15 @@ def main() -> int:
     try:
         args.command(Templates(args.build.resolve()), args)
     except Failure as e:
-        print(f"template: error: {e}", file=sys.stderr)
-        return 1
-    except OSError as e:
-        print(f"template: error: {e.strerror}: {e.filename}", file=sys.stderr)
+        print(plain(f"template: error: {e}"), file=sys.stderr)
         return 1
     except BrokenPipeError:
+        return 1
+    except OSError as e:
+        print(plain(f"template: error: {e.strerror}: {e.filename}"), file=sys.stderr)
+        return 1
+    except RecursionError:
+        print("template: error: the folders of a recipe are nested too deeply", file=sys.stderr)
         return 1
     return 0
 

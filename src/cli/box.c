@@ -16,6 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 
 static void box_one_less(struct box *b)
 {
@@ -25,6 +26,7 @@ static void box_one_less(struct box *b)
 	loop_timer_cancel(&b->stop_timer);
 	loop_timer_cancel(&b->boot_timer);
 	loop_timer_cancel(&b->pulse_timer);
+	boxpause_free(&b->pause);
 	b->events->ended(b->arg);
 }
 
@@ -92,8 +94,10 @@ static void on_monitor_line(void *arg, const char *line)
 {
 	struct box *b = arg;
 
-	if (!strstr(line, "\"id\": \"forward\""))
+	if (!strstr(line, "\"id\": \"forward\"")) {
+		boxpause_line(&b->pause, line);
 		return;
+	}
 	if (strstr(line, "\"return\": \"\"") && qemu_widen_port(&b->qemu, b->port) < 0)
 		cli_say("many connections at the same moment may be slow: QEMU's port has room for "
 			"one that waits");
@@ -150,6 +154,36 @@ static void on_orders(struct loop_src *src, uint32_t events)
 		box_flush_orders(s->box);
 	if (events & ~(uint32_t)EPOLLOUT)
 		stream_event(s, on_report_line);
+}
+
+/* Nothing inside could hear that it is to end. What was written before is on the disk. */
+static void end_as_it_stands(struct box *b)
+{
+	if (b->killed)
+		return;
+	cli_say("what runs in the emulated host cannot end in order while that stands still: "
+		"ending "
+		"it as it is");
+	box_kill(b);
+}
+
+static void on_stands(void *arg)
+{
+	struct box *b = arg;
+
+	if (b->stopping)
+		end_as_it_stands(b);
+}
+
+/* Time did not pass for it. */
+static void on_goes_on(void *arg)
+{
+	struct box *b = arg;
+	char line[64];
+	int n = snprintf(line, sizeof(line), "time %lld\n", (long long)time(NULL));
+
+	if (buf_append(&b->orders, line, (size_t)n) == 0)
+		box_flush_orders(b);
 }
 
 static void on_relay_done(struct relay *r)
@@ -250,6 +284,7 @@ int box_start(struct box *b, struct loop *l, const struct qemu_config *c, const 
 	b->boot_timer = (struct loop_timer){.fn = on_boot_timer, .arg = b};
 	b->pulse_timer = (struct loop_timer){.fn = on_pulse_timer, .arg = b};
 	buf_init(&b->config, 1 << 20);
+	b->pause = (struct boxpause){.stands = on_stands, .goes_on = on_goes_on, .arg = b};
 	buf_init(&b->orders, BOX_ORDERS_MAX);
 	rc = conlog_open(&b->console, console_path, err);
 	if (rc < 0)
@@ -259,7 +294,9 @@ int box_start(struct box *b, struct loop *l, const struct qemu_config *c, const 
 		conlog_close(&b->console);
 		return rc;
 	}
-	rc = box_watch_all(b);
+	rc = boxpause_init(&b->pause, l, c, b->qemu.fds[QEMU_MONITOR]);
+	if (rc == 0)
+		rc = box_watch_all(b);
 	if (rc == 0)
 		rc = io_write_full(b->qemu.fds[QEMU_MONITOR], hello, sizeof(hello) - 1);
 	if (rc < 0) {
@@ -406,6 +443,10 @@ void box_stop(struct box *b)
 		box_kill(b);
 		return;
 	}
+	if (boxpause_stands(&b->pause) && !boxpause_try(&b->pause)) {
+		end_as_it_stands(b);
+		return;
+	}
 	loop_timer_set(b->loop, &b->stop_timer, limit_ns);
 	box_flush_orders(b);
 }
@@ -422,6 +463,7 @@ void box_free(struct box *b)
 	loop_timer_cancel(&b->stop_timer);
 	loop_timer_cancel(&b->boot_timer);
 	loop_timer_cancel(&b->pulse_timer);
+	boxpause_free(&b->pause);
 	if (b->qemu.pid > 0) {
 		kill(b->qemu.pid, SIGKILL);
 		waitpid(b->qemu.pid, &b->wait_status, 0);

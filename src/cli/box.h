@@ -17,11 +17,16 @@
  * then, and with it, idle, everything that waits for time, until any other interrupt comes (seen:
  * three minutes). So it gets one every BOX_PULSE_MS, by a byte on a port that nobody looks at.
  *
+ * A machine whose disk cannot be written stands still until it can (boxpause.h); its clock is set
+ * then.
+ *
  * Thread: the loop's. Deadlines: a stop that takes longer than BOX_STOP_MS
- * ends in SIGKILL. fork: QEMU dies with this process.
+ * ends in SIGKILL; one of a machine that stands still, and cannot go on, does so at once. fork:
+ * QEMU dies with this process.
  */
 #pragma once
 
+#include "cli/boxpause.h"
 #include "cli/conlog.h"
 #include "cli/lines.h"
 #include "cli/qemu.h"
@@ -65,6 +70,7 @@ struct box {
 	struct buf config; /* the shell fragment that box_go() sends */
 	struct buf orders; /* not sent yet */
 	struct loop_timer stop_timer, boot_timer, pulse_timer;
+	struct boxpause pause;
 	unsigned int boot_limit_s;
 	uint16_t port; /* forwarded here */
 	bool stuck;    /* killed because it did not boot */

@@ -2,10 +2,13 @@
 /*
  * Makes and grows the state disk. It gets its name only when it is whole: it
  * is made under the name *.new, and has the name *.grow while it is grown, so
- * that a half-made one is never used and a half-grown one is grown again.
+ * that a half-made one is never used and a half-grown one is grown again. The
+ * file of a half-grown one may be as large as it should be already: only
+ * its name tells that it is none to be used yet.
  */
 #include "cli/boxdisk.h"
 
+#include "cli/cli.h"
 #include "cli/tools.h"
 
 #include <errno.h>
@@ -14,6 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define TOOL_LIMIT_MS 60000
@@ -101,18 +105,20 @@ static int rename_disk(const char *from, const char *to, struct err *err)
 
 /*
  * Status 1 of e2fsck: there was something to repair, such as a journal to play
- * back. A disk that it refuses gets its name back, unchanged.
+ * back. A disk that it refuses is unchanged: the caller may give it its name back.
  */
+static int check_disk(char *file, struct err *err)
+{
+	static const char *const words[] = {"-f", "-p", NULL};
+
+	return run_tool("e2fsck", words, file, 1, err);
+}
+
 static int grow_disk(char *file, const char *name, off_t size, struct err *err)
 {
-	static const char *const check[] = {"-f", "-p", NULL}, *const grow[] = {NULL};
-	int rc = run_tool("e2fsck", check, file, 1, err);
+	static const char *const grow[] = {NULL};
+	int rc = set_size(file, 0, size, err);
 
-	if (rc < 0) {
-		rename(file, name);
-		return rc;
-	}
-	rc = set_size(file, 0, size, err);
 	if (rc == 0)
 		rc = run_tool("resize2fs", grow, file, 0, err);
 	return rc == 0 ? rename_disk(file, name, err) : rc;
@@ -129,7 +135,16 @@ int boxdisk_prepare(const char *dir, uint64_t gib, char out[PATH_MAX], struct er
 	    snprintf(made, sizeof(made), "%s.new", out) >= (int)sizeof(made) ||
 	    snprintf(grown, sizeof(grown), "%s.grow", out) >= (int)sizeof(grown))
 		return err_text(err, ENAMETOOLONG, "the state directory's path is too long");
-	if (stat(grown, &st) < 0) {
+	if (stat(grown, &st) == 0) {
+		/* What an earlier start has left gets its name back only when it is whole. */
+		if (st.st_size > size)
+			size = st.st_size;
+		rc = check_disk(grown, err);
+		if (rc < 0)
+			return err_prefix(err, "an earlier start was ended while it made the state "
+					       "disk larger; repair that, or remove it to begin "
+					       "with an empty one");
+	} else {
 		if (stat(out, &st) < 0) {
 			rc = make_disk(made, size, err);
 			return rc == 0 ? rename_disk(made, out, err) : rc;
@@ -141,8 +156,37 @@ int boxdisk_prepare(const char *dir, uint64_t gib, char out[PATH_MAX], struct er
 		rc = rename_disk(out, grown, err);
 		if (rc < 0)
 			return rc;
-	} else if (st.st_size > size) {
-		size = st.st_size;
+		rc = check_disk(grown, err);
+		if (rc < 0)
+			rename(grown, out);
 	}
-	return grow_disk(grown, out, size, err);
+	return rc == 0 ? grow_disk(grown, out, size, err) : rc;
+}
+
+/* What is kept back for root is for QEMU, too, if that is root's. */
+int boxdisk_free(const char *file, uint64_t *bytes)
+{
+	struct statvfs fs;
+
+	if (statvfs(file, &fs) < 0)
+		return -errno;
+	*bytes = (uint64_t)fs.f_frsize * (geteuid() == 0 ? fs.f_bfree : fs.f_bavail);
+	return 0;
+}
+
+void boxdisk_tell_room(const char *file)
+{
+	static const double gib = 1 << 30;
+	uint64_t room, more;
+	struct stat st;
+
+	if (stat(file, &st) < 0 || boxdisk_free(file, &room) < 0)
+		return;
+	more = (uint64_t)(st.st_size - st.st_blocks * 512);
+	if (st.st_size > st.st_blocks * 512 && room < more)
+		cli_say("the state disk %s may take %.1f GiB more, and %.1f GiB are free there: "
+			"when "
+			"they are used up everything in the emulated host stands still until there "
+			"is room",
+			file, (double)more / gib, (double)room / gib);
 }

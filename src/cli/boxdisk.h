@@ -25,3 +25,8 @@
  */
 __must_check int boxdisk_prepare(const char *dir, uint64_t gib, char out[PATH_MAX],
 				 struct err *err);
+
+/* Bytes that we may still write to the file system of a file. 0 or -errno. */
+__must_check int boxdisk_free(const char *file, uint64_t *bytes);
+/* Says so when the disk may get larger than there is room for. */
+void boxdisk_tell_room(const char *file);

@@ -164,12 +164,16 @@ static void add_devices(struct args *a, const struct qemu_config *c)
 		const struct qemu_disk *d = &c->disks[i];
 
 		double_commas(d->path, path, sizeof(path));
-		/* Zeroes are written as they come: what looks for them costs more than it saves. */
+		/*
+		 * Zeroes are written as they come: what looks for them costs more than it saves.
+		 * What cannot be written stops the machine: boxpause.h.
+		 */
 		args_option(
 			a, "-drive",
 			"if=none,id=disk%zu,format=raw,readonly=%s,discard=%s,detect-zeroes=off,"
-			"file=%s",
-			i, d->readonly ? "on" : "off", d->readonly ? "ignore" : "unmap", path);
+			"werror=%s,file=%s",
+			i, d->readonly ? "on" : "off", d->readonly ? "ignore" : "unmap",
+			d->readonly ? "report" : "stop", path);
 		args_option(a, "-device", "virtio-blk-pci-non-transitional,drive=disk%zu,serial=%s",
 			    i, d->serial);
 	}

@@ -210,6 +210,7 @@ static int start(struct serve_box *s, struct err *err)
 		rc = qemu_add_disk(&config, "state", disk, false, err);
 	if (rc < 0)
 		return rc;
+	boxdisk_tell_room(disk);
 	snprintf(console, sizeof(console), "%s/box-console.log", sv->state);
 	cli_say("starting the emulated host (1 processor, %u MiB; console: %s)", config.memory_mib,
 		console);

@@ -292,6 +292,26 @@ def test_damaged_state_disk_is_not_grown(call, state):
     assert disk.stat().st_size == 1_048_576
 
 
+def test_half_grown_state_disk_is_never_used(call, state, tmp_path):
+    """A start was killed when the file was larger already, and e2fsck cannot mend what it left."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/e2fsck").write_text("#!/bin/sh\necho it is broken\nexit 4\n")
+    (tmp_path / "bin/e2fsck").chmod(0o755)
+    Path(state).mkdir(parents=True)
+    disk = Path(state, "box-state.ext4.grow")
+    disk.touch()
+    os.truncate(disk, 64 << 30)
+    for _ in range(2):
+        done = call(
+            *("serve", *EMULATED, "--addr", "127.0.0.1:0", "--state", state),
+            PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        )
+        assert done.returncode == 1
+        assert f"e2fsck on the state disk {disk} failed: it is broken" in done.stderr
+        assert "repair that, or remove it" in done.stderr
+        assert disk.stat().st_size == 64 << 30
+
+
 def test_state_disk_grows(spawn, state):
     """A small one of before is made larger, with what is in it; it takes no more space for that."""
     args = ("serve", *EMULATED, "--addr", "127.0.0.1:0", "--state", state)

@@ -72,7 +72,8 @@ class Machine:
         }
         self.fake("apt-get", "#!/bin/sh\nexit 100\n")
         self.fake("sync", "#!/bin/sh\n")  # the disk of the real machine may be slow
-        # Root in name only: nothing below asks for real rights.
+        # Root in name only: nothing below asks for real rights, or has the fakes run as somebody else.
+        (self.guest / "contained.py").write_text("#!/bin/sh\nexit 1\n")
         self.fake("id", '#!/bin/sh\n[ "$1" = -u ] && echo 0 || echo root\n')
 
     def fake(self, name: str, text: str) -> None:

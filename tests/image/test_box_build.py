@@ -136,3 +136,32 @@ def test_one_that_has_gone_from_the_cache(box: Machine) -> None:
     shutil.rmtree(box.env["FAKE_KERNEL"])
     assert "uses the guests' kernel" in build(box, FAKE_KERNEL="").stdout
     assert kernel_of(box) == "theirs"
+
+
+@pytest.mark.parametrize("name", ["programs.erofs", "initramfs.cpio", "kernel.manifest", "vmlinux"])
+@pytest.mark.parametrize("how", ["gone", "empty"])
+def test_what_was_made_and_is_not_whole(box: Machine, name: str, how: str) -> None:
+    """As after an end without power, or a hand that slipped: it is made again."""
+    build(box)
+    made_file = box.out / "box" / name
+    before = made_file.read_bytes()
+    made_file.unlink()
+    if how == "empty":
+        made_file.touch()
+    build(box)
+    assert made_file.read_bytes() == before
+    first = made(box)
+    build(box)
+    assert made(box) == first
+
+
+def test_all_is_on_the_disk_before_it_counts(box: Machine) -> None:
+    """The stamp is the last, and what it stands for is synced before."""
+    box.fake(
+        "sync",
+        '#!/bin/sh\nfor f; do [ -s "$f" ] && echo "sync ${f##*/} $(ls $OUT/box/stamp 2>&1)"; done >>$FAKE_LOG\n',
+    )
+    build(box, OUT=str(box.out))
+    synced = box.calls("sync ")
+    assert {line.split()[1] for line in synced} >= {"programs.erofs", "initramfs.cpio"}
+    assert all("No such file" in line for line in synced), synced

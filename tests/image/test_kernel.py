@@ -7,9 +7,11 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import shutil
 import struct
 import subprocess
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
@@ -149,6 +151,8 @@ def package(machine: Machine, release: str, modules: str) -> str:
     (tree / f"boot/config-{release}").write_text("CONFIG_X=y\n")
     (tree / modules / release / "kernel").mkdir(parents=True)
     (tree / modules / release / "kernel/x.ko").write_text("x")
+    (tree / modules / release / "kernel/y z.ko").write_text("two words")
+    (tree / modules / release / "modules.dep").write_text("kernel/x.ko:\n")
     deb = machine.base / f"linux-image-{release}_9.9-1_amd64.deb"
     subprocess.run(
         ["dpkg-deb", "--root-owner-group", "--build", tree, deb], check=True, capture_output=True
@@ -199,6 +203,66 @@ def test_damaged_extraction_needs_no_download(registry: Machine) -> None:
     os.truncate(kernel, 100)
     result = build(registry)
     assert result.returncode == 0 and "damaged" in result.stdout
+    check(registry)
+    assert len(registry.calls()) == calls
+
+
+def change(path: Path) -> None:
+    path.chmod(0o644)
+    path.write_text("y" * path.stat().st_size)
+
+
+def cut(path: Path) -> None:
+    path.chmod(0o644)
+    os.truncate(path, 0)
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "a module is gone": ("modules/kernel/x.ko", Path.unlink, "x.ko is missing"),
+    "a module is empty": ("modules/kernel/x.ko", cut, "x.ko has 0 bytes instead of 1"),
+    "a module has changed": ("modules/kernel/x.ko", change, "x.ko have changed"),
+    "all modules are gone": ("modules", shutil.rmtree, "is missing"),
+    "their list is empty": ("modules/modules.dep", cut, "modules.dep has 0 bytes"),
+    "config": ("config", cut, "config has 0 bytes"),
+    "two of them": ("modules/kernel", lambda path: [change(p) for p in path.iterdir()], "x.ko have"),
+    "no sums": ("sums", Path.unlink, "no list of sums"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_each_file_of_an_entry_counts(registry: Machine, damage: str) -> None:
+    assert build(registry).returncode == 0
+    calls = len(registry.calls())
+    name, do, message = DAMAGE[damage]
+    do((registry.out / "vmlinux").resolve().parent / name)
+    result = build(registry)
+    assert result.returncode == 0, result.stderr
+    assert "damaged: " in result.stdout and message in result.stdout
+    check(registry)
+    assert len(registry.calls()) == calls
+    assert build(registry).stdout.count("damaged") == 0
+
+
+def test_a_copied_cache_is_read_and_believed(registry: Machine) -> None:
+    """Its times and inodes are others."""
+    assert build(registry).returncode == 0
+    calls = len(registry.calls())
+    shutil.copytree(registry.cache, registry.base / "copy")
+    shutil.rmtree(registry.cache)
+    (registry.base / "copy").rename(registry.cache)
+    result = build(registry)
+    assert result.returncode == 0 and "extracting" not in result.stdout
+    assert len(registry.calls()) == calls
+
+
+def test_an_entry_of_an_older_program(registry: Machine) -> None:
+    """It is no longer used, as it may lack anything; what takes its place needs no network."""
+    assert build(registry).returncode == 0
+    calls = len(registry.calls())
+    script = registry.guest / "build-kernel.sh"
+    script.write_text(script.read_text() + "# newer\n")
+    result = build(registry)
+    assert result.returncode == 0 and "extracting" in result.stdout
     check(registry)
     assert len(registry.calls()) == calls
 

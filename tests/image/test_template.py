@@ -118,6 +118,8 @@ def edit(path: str, text: str) -> Callable[[Machine], object]:
     return do
 
 
+JSON = "out/guest/templates/mine/template.json"
+
 STATES: dict[str, tuple[Callable[[Machine], object], str]] = {
     "nothing changed": (lambda m: None, "ready"),
     "settings": (lambda m: recipe(m, more='packages = ["jq"]\n'), "stale"),
@@ -133,6 +135,12 @@ STATES: dict[str, tuple[Callable[[Machine], object], str]] = {
     ),
     "no image": (lambda m: shutil.rmtree(m.cache), "damaged"),
     "no settings": (lambda m: (made(m) / "template.json").unlink(), "damaged"),
+    "settings in a list": (edit(JSON, "[]"), "damaged"),
+    "settings without end": (edit(JSON, "[" * 100_000), "damaged"),
+    "a size that is text": (edit(JSON, '{"memory_mib": "\\u001b]0;x"}'), "damaged"),
+    "a size that is none": (edit(JSON, '{"vcpus": true}'), "damaged"),
+    "a warm-up that is none": (edit(JSON, '{"warmup": {}}'), "damaged"),
+    "a recipe without end": (edit("recipes/mine/template.toml", "x = " + "[" * 10_000), "recipe has faults"),
 }
 
 
@@ -146,6 +154,15 @@ def test_states(machine: Machine, case: str) -> None:
     assert found["default"] == "not built"
     table = run(machine, "ls").stdout
     assert state in next(line for line in table.splitlines() if line.startswith("mine"))
+    assert table.replace("\n", "").isprintable()
+
+
+def test_names_of_files_reach_no_terminal(machine: Machine) -> None:
+    """Nor what else a recipe of somebody else has in it."""
+    folder = recipe(machine, **{"\x1b]0;x\x07\u202e": "x"})
+    done = run(machine, "check", folder)
+    assert done.returncode == 1 and "/?]0;x??: is no part of a recipe" in done.stderr
+    assert done.stderr.replace("\n", "").isprintable()
 
 
 def test_table(machine: Machine) -> None:

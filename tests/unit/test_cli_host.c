@@ -273,6 +273,28 @@ static void test_damaged_disk_is_not_grown(void **state)
 	assert_int_equal(st.st_size, 14);
 }
 
+/* One that an earlier start has made larger already is not used by the start after one that could
+ * not grow it. */
+static void test_half_grown_disk_is_never_used(void **state)
+{
+	struct place *p = *state;
+	char file[PATH_MAX], grown[PATH_MAX + 32];
+	struct stat st;
+
+	make_file(p, "box-state.ext4.grow", "half");
+	snprintf(grown, sizeof(grown), "%s/box-state.ext4.grow", p->paths.base);
+	assert_int_equal(truncate(grown, (off_t)2 << 30), 0);
+	for (int start = 0; start < 3; start++) {
+		struct err err = {0};
+
+		assert_int_equal(boxdisk_prepare(p->paths.base, 2, file, &err), -EIO);
+		assert_non_null(strstr(err.msg, "e2fsck on the state disk"));
+		assert_int_equal(access(file, F_OK), -1);
+		assert_int_equal(stat(grown, &st), 0);
+		assert_int_equal(st.st_size, (off_t)2 << 30);
+	}
+}
+
 /* A half-made disk of a killed start is made again. */
 static void test_half_made_disk(void **state)
 {
@@ -295,6 +317,7 @@ int main(void)
 		WITH_PLACE(test_what_the_emulated_host_is_told),
 		WITH_PLACE(test_disk_is_made_and_grown),
 		WITH_PLACE(test_damaged_disk_is_not_grown),
+		WITH_PLACE(test_half_grown_disk_is_never_used),
 		WITH_PLACE(test_half_made_disk),
 		cmocka_unit_test(test_option_of_the_daemon),
 	};
