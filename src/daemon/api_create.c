@@ -104,6 +104,7 @@ static void create_end(struct request *r)
 	json_decref(c->metadata);
 	grant_unref(c->grant);
 	free(c);
+	pool_kick(r->http->d); /* it may have waited for this one's fork */
 }
 
 static const struct request_ops create_ops = {.end = create_end};

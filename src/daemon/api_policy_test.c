@@ -214,7 +214,9 @@ void api_policy_test(struct request *r)
 	h->ntests++;
 	if (!test_fields(t) || !api_egress_usable(r) || !test_grant(t, &sb))
 		return;
-	if (h->ntests > LIMIT_POLICY_TESTS)
+	if (r->http->d->stopping)
+		reply_error(r, 503, "stopping", "the daemon is stopping", NULL, NULL);
+	else if (h->ntests > LIMIT_POLICY_TESTS)
 		reply_error(r, 429, "too_many_requests", "too many policies are being tested", NULL,
 			    NULL);
 	else

@@ -202,7 +202,7 @@ static enum MHD_Result http_on_request(void *cls, struct MHD_Connection *conn, c
 	(void)conn;
 	(void)url;
 	(void)version;
-	if (!r || r->gone)
+	if (!r || r->gone || r->http->closing)
 		return MHD_NO;
 	r->http->got_on = true;
 	r->c->kicks = 0;
@@ -470,8 +470,10 @@ int http_init(struct http *h, struct daemon *d, unsigned int max_connections, st
 void http_free(struct http *h)
 {
 	http_conn_stop(h);
+	h->closing = true;
 	if (h->mhd) {
-		/* The library must have no suspended or upgraded connection when it is stopped. */
+		/* The library must have no suspended or upgraded connection when it is stopped; and
+		 * the next request of a kept connection may begin in this run. */
 		list_for_each (r, &h->requests, struct request, link) {
 			r->gone = true;
 			http_upgrade_close(r);

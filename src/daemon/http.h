@@ -88,6 +88,7 @@ struct http {
 	struct list requests;
 	struct list hups;  /* connections whose other side has closed */
 	bool resumed;      /* a connection was resumed since the library ran */
+	bool closing;      /* what comes now is not answered any more */
 	bool got_on;       /* the library has called us since it was run last */
 	unsigned int vain; /* runs in a row after which it wanted another at once, and had not */
 	int spare_fd;      /* given up to accept and refuse a connection when none is left */

@@ -113,8 +113,10 @@ static void pool_make(struct pool *p)
 	if (!t)
 		return;
 	e = calloc(1, sizeof(*e));
-	if (!e)
+	if (!e) {
+		pool_kick(p->d);
 		return;
+	}
 	params = sandbox_params_of_template(template_ready(t));
 	params.pool = true;
 	params.forkable = kind == TEMPLATE_FORKABLE;
@@ -125,6 +127,7 @@ static void pool_make(struct pool *p)
 	e->sb = sandbox_new(p->d, &params, entry_ready, e);
 	if (!e->sb) {
 		free(e);
+		pool_kick(p->d);
 		return;
 	}
 	p->making = e;

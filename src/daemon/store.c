@@ -245,6 +245,7 @@ static void store_disconnect(struct store *s)
 /* Closing writes nothing: a checkpoint would spread what is wrong, or fail. */
 static void store_leave_log(struct store *s)
 {
+	store_sync_stop(s); /* that connection is its thread's until then */
 	if (s->db)
 		sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
 	if (s->sync.db)

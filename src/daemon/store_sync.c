@@ -170,4 +170,5 @@ void store_sync_stop(struct store *s)
 	y->running = false;
 	loop_del(&y->src);
 	close_fd(&fd);
+	y->src = (struct loop_src){.fd = -1};
 }

@@ -71,6 +71,7 @@ static void terminal_hang_up(struct terminal *t)
 	attach_close(&t->a);
 	loop_del(&t->src);
 	http_upgrade_close(t->r);
+	loop_timer_cancel(&t->timer);
 	t->open = false;
 }
 

@@ -284,6 +284,7 @@ void vmm_init(struct vmm *v, struct vmm_host *h)
 			  .claim_fd = -1};
 	v->ctl = (struct loop_src){.fd = -1, .fn = vmm_on_ctl, .arg = v};
 	v->proc.fd = -1;
+	v->deaf = (struct loop_timer){.fn = vmm_on_deaf, .arg = v};
 	list_init(&v->link);
 	list_init(&v->forks);
 	list_init(&v->fork_link);

@@ -127,6 +127,7 @@ struct vmm {
 	struct list forks; /* children that were not told of yet, oldest first */
 	struct vmm_ask asks[LIMIT_FORKS_IN_FLIGHT];
 	unsigned int in_flight; /* of asks */
+	struct loop_timer deaf; /* no more may be asked until it answers one of them */
 
 	struct vmm *parent;    /* until told of */
 	struct list fork_link; /* parent->forks */

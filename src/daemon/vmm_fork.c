@@ -77,7 +77,16 @@ static int fork_send(struct vmm *parent, struct vmm *v, struct err *err)
 	v->fork_id = m.id;
 	close_fd(&v->peer_fd);
 	parent->asks[parent->in_flight++] = (struct vmm_ask){m.id, parent->sent};
+	if (parent->in_flight == LIMIT_FORKS_IN_FLIGHT)
+		loop_timer_set(parent->host->loop, &parent->deaf, FORK_LIMIT_NS);
 	return 0;
+}
+
+/* Those who asked have been given up, and nobody can ask any more: a template would stay like that.
+ */
+void vmm_on_deaf(struct loop_timer *t)
+{
+	vmm_breach(t->arg, "does not answer what it was asked");
 }
 
 /* The first that was not asked for. */
@@ -172,6 +181,7 @@ static const char *fork_answered(struct vmm *parent, uint32_t id)
 		if (ask.id != id)
 			continue;
 		parent->asks[i] = parent->asks[--parent->in_flight];
+		loop_timer_cancel(&parent->deaf);
 		return vmm_has_read(parent, ask.sent) ? NULL : "told of a fork before it was asked";
 	}
 	return "told of a fork that nobody asked for";

@@ -32,6 +32,9 @@ int vmm_boot(struct vmm *v, const struct vmm_params *p, int ctl, struct err *err
 /* It broke the protocol, as the text says: it is killed, and nothing of it is read any more. */
 void vmm_breach(struct vmm *v, const char *text);
 
+/* It has answered none of the forks that may be asked for at a time: v->deaf. */
+void vmm_on_deaf(struct loop_timer *t);
+
 /* Makes one clean line of what a VMM or guest wrote. */
 void vmm_clean_line(char *s);
 

@@ -49,6 +49,7 @@ static void vmm_gone(struct vmm *v, const char *how)
 	vmm_close_ctl(v);
 	close_fd(&v->peer_fd);
 	loop_timer_cancel(&v->exit_timer);
+	loop_timer_cancel(&v->deaf);
 	vmm_end(v, how);
 	vmm_end_forks(v, how);
 	vmm_group_leave(v);

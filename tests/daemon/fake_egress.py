@@ -169,6 +169,8 @@ class Proxy:
         word, _, rest = self.mode.partition(" ")
         if word == "exit":
             os._exit(int(rest or 1))
+        if word == "stay":
+            time.sleep(float(rest or 0))
         if word == "mute":
             return
         if word == "answer":
@@ -238,7 +240,7 @@ class Proxy:
         for ident in list(self.open):
             self.end(ident)
         self.note(left=True)
-        if self.mode == "stay":
+        if self.mode.startswith("stay"):
             signal.pause()
 
 

@@ -33,6 +33,29 @@ def test_more_memory_than_there_is(daemon: Daemon) -> None:
     assert daemon.http.get(f"/v1/sandboxes/{sid}").json()["memory_mib"] == most
 
 
+def test_the_pool_is_filled_behind_a_create_that_was_left(start: Callable[..., Daemon]) -> None:
+    """It waits for the template's fork under way, whatever becomes of that."""
+    d = start(mode="fork:slow 0.5", args=["--pool", "1"])
+    d.create()
+    with socket.create_connection(("127.0.0.1", d.port)) as s:
+        s.sendall(b"POST /v1/sandboxes HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}")
+        time.sleep(0.2)
+    wait_for(lambda: pool_of(d) == 1)
+
+
+def test_a_template_that_answers_no_fork(start: Callable[..., Daemon]) -> None:
+    """It is made again when nothing more can be asked of it."""
+    d = start(mode="fork:hang", env={"PODFLARE_CREATE_TIMEOUT": "1"})
+    d.templates_ready()
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: d.http.post("/v1/sandboxes"), range(16)))
+    assert [r.status_code for r in answers] == [503] * 16
+    wait_for(lambda: "does not answer what it was asked" in d.log_text(), 90)
+    wait_for(lambda: len(d.children()) <= 1)
+    d.http.post("/v1/sandboxes")
+    assert d.log_text().count("template booting") == 2
+
+
 @pytest.mark.parametrize(
     "how,reason",
     [

@@ -104,6 +104,20 @@ def test_one_that_does_not_leave_is_killed(daemon: Daemon) -> None:
     assert proxy_pids(daemon) == []
 
 
+@pytest.mark.parametrize("how", ["delete", "put"])
+def test_one_that_answers_on_its_way_out_is_killed(daemon: Daemon, how: str) -> None:
+    """An answer that comes late gives it no more time."""
+    mode(daemon, "stay 0.5")
+    sid = daemon.create(egress=grant("allowed.test"))
+    guest(daemon, sid, "many", n=1)
+    if how == "delete":
+        daemon.http.delete(f"/v1/sandboxes/{sid}")
+    else:
+        put(daemon, sid, False)
+    wait_no_proxy(daemon)
+    assert proxy_pids(daemon) == []
+
+
 def test_the_command_that_runs_is_named(daemon: Daemon) -> None:
     """When it is one alone."""
     sid = daemon.create(egress=grant("allowed.test"))

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -161,6 +162,31 @@ def test_stop(start: Callable[..., Daemon]) -> None:
     assert d.proc.wait(10) == 0
     assert time.monotonic() - begin < 2
     assert pids and not any(Path(f"/proc/{p}").exists() for p in pids)
+
+
+def test_stop_under_policy_tests(start: Callable[..., Daemon]) -> None:
+    """They need no sandbox, and come again and again on connections that are kept."""
+    d = start()
+    over = threading.Event()
+
+    def ask() -> None:
+        body = {"host": "a.test", "allow": ["a.test"]}
+        with httpx.Client(base_url=d.url, timeout=20) as http, suppress(httpx.HTTPError):
+            while not over.is_set():
+                r = http.post("/v1/policy/test", json=body)
+                assert r.status_code in (200, 429, 503), r.text
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    d.proc.send_signal(signal.SIGTERM)
+    status = d.proc.wait(20)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert status == 0, d.log_text()[-2000:]
+    assert "is not gone yet" not in d.log_text()
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGHUP])

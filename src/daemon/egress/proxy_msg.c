@@ -26,6 +26,8 @@ static void clean(char *s)
 /* Something was answered: what is still open has its full time again. */
 static void answered(struct proxy *p)
 {
+	if (p->leaving)
+		return; /* the time of its end goes on, whatever it still says */
 	loop_timer_cancel(&p->limit);
 	if (p->test || p->answered < p->serial)
 		loop_timer_set(p->host->loop, &p->limit, PROXY_ANSWER_NS);
