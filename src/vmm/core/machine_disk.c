@@ -5,6 +5,7 @@
  * wakes the loop. The device lock is let go between any two pieces of work.
  */
 #include "vmm/core/machine_disk.h"
+#include "lib/io.h"
 #include "vmm/core/machine.h"
 
 #include <errno.h>
@@ -112,9 +113,21 @@ static void init_timers(struct machine *m)
 	m->disk.retry_ns = 0;
 }
 
+/*
+ * Never later than it is: whoever asks may do so again before the step has passed, and without end
+ * (each turn of a busy disk asks), and timers come after what else there is in a turn of the loop.
+ */
+static void flatten_soon(struct machine *m)
+{
+	struct loop_timer *t = &m->disk.flatten;
+
+	if (!loop_timer_armed(t) || t->at_ns > io_now_ns() + FLATTEN_STEP_NS)
+		loop_timer_set(m->loop, t, FLATTEN_STEP_NS);
+}
+
 static int too_fast(struct machine *m, struct err *err)
 {
-	loop_timer_set(m->loop, &m->disk.flatten, FLATTEN_STEP_NS);
+	flatten_soon(m);
 	return err_text(err, EAGAIN,
 			"the disk was forked faster than its layers can be brought "
 			"together; it can be forked again in a moment");
@@ -243,6 +256,8 @@ void machine_disk_settle(struct machine *m)
 	if (m->paused || !wanted)
 		return;
 	/* One that is urgent does not wait for the delay of a fork before, only for a retry. */
-	if (!loop_timer_armed(&d->flatten) || (urgent && !d->retry_ns))
+	if (urgent && !d->retry_ns)
+		flatten_soon(m);
+	else if (!loop_timer_armed(&d->flatten))
 		loop_timer_set(m->loop, &d->flatten, urgent ? FLATTEN_STEP_NS : FLATTEN_DELAY_NS);
 }
