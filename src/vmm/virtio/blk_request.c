@@ -193,6 +193,7 @@ int64_t blk_request(struct blk *b)
 	r.sector = bytes_get(&in, 8);
 	r.out = ch->out_len - (uint32_t)sizeof(header);
 	r.in = ch->in_len - 1;
+	b->disk->copied_up = 0;
 	status = carry_out(b, &r);
 	virtq_write(ch, r.in, &status, 1);
 	/*
@@ -203,5 +204,5 @@ int64_t blk_request(struct blk *b)
 	if (written && r.in > VIRTIO_BLK_ID_BYTES && r.type == VIRTIO_BLK_T_GET_ID)
 		written = VIRTIO_BLK_ID_BYTES;
 	virtq_complete(&b->dev.queue[VIRTIO_BLK_QUEUE], ch, written);
-	return cost(b, &r);
+	return cost(b, &r) + (int64_t)b->disk->copied_up;
 }
