@@ -128,6 +128,11 @@ int vcpus_park(struct vcpu_park *p, struct vcpu *v, unsigned int n, uint64_t dea
 	return -rc;
 }
 
+void vcpus_hold(struct vcpu_park *p)
+{
+	atomic_store_explicit(&p->wanted, 1, memory_order_release);
+}
+
 static long vcpu_futex(struct vcpu_park *p, int op, int value)
 {
 	return syscall(SYS_futex, &p->wanted, op | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);

@@ -281,14 +281,18 @@ static int child_make_gate(struct machine *m, struct err *err)
 	return rc ? err_set(err, rc, "cannot make the gate of a leaf") : 0;
 }
 
+/* None runs the guest until all are there: they come to life parked. */
 static int child_start_vcpus(struct machine *m, struct err *err)
 {
 	int rc = 0;
 
+	vcpus_hold(&m->park);
 	for (unsigned int i = 0; rc == 0 && i < m->nvcpus; i++) {
 		vcpu_stood(&m->vcpus[i]);
 		rc = vcpu_start(&m->vcpus[i], err);
 	}
+	if (rc == 0)
+		vcpus_unpark(&m->park);
 	return rc;
 }
 
