@@ -54,9 +54,9 @@ static int run(struct vcpu *v)
 	if (v->id == 0 && !touched) {
 		touched = true;
 		touch(&m->ram);
-		pthread_mutex_lock(&m->lock);
+		device_lock_vcpu(&m->lock);
 		machine_report_status(m, GUEST_STATUS_READY);
-		pthread_mutex_unlock(&m->lock);
+		device_unlock(&m->lock);
 	}
 	return still_run(v);
 }

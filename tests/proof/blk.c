@@ -71,13 +71,21 @@ int layers_read(const struct layers *l, uint64_t off, struct iovec *iov, int n)
 	return done();
 }
 
+/* Of all ranges of a request together. */
+static void copy_up(struct layers *l)
+{
+	l->copied_up = (uint64_t)Frama_C_interval(0, 4 * BLK_RANGES_MAX * LAYERS_CLUSTER);
+}
+
 int layers_write(struct layers *l, uint64_t off, struct iovec *iov, int n)
 {
+	copy_up(l);
 	return layers_read(l, off, iov, n);
 }
 
 int layers_zero(struct layers *l, uint64_t off, uint64_t len)
 {
+	copy_up(l);
 	//@ assert off <= l->size && 1 <= len <= (uint64_t)BLK_RANGE_SECTORS * VIRTIO_BLK_SECTOR;
 	return done();
 }

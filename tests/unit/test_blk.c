@@ -365,6 +365,34 @@ static void test_budget(void **state)
 	assert_int_equal(rig_do(r, FLUSH, 0, 0, NULL), OK);
 }
 
+/* What small writes copy up out of a lower layer counts, once: in the top there is nothing to copy.
+ */
+static void test_budget_of_copies(void **state)
+{
+	struct rig *r = *state;
+	uint32_t id, used, done[2] = {0, 0};
+
+	for (uint64_t c = 0; c < 64; c += 8)
+		assert_int_equal(rig_do(r, OUT, c * 128, 8 * LAYERS_CLUSTER, NULL), OK);
+	assert_int_equal(layers_push(&r->disk, disk_model_layer()), 0);
+	for (unsigned turn = 0; turn < 2; turn++) {
+		r->again = 0;
+		for (unsigned n = 0; n < 32; n++)
+			rig_submit(r, n, OUT, n * 128 + 8, RIG_DATA, 512);
+		fake_kick(&r->f, VIRTIO_BLK_QUEUE);
+		while (fake_used(&r->f, VIRTIO_BLK_QUEUE, &id, &used))
+			done[turn]++;
+		while (r->again) {
+			r->again = 0;
+			blk_continue(&r->b);
+		}
+		while (fake_used(&r->f, VIRTIO_BLK_QUEUE, &id, &used))
+			assert_int_equal(rig_status(r, id / 4), OK);
+	}
+	assert_in_range(done[0], 4, 8);
+	assert_int_equal(done[1], 32);
+}
+
 /* The host refuses to store more: that request fails, reads and other places work. */
 static void test_host_full(void **state)
 {
@@ -482,9 +510,10 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_config),          T(test_read_write),    T(test_layouts),   T(test_refused),
-		T(test_wrong_direction), T(test_broken_chains), T(test_ranges),    T(test_get_id),
-		T(test_budget),          T(test_host_full),     T(test_save_load), T(test_fork),
+		T(test_config),           T(test_read_write),    T(test_layouts),   T(test_refused),
+		T(test_wrong_direction),  T(test_broken_chains), T(test_ranges),    T(test_get_id),
+		T(test_budget),           T(test_host_full),     T(test_save_load), T(test_fork),
+		T(test_budget_of_copies),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

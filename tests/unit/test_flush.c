@@ -160,6 +160,27 @@ static void test_write_through(void **state)
 	assert_int_equal(r->failed_with, EIO);
 }
 
+/* Each of its writes waits for the host's storage, and is a stay of its own: as a flush is. */
+static void test_write_through_in_turns(void **state)
+{
+	struct rig *r = *state;
+
+	rig_start(r, WRITE_THROUGH);
+	from_now(0, 0);
+	memset(fake_ptr(&r->f, RIG_DATA), 1, 512);
+	for (unsigned n = 0; n < 4; n++)
+		rig_submit(r, n, OUT, 8 * n, RIG_DATA, 512);
+	fake_kick(&r->f, VIRTIO_BLK_QUEUE);
+	for (unsigned n = 0; n < 4; n++) {
+		assert_int_equal(host.calls, n + 1);
+		assert_int_equal(rig_status(r, n), OK);
+		assert_int_equal(r->again, n < 3);
+		r->again = 0;
+		blk_continue(&r->b);
+	}
+	assert_int_equal(host.calls, 4);
+}
+
 /* The guest gets an I/O error, the owner the host's reason; nothing counts as flushed. */
 static void test_a_flush_that_fails(void **state)
 {
@@ -222,13 +243,10 @@ int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, rig_setup, rig_teardown)
 	const struct CMUnitTest tests[] = {
-		T(test_what_is_written_is_flushed_once),
-		T(test_order),
-		T(test_every_layer_that_was_written_to),
-		T(test_write_through),
-		T(test_a_flush_that_fails),
-		T(test_one_of_two_layers_fails),
-		T(test_a_signal_is_no_failure),
+		T(test_what_is_written_is_flushed_once), T(test_order),
+		T(test_every_layer_that_was_written_to), T(test_write_through),
+		T(test_write_through_in_turns),          T(test_a_flush_that_fails),
+		T(test_one_of_two_layers_fails),         T(test_a_signal_is_no_failure),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -118,6 +118,32 @@ static void test_urgent_thinning_out(void **state)
 	assert_true(l->copied >= 8);
 }
 
+/* A guest that has its queue full at all times: each flush takes one stay, and the loop's next
+ * turn.
+ */
+static void test_urgent_thinning_out_of_a_busy_disk(void **state)
+{
+	struct disk_world *w = *state;
+	struct layers *l = &w->m.disk.layers;
+	unsigned turns = 0;
+
+	grow_large(w, LAYERS_URGENT);
+	assert_true(layers_urgent(l));
+	for (unsigned n = 0; n < 3; n++)
+		rig_submit(&w->r, n, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
+	fake_kick(&w->r.f, VIRTIO_BLK_QUEUE);
+	machine_disk_settle(&w->m);
+	while (layers_urgent(l)) {
+		uint32_t id, len;
+
+		assert_true(++turns < 100000);
+		assert_int_equal(loop_run_once(&w->loop, 1000), 0);
+		while (fake_used(&w->r.f, VIRTIO_BLK_QUEUE, &id, &len))
+			rig_submit(&w->r, id / 4, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
+	}
+	assert_true(turns > l->copied / 16); /* it was busy all the time */
+}
+
 static void limit_files(rlim_t bytes)
 {
 	struct rlimit r;
@@ -290,6 +316,8 @@ int main(void)
 						disk_world_teardown),
 		cmocka_unit_test_setup_teardown(test_urgent_thinning_out, disk_world_setup,
 						disk_world_teardown),
+		cmocka_unit_test_setup_teardown(test_urgent_thinning_out_of_a_busy_disk,
+						disk_world_setup, disk_world_teardown),
 		cmocka_unit_test_setup_teardown(test_thinning_out_goes_on_after_a_failure,
 						disk_world_setup, disk_world_teardown),
 		cmocka_unit_test_setup_teardown(test_no_room_on_full_storage, disk_world_setup,

@@ -66,6 +66,7 @@ class Plan(ctypes.Structure):
         ("mapped", ctypes.c_uint32),
         ("rings", ctypes.c_uint32),
         ("looks", ctypes.c_uint32),
+        ("entered", ctypes.c_uint32),
         ("name", ctypes.c_char * 64),
     ]
 

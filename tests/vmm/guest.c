@@ -258,9 +258,9 @@ static void answer(struct guest *g, struct vcpu *v, const struct vsock_hdr *to, 
 /* As an exit that takes long: the loop's thread comes to wait for it. */
 static void hold_lock(struct machine *m)
 {
-	pthread_mutex_lock(&m->lock);
+	device_lock_vcpu(&m->lock);
 	wait_ms(200);
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 }
 
 static void take_data(struct guest *g, struct vcpu *v, const struct vsock_hdr *h)

@@ -35,6 +35,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define PLAN_FD 4
 
@@ -57,6 +58,7 @@ struct plan {
 	_Atomic uint32_t mapped;  /* pages that KVM was asked to map */
 	_Atomic uint32_t rings;   /* a copy's loop that looks into a ring makes a call */
 	_Atomic uint32_t looks;   /* of copies' loops into rings */
+	_Atomic uint32_t entered; /* how often copies' vCPUs began to run the guest */
 	char name[64];            /* of the call that failed */
 };
 
@@ -101,11 +103,15 @@ FAULTY(int, EAGAIN, pthread_create,
 FAULTY(void *, MAP_FAILED, mmap64, (void *at, size_t n, int prot, int flags, int fd, off64_t off),
        at, n, prot, flags, fd, off)
 
+long __real_syscall(long n, ...);
+
 /* Of a thread in a child. */
 int __real_clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
 int __wrap_clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
 int __wrap_clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
 {
+	const struct timespec t = {.tv_nsec = 20000000};
+	const int word = 0;
 	void *a[3];
 	va_list ap;
 
@@ -113,7 +119,12 @@ int __wrap_clone(int (*fn)(void *), void *stack, int flags, void *arg, ...)
 	for (int i = 0; i < 3; i++)
 		a[i] = va_arg(ap, void *);
 	va_end(ap);
-	return fails("thread") ? -1 : __real_clone(fn, stack, flags, arg, a[0], a[1], a[2]);
+	if (!fails("thread"))
+		return __real_clone(fn, stack, flags, arg, a[0], a[1], a[2]);
+	/* Those that are there already get as far as they can. */
+	__real_syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, 0, &t, NULL, 0);
+	errno = (int)plan->error;
+	return -1;
 }
 
 /* What a KVM answers that can map ahead, where the real one has answered rc. */
@@ -156,7 +167,6 @@ int __wrap_ioctl(int fd, unsigned long req, ...)
 }
 
 /* The VMM's raw calls: the fork, fstat(), a vCPU's filter. */
-long __real_syscall(long n, ...);
 long __wrap_syscall(long n, ...);
 long __wrap_syscall(long n, ...)
 {
@@ -253,6 +263,7 @@ static int run(struct vcpu *v)
 {
 	uint32_t guest = plan->guest;
 
+	plan->entered += self == 0 && !v->run->immediate_exit;
 	if (guest == ENDS && v->id + 1 == v->machine->nvcpus && v->run->immediate_exit) {
 		v->run->exit_reason = KVM_EXIT_SHUTDOWN;
 		return 0;

@@ -175,14 +175,14 @@ int exit_handle(struct machine *m, struct vcpu *v, struct exit_reason *why)
 
 	switch (run->exit_reason) {
 	case KVM_EXIT_IO:
-		pthread_mutex_lock(&m->lock);
+		device_lock_vcpu(&m->lock);
 		end = exit_io(m, run, why);
-		pthread_mutex_unlock(&m->lock);
+		device_unlock(&m->lock);
 		return end;
 	case KVM_EXIT_MMIO:
-		pthread_mutex_lock(&m->lock);
+		device_lock_vcpu(&m->lock);
 		exit_mmio(m, run);
-		pthread_mutex_unlock(&m->lock);
+		device_unlock(&m->lock);
 		return 0;
 	case KVM_EXIT_INTR:
 	case KVM_EXIT_IRQ_WINDOW_OPEN:

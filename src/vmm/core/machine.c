@@ -45,7 +45,7 @@ void machine_init(struct machine *m, struct loop *loop, const struct machine_eve
 {
 	*m = (struct machine){.loop = loop, .events = *events, .handover_fd = -1, .run = vcpu_run};
 	m->kvm = (struct kvm_vm){.kvm_fd = -1, .fd = -1};
-	pthread_mutex_init(&m->lock, NULL);
+	device_lock_init(&m->lock);
 	vcpu_park_init(&m->park);
 	vcpu_install_kick();
 }
@@ -101,13 +101,13 @@ static void machine_on_asked(void *arg)
 
 void machine_end(struct machine *m, const struct exit_reason *why)
 {
-	pthread_mutex_lock(&m->lock);
+	device_lock_vcpu(&m->lock);
 	if (!m->ended) {
 		m->ended = 1;
 		m->end_reason = *why;
 	}
 	machine_wake_loop(m);
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 }
 
 static void machine_pass_on(struct machine *m, const struct machine_news *n)
@@ -131,9 +131,9 @@ static void machine_pass_on_questions(struct machine *m)
 	for (unsigned int i = 0; i < VSOCK_ASKING; i++) {
 		uint32_t id;
 
-		pthread_mutex_lock(&m->lock);
+		device_lock_loop(&m->lock);
 		id = vsock_next_asked(&m->vsock);
-		pthread_mutex_unlock(&m->lock);
+		device_unlock(&m->lock);
 		if (!id)
 			break;
 		if (m->events.asked(m->events.arg, id) < 0)
@@ -152,12 +152,12 @@ static void machine_on_handover(struct loop_src *src, uint32_t events)
 	(void)events;
 	if (io_read_some(src->fd, &count, sizeof(count)) < 0)
 		return;
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	n = m->nnews;
 	memcpy(news, m->news, n * sizeof(news[0]));
 	m->nnews = 0;
 	ended = m->ended;
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 	for (unsigned int i = 0; i < n; i++)
 		machine_pass_on(m, &news[i]);
 	machine_pass_on_questions(m);
@@ -171,9 +171,9 @@ static void machine_on_vsock(struct loop_src *src, uint32_t events)
 	struct machine *m = src->arg;
 
 	(void)events;
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	vsock_handle_events(&m->vsock);
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 }
 
 int machine_watch_vsock(struct machine *m, struct err *err)
@@ -339,9 +339,9 @@ void machine_connect(struct machine *m, uint32_t port, int fd, uint32_t cookie)
 	if (m->paused) {
 		close_fd(&fd);
 	} else {
-		pthread_mutex_lock(&m->lock);
+		device_lock_loop(&m->lock);
 		rc = vsock_connect(&m->vsock, port, fd, cookie);
-		pthread_mutex_unlock(&m->lock);
+		device_unlock(&m->lock);
 	}
 	if (rc < 0)
 		m->events.refused(m->events.arg, cookie, -rc);
@@ -349,27 +349,27 @@ void machine_connect(struct machine *m, uint32_t port, int fd, uint32_t cookie)
 
 void machine_set_egress(struct machine *m, bool on)
 {
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	vsock_set_egress(&m->vsock, on && !m->paused);
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 }
 
 void machine_accept(struct machine *m, uint32_t id, int fd)
 {
 	int rc;
 
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	rc = vsock_accept(&m->vsock, id, fd);
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 	if (rc < 0)
 		return; /* the host sees it on its end of the stream */
 }
 
 void machine_reject(struct machine *m, uint32_t id)
 {
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	vsock_reject(&m->vsock, id);
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 }
 
 void machine_map(struct machine *m, enum ctl_hotset set)
@@ -390,7 +390,7 @@ void machine_stats(struct machine *m, uint64_t value[CTL_STAT_COUNT])
 {
 	int64_t disk_bytes;
 
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	value[CTL_STAT_EXITS] = 0;
 	for (unsigned int i = 0; i < m->nvcpus; i++)
 		value[CTL_STAT_EXITS] +=
@@ -407,5 +407,5 @@ void machine_stats(struct machine *m, uint64_t value[CTL_STAT_COUNT])
 	value[CTL_STAT_DISK_BYTES] = disk_bytes < 0 ? 0 : (uint64_t)disk_bytes;
 	value[CTL_STAT_DISK_LAYERS] = m->disk.layers.count;
 	value[CTL_STAT_DISK_ERRORS] = m->disk.failures;
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 }

@@ -7,7 +7,7 @@
  * Lock: `lock` (the device lock) guards every device, the interrupt controller
  * and the end of the machine. It is taken by vCPU threads around an exit and by
  * the loop thread around socket events, and never held while waiting but for the
- * host's storage.
+ * host's storage. vCPUs let a loop thread that waits for it go first (device_lock.h).
  *
  * Thread: machine_boot() on the loop thread. fork: each member's header says
  * what becomes of it; `handover` and `vcpus` are made anew in the child.
@@ -16,6 +16,7 @@
 
 #include "lib/loop.h"
 #include "proto/control.h"
+#include "vmm/core/device_lock.h"
 #include "vmm/core/exit.h"
 #include "vmm/core/gmem.h"
 #include "vmm/core/hotset.h"
@@ -83,7 +84,7 @@ struct machine_news {
 struct machine {
 	struct loop *loop;
 	struct machine_events events;
-	pthread_mutex_t lock;
+	struct device_lock lock;
 	struct gmem ram;
 	struct rom root;
 	struct hotsets hot; /* of a template; inherited */

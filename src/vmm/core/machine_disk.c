@@ -5,6 +5,7 @@
  * wakes the loop. The device lock is let go between any two pieces of work.
  */
 #include "vmm/core/machine_disk.h"
+#include "lib/io.h"
 #include "vmm/core/machine.h"
 
 #include <errno.h>
@@ -55,15 +56,15 @@ static void tell_failures(struct machine *m)
 
 	if (loop_timer_armed(&d->report))
 		return;
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	failures = d->failures;
 	errnum = d->errnum;
 	if (failures == d->told) {
-		pthread_mutex_unlock(&m->lock);
+		device_unlock(&m->lock);
 		return;
 	}
 	d->told = failures;
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 	loop_timer_set(m->loop, &d->report, REPORT_NS);
 	m->events.disk_failed(m->events.arg, errnum, failures);
 }
@@ -92,10 +93,10 @@ static void on_flatten(struct loop_timer *t)
 
 	if (m->paused)
 		return; /* its children inherit what there is, and find the top unused */
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	more = layers_flatten(l, layers_urgent(l) ? FLATTEN_URGENT_CLUSTERS : FLATTEN_CLUSTERS);
 	m->disk.piled = more != 0;
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 	if (more < 0) {
 		flatten_later(m);
 		return;
@@ -112,9 +113,21 @@ static void init_timers(struct machine *m)
 	m->disk.retry_ns = 0;
 }
 
+/*
+ * Never later than it is: whoever asks may do so again before the step has passed, and without end
+ * (each turn of a busy disk asks), and timers come after what else there is in a turn of the loop.
+ */
+static void flatten_soon(struct machine *m)
+{
+	struct loop_timer *t = &m->disk.flatten;
+
+	if (!loop_timer_armed(t) || t->at_ns > io_now_ns() + FLATTEN_STEP_NS)
+		loop_timer_set(m->loop, t, FLATTEN_STEP_NS);
+}
+
 static int too_fast(struct machine *m, struct err *err)
 {
-	loop_timer_set(m->loop, &m->disk.flatten, FLATTEN_STEP_NS);
+	flatten_soon(m);
 	return err_text(err, EAGAIN,
 			"the disk was forked faster than its layers can be brought "
 			"together; it can be forked again in a moment");
@@ -150,12 +163,12 @@ static bool go_on(struct machine *m)
 {
 	bool due;
 
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	due = m->disk.again;
 	m->disk.again = false;
 	if (due)
 		blk_continue(&m->disk.blk);
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 	return due;
 }
 
@@ -177,9 +190,9 @@ int machine_disk_make_room(struct machine *m, struct err *err)
 {
 	int rc;
 
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	rc = layers_make_room(&m->disk.layers, !m->paused);
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 	if (rc == -EAGAIN)
 		return too_fast(m, err);
 	return rc < 0 ? err_set(err, -rc, "cannot make room for another layer of the disk") : 0;
@@ -187,30 +200,30 @@ int machine_disk_make_room(struct machine *m, struct err *err)
 
 void machine_disk_hold(struct machine *m)
 {
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	blk_hold(&m->disk.blk, true);
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 }
 
 void machine_disk_release(struct machine *m)
 {
 	/* What came in between has woken the loop: it is next. */
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	blk_hold(&m->disk.blk, false);
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 }
 
 int machine_disk_split(struct machine *m, struct layer_fds *top, struct err *err)
 {
 	int rc = 0;
 
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	if (!layers_top_unused(&m->disk.layers)) {
 		rc = layers_push(&m->disk.layers, *top);
 		if (rc == 0)
 			*top = (struct layer_fds){.rw = -1, .ro = -1};
 	}
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 	if (rc == -EAGAIN)
 		return too_fast(m, err);
 	return rc < 0 ? bad_layer(rc, err) : 0;
@@ -235,14 +248,16 @@ void machine_disk_settle(struct machine *m)
 	struct machine_disk *d = &m->disk;
 	bool urgent, wanted;
 
-	pthread_mutex_lock(&m->lock);
+	device_lock_loop(&m->lock);
 	urgent = layers_urgent(&d->layers);
 	wanted = layers_wants_flatten(&d->layers);
 	d->piled = wanted;
-	pthread_mutex_unlock(&m->lock);
+	device_unlock(&m->lock);
 	if (m->paused || !wanted)
 		return;
 	/* One that is urgent does not wait for the delay of a fork before, only for a retry. */
-	if (!loop_timer_armed(&d->flatten) || (urgent && !d->retry_ns))
+	if (urgent && !d->retry_ns)
+		flatten_soon(m);
+	else if (!loop_timer_armed(&d->flatten))
 		loop_timer_set(m->loop, &d->flatten, urgent ? FLATTEN_STEP_NS : FLATTEN_DELAY_NS);
 }

@@ -94,6 +94,12 @@ void vcpu_park_init(struct vcpu_park *p)
 	pthread_condattr_destroy(&attr);
 }
 
+/* A plain byte of the kernel's page, which two threads write. */
+static void set_immediate_exit(struct vcpu *v, uint8_t on)
+{
+	__atomic_store_n(&v->run->immediate_exit, on, __ATOMIC_RELAXED);
+}
+
 /* A thread that has no number yet looks at what is wanted after it has got one. */
 void vcpu_kick(struct vcpu *v)
 {
@@ -102,7 +108,7 @@ void vcpu_kick(struct vcpu *v)
 	/* Pairs with the fence in vcpu_enter(): of `tid`, too. */
 	atomic_thread_fence(memory_order_seq_cst);
 	tid = atomic_load_explicit(&v->tid, memory_order_relaxed);
-	v->run->immediate_exit = 1;
+	set_immediate_exit(v, 1);
 	if (tid)
 		tgkill(getpid(), tid, KICK_SIGNAL);
 }
@@ -126,6 +132,11 @@ int vcpus_park(struct vcpu_park *p, struct vcpu *v, unsigned int n, uint64_t dea
 	if (rc)
 		vcpus_unpark(p);
 	return -rc;
+}
+
+void vcpus_hold(struct vcpu_park *p)
+{
+	atomic_store_explicit(&p->wanted, 1, memory_order_release);
 }
 
 static long vcpu_futex(struct vcpu_park *p, int op, int value)
@@ -207,11 +218,11 @@ static int vcpu_enter(struct vcpu *v, bool *parking)
 	 * them in the opposite order: whichever way the two meet, a wish is seen here or makes
 	 * KVM_RUN return. The fence pairs with the one in vcpu_kick().
 	 */
-	v->run->immediate_exit = 0;
+	set_immediate_exit(v, 0);
 	atomic_thread_fence(memory_order_seq_cst);
 	*parking = atomic_load_explicit(&v->machine->park.wanted, memory_order_acquire);
 	if (*parking)
-		v->run->immediate_exit = 1;
+		set_immediate_exit(v, 1);
 	else
 		vcpu_map(v);
 	return v->machine->run(v);

@@ -97,5 +97,8 @@ __must_check int vcpus_park(struct vcpu_park *p, struct vcpu *v, unsigned int n,
 			    uint64_t deadline_ns);
 void vcpus_unpark(struct vcpu_park *p);
 
+/* Before the threads are started: they park before they run the guest, until vcpus_unpark(). */
+void vcpus_hold(struct vcpu_park *p);
+
 /* On a vCPU's thread that ends: it is not to be waited for. Not with the device lock held. */
 void vcpus_ended(struct vcpu_park *p);

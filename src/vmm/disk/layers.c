@@ -193,7 +193,9 @@ static int copy_up(struct layers *l, uint64_t from, uint64_t to)
 	holder = l->map[cluster_of(from)];
 	if (!holder && !l->top_stale)
 		return 0; /* a hole already */
+	l->copied_up += to - from;
 	if (holder) {
+		l->copied_up += to - from;
 		rc = layer_file_read(l->layer[holder - 1].fd, &(struct layer_iov){&v, 1}, to - from,
 				     from);
 		if (rc)

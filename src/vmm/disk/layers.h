@@ -87,6 +87,8 @@ struct layers {
 	uint32_t victim_cursor; /* it holds nothing before this cluster */
 	uint32_t used;          /* clusters that are not zeros */
 	uint64_t copied;        /* clusters copied by flattening, since init */
+	/* Bytes that writes read and wrote to copy up; the owner sets it to 0 when it counts. */
+	uint64_t copied_up;
 };
 
 /*

@@ -41,9 +41,9 @@ static int machine_park(struct machine *m, struct err *err)
 	int rc = vcpus_park(&m->park, m->vcpus, m->nvcpus, PARK_DEADLINE_NS);
 
 	if (rc == -ESHUTDOWN) {
-		pthread_mutex_lock(&m->lock);
+		device_lock_loop(&m->lock);
 		err_text(err, ESHUTDOWN, "the machine has ended: %s", m->end_reason.text);
-		pthread_mutex_unlock(&m->lock);
+		device_unlock(&m->lock);
 		return rc;
 	}
 	return rc < 0 ? err_set(err, -rc, "a vCPU does not stop") : 0;
@@ -214,7 +214,7 @@ static void child_forget(struct machine *m)
 	m->kvm.fd = m->handover_fd = -1;
 	m->vsock_src.loop = NULL;
 	m->handover.loop = NULL;
-	pthread_mutex_init(&m->lock, NULL);
+	device_lock_init(&m->lock);
 	vcpu_park_init(&m->park);
 	m->nnews = m->nstatus = 0;
 	m->ended = 0;
@@ -281,14 +281,18 @@ static int child_make_gate(struct machine *m, struct err *err)
 	return rc ? err_set(err, rc, "cannot make the gate of a leaf") : 0;
 }
 
+/* None runs the guest until all are there: they come to life parked. */
 static int child_start_vcpus(struct machine *m, struct err *err)
 {
 	int rc = 0;
 
+	vcpus_hold(&m->park);
 	for (unsigned int i = 0; rc == 0 && i < m->nvcpus; i++) {
 		vcpu_stood(&m->vcpus[i]);
 		rc = vcpu_start(&m->vcpus[i], err);
 	}
+	if (rc == 0)
+		vcpus_unpark(&m->park);
 	return rc;
 }
 

@@ -179,7 +179,7 @@ static const struct jail_rule process_rules[] = {
 
 	/* --- locks and time --- */
 	RUN(FUTEX(FUTEX_WAIT, FUTEX_PRIVATE_FLAG)), /* mutexes */
-	RUN(FUTEX(FUTEX_WAKE, FUTEX_PRIVATE_FLAG)), /* mutexes, conditions */
+	RUN(FUTEX(FUTEX_WAKE, FUTEX_PRIVATE_FLAG)), /* mutexes, conditions, device_lock.c */
 	MAKE(FUTEX(FUTEX_WAIT_BITSET, FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME)), /* conditions */
 	RUN(ALLOW(clock_gettime)), /* without a vDSO */
 	MAKE(ALLOW(restart_syscall)), /* a wait with a deadline, after SIGSTOP and SIGCONT */
@@ -208,7 +208,7 @@ static const struct jail_rule vcpu_rules[] = {
 	RUN(ALLOW(fdatasync)),
 
 	/* --- the thread itself --- */
-	RUN(FUTEX(FUTEX_WAIT, FUTEX_PRIVATE_FLAG)), /* mutexes; parked */
+	RUN(FUTEX(FUTEX_WAIT, FUTEX_PRIVATE_FLAG)), /* mutexes; parked; device_lock.c */
 	RUN(FUTEX(FUTEX_WAKE, FUTEX_PRIVATE_FLAG)),
 	MAKE(ALLOW(rt_sigreturn)), /* the kick */
 	RUN(ALLOW(rt_sigprocmask)), /* libc: end of the thread */

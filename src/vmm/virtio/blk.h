@@ -7,9 +7,11 @@
  * in with the notification. What one stay under the device lock may cost is
  * bounded: BLK_BUDGET bytes, plus the request that passes it. That one moves at most
  * BLK_REQUEST_MAX bytes, or frees at most BLK_RANGES_MAX ranges of BLK_RANGE_SECTORS: 1 GiB, which
- * counts as 16 MiB (BLK_FREE_COST), and each range as a cluster. A flush counts as a whole budget.
- * If more is waiting, the owner's `again` is called, and the owner calls blk_continue() from its
- * loop; other threads get the lock between.
+ * counts as 16 MiB (BLK_FREE_COST), and each range as a cluster. A flush counts as a whole budget,
+ * and so does a write that is flushed because FLUSH was not negotiated. What is copied up for a
+ * request (layers.h), at most two clusters a range, counts as it is read and as it is written. If
+ * more is waiting, the owner's `again` is called, and the owner calls blk_continue() from its loop;
+ * other threads get the lock between.
  *
  * A request that cannot be carried out, for whatever reason (a range outside the
  * disk, a full host), fails alone: it gets the status byte, is counted, and the

@@ -160,6 +160,8 @@ static uint8_t carry_out(struct blk *b, const struct request *r)
 /* What it took, in bytes of the budget: see blk.h. */
 static int64_t cost(const struct blk *b, const struct request *r)
 {
+	int64_t moved = BLK_REQUEST_COST + (int64_t)r->out + r->in;
+
 	switch (r->type) {
 	case VIRTIO_BLK_T_FLUSH:
 		return BLK_BUDGET;
@@ -168,8 +170,10 @@ static int64_t cost(const struct blk *b, const struct request *r)
 		return BLK_REQUEST_COST +
 		       (int64_t)LAYERS_CLUSTER * (r->out / VIRTIO_BLK_RANGE_BYTES) +
 		       (int64_t)(b->freed / BLK_FREE_COST);
+	case VIRTIO_BLK_T_OUT:
+		return negotiated(b, VIRTIO_BLK_F_FLUSH) ? moved : BLK_BUDGET;
 	default:
-		return BLK_REQUEST_COST + (int64_t)r->out + r->in;
+		return moved;
 	}
 }
 
@@ -189,6 +193,7 @@ int64_t blk_request(struct blk *b)
 	r.sector = bytes_get(&in, 8);
 	r.out = ch->out_len - (uint32_t)sizeof(header);
 	r.in = ch->in_len - 1;
+	b->disk->copied_up = 0;
 	status = carry_out(b, &r);
 	virtq_write(ch, r.in, &status, 1);
 	/*
@@ -199,5 +204,5 @@ int64_t blk_request(struct blk *b)
 	if (written && r.in > VIRTIO_BLK_ID_BYTES && r.type == VIRTIO_BLK_T_GET_ID)
 		written = VIRTIO_BLK_ID_BYTES;
 	virtq_complete(&b->dev.queue[VIRTIO_BLK_QUEUE], ch, written);
-	return cost(b, &r);
+	return cost(b, &r) + (int64_t)b->disk->copied_up;
 }
