@@ -314,8 +314,15 @@ static void asking_start(struct egress_asking *a)
 static struct egress_asking *asking_new(struct egress *e, const struct egress_question *q)
 {
 	struct egress_asking *a = calloc(1, sizeof(*a));
+	const char *exec = audit_stream_exec(e, q->stream);
 
 	if (!a || question_copy(&a->question, q) < 0) {
+		free(a);
+		return NULL;
+	}
+	a->question.exec = exec ? strdup(exec) : NULL;
+	if (exec && !a->question.exec) {
+		question_free(&a->question);
 		free(a);
 		return NULL;
 	}

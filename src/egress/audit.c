@@ -76,7 +76,7 @@ void audit_send(struct egress *e, json_t *message)
 	_exit(1);
 }
 
-static const char *stream_exec(const struct egress *e, uint64_t stream)
+const char *audit_stream_exec(const struct egress *e, uint64_t stream)
 {
 	list_for_each (s, &e->streams, struct egress_stream, link)
 		if (s->id == stream)
@@ -101,7 +101,8 @@ static json_t *audit_record(struct egress *e, const char *type, const struct que
 		text_printable(host, sizeof(host), q->q.host, q->q.host_len);
 	return json_pack("{s:s, s:s, s:I, s:I, s:s?, s:s, s:s, s:i, s:s?, s:s?, s:s?}", "type",
 			 type, "time", time_text, "id", (json_int_t)q->id, "stream",
-			 (json_int_t)q->q.stream, "exec", stream_exec(e, q->q.stream), "proto",
+			 (json_int_t)q->q.stream, "exec",
+			 q->exec ? q->exec : audit_stream_exec(e, q->q.stream), "proto",
 			 egress_proto_text(q->q.proto), "host", host, "port", (int)q->q.port,
 			 "method", q->q.method ? method : NULL, "address", sa ? address : NULL,
 			 "rule", rule && rule[0] ? rule : NULL);

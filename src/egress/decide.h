@@ -119,6 +119,8 @@ void egress_on_cut(struct egress_grant *g, void (*fn)(void *arg, enum egress_rea
  */
 size_t egress_count(struct egress_grant *g, size_t up, size_t down);
 void egress_on_room(struct egress_grant *g, void (*fn)(void *arg), void *arg);
+/* Bytes came that do not count: it is not idle. */
+void egress_alive(struct egress_grant *g);
 /*
  * Headers that the verdict has injected: told when all of them were sent, and false when they may
  * be sent once more. Until then a policy that injects others, or none, cuts the grant.

@@ -138,6 +138,7 @@ static void egress_set_policy(struct egress *e, struct policy *p, const char *wh
 			 why);
 	/* A rate that was low must not leave a debt, nor one that was high a gift. */
 	e->tokens = 0;
+	e->tokens_at_ns = io_now_ns();
 	grant_review_all(e);
 	http_plane_new_policy(e->plane);
 	ask_restart_all(e);

@@ -50,6 +50,7 @@ struct egress {
 struct question {
 	struct egress_question q; /* with pointers into what follows */
 	char *host_raw, *method, *path;
+	char *exec; /* of its stream, which may end before it; NULL: none, or see there */
 	char host[EGRESS_HOST_MAX + 1]; /* normal form, or "" */
 	uint64_t id;
 };
@@ -132,6 +133,8 @@ void audit_decision(struct egress *e, const struct question *q, const char *rule
 void audit_end(struct egress *e, const struct egress_grant *g, enum egress_reason why);
 /* A message to the daemon; takes the reference. */
 void audit_send(struct egress *e, json_t *message);
+/* The exec of a stream, which has it; NULL: none. */
+const char *audit_stream_exec(const struct egress *e, uint64_t stream);
 /* Text of an address without its port. */
 void audit_address(const struct sockaddr *sa, char *out, size_t len);
 

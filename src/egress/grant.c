@@ -6,7 +6,7 @@
  * told so once, from the loop.
  *
  * Rate: one bucket for the sandbox, filled with bytes_per_s up to a tenth of a
- * second's worth. A reader asks what may pass, reads no more than that, and
+ * second's worth, BUCKET_MIN at least. A reader asks what may pass, reads no more than that, and
  * counts what it read; one that finds nothing waits in e->thirsty.
  */
 #define _GNU_SOURCE
@@ -160,19 +160,32 @@ static int64_t grant_bucket(const struct egress *e)
 	return tenth < BUCKET_MIN ? BUCKET_MIN : tenth;
 }
 
+/*
+ * Crumbs are not handed out: each would be a system call. But nobody waits longer than a second for
+ * what is no crumb.
+ */
+static int64_t grant_crumb(const struct egress *e)
+{
+	uint64_t rate = e->policy->limits.bytes_per_s;
+	int64_t quarter = grant_bucket(e) / 4;
+
+	return rate < (uint64_t)quarter ? (int64_t)rate : quarter;
+}
+
 static void grant_refill(struct egress *e)
 {
 	uint64_t now = io_now_ns(), rate = e->policy->limits.bytes_per_s;
-	uint64_t ns = now - e->tokens_at_ns;
-	int64_t bucket = grant_bucket(e);
+	unsigned __int128 made = (unsigned __int128)rate * (now - e->tokens_at_ns) / NS_PER_S;
+	int64_t bucket = grant_bucket(e), lacks = bucket - e->tokens;
 
-	/* After a second the bucket is full whatever the rate is. */
-	if (ns > NS_PER_S)
-		ns = NS_PER_S;
-	e->tokens += (int64_t)((unsigned __int128)rate * ns / NS_PER_S);
-	if (e->tokens > bucket)
+	if (lacks <= 0 || made >= (uint64_t)lacks) {
 		e->tokens = bucket;
-	e->tokens_at_ns = now;
+		e->tokens_at_ns = now;
+		return;
+	}
+	/* The time that has not made a byte yet is left for the next call. */
+	e->tokens += (int64_t)made;
+	e->tokens_at_ns += (uint64_t)(made * NS_PER_S / rate);
 }
 
 static void grant_on_refill(struct loop_timer *t)
@@ -182,8 +195,7 @@ static void grant_on_refill(struct loop_timer *t)
 
 	if (e->policy && e->policy->limits.bytes_per_s) {
 		grant_refill(e);
-		/* Enough that a wake-up is worth it. */
-		if (e->tokens < grant_bucket(e) / 4) {
+		if (e->tokens < grant_crumb(e)) {
 			loop_timer_set(e->loop, t, REFILL_NS);
 			return;
 		}
@@ -206,17 +218,16 @@ static void grant_on_refill(struct loop_timer *t)
 static size_t grant_room(struct egress_grant *g)
 {
 	struct egress *e = g->e;
-	int64_t bucket;
+	int64_t crumb;
 
 	if (g->cut || !e->policy)
 		return 0;
 	if (!e->policy->limits.bytes_per_s)
 		return SIZE_MAX;
-	bucket = grant_bucket(e);
-	if (e->tokens < bucket / 4)
+	crumb = grant_crumb(e);
+	if (e->tokens < crumb)
 		grant_refill(e);
-	/* Crumbs are not handed out: each would be a system call. */
-	if (e->tokens >= bucket / 4)
+	if (e->tokens >= crumb)
 		return (size_t)e->tokens;
 	if (list_empty(&g->thirsty))
 		list_add_tail(&e->thirsty, &g->thirsty);
@@ -265,6 +276,11 @@ size_t egress_count(struct egress_grant *g, size_t up, size_t down)
 	}
 	grant_check_bytes(e);
 	return grant_room(g);
+}
+
+void egress_alive(struct egress_grant *g)
+{
+	g->active_ns = io_now_ns();
 }
 
 void grant_used_before(struct egress *e, uint64_t bytes)

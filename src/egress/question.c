@@ -33,5 +33,6 @@ void question_free(struct question *q)
 	free(q->host_raw);
 	free(q->method);
 	free(q->path);
+	free(q->exec);
 	*q = (struct question){0};
 }

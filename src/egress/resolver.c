@@ -2,10 +2,12 @@
 /*
  * c-ares, driven by the loop: its sockets are sources, its next timeout is a
  * timer. c-ares cannot forget a single question, so a query that was given up
- * stays, without anybody to tell, until c-ares calls back. Invariants: a query
- * is in r->queries until c-ares has called back; fn is NULL once the answer was
- * given or given up, and r->abandoned counts these; a query is in r->waiting, too, while it is not
- * c-ares's: its time has not come (RESOLVER_PER_S). One that is given up there is gone at once.
+ * stays, without anybody to tell, until c-ares calls back. It is asked for both
+ * kinds of addresses apart: the deadline must find what came of one while servers are silent about
+ * the other. Invariants: a query is in r->queries until c-ares has called back for both; fn is NULL
+ * once the answer was given or given up, and r->abandoned counts these; a query is in r->waiting,
+ * too, while it is not c-ares's: its time has not come (RESOLVER_PER_S). One that is given up there
+ * is gone at once.
  */
 #define _GNU_SOURCE
 #include "egress/resolver.h"
@@ -20,7 +22,7 @@
 #include <string.h>
 
 #define TRY_MS 1500
-#define TRIES  3
+#define TRIES  2
 
 #define PACE_NS (1000000000ull / RESOLVER_PER_S)
 
@@ -49,6 +51,8 @@ struct resolver_query {
 	void *arg;
 	bool *answered; /* of the call that asks, while it lasts */
 	struct loop_timer deadline;
+	unsigned int left; /* of kinds, while it is c-ares's */
+	struct resolver_answer kinds[2];
 };
 
 static void resolver_abandon(struct resolver_query *q);
@@ -242,12 +246,11 @@ static void resolver_take_family(struct resolver_answer *a, const struct ares_ad
 }
 
 static void resolver_answer_set(struct resolver_answer *a, int status,
-				const struct ares_addrinfo *ai)
+				const struct ares_addrinfo *ai, int family)
 {
 	switch (status) {
 	case ARES_SUCCESS:
-		resolver_take_family(a, ai, AF_INET);
-		resolver_take_family(a, ai, AF_INET6);
+		resolver_take_family(a, ai, family);
 		a->rc = a->n ? 0 : -ENODATA;
 		return;
 	case ARES_ENODATA:
@@ -266,12 +269,31 @@ static void resolver_answer_set(struct resolver_answer *a, int status,
 	}
 }
 
-static void resolver_on_answer(void *arg, int status, int timeouts, struct ares_addrinfo *ai)
+/*
+ * Of both kinds: every address there is; without one what went wrong counts more than that a kind
+ * has none, and that more than that there is no such name, which is true of both or of none.
+ */
+static void resolver_join(struct resolver_answer *a, const struct resolver_answer *b)
 {
-	struct resolver_query *q = arg;
-	struct resolver_answer a = {0};
+	if (a->n == 0) {
+		bool worse = (b->rc != -ENOENT && b->rc != -ENODATA) || a->rc == -ENOENT;
 
-	(void)timeouts;
+		if (b->n || (worse && (a->rc == -ENOENT || a->rc == -ENODATA)))
+			*a = *b;
+		return;
+	}
+	for (size_t i = 0; i < b->n && a->n < RESOLVER_ADDRESSES_MAX; i++)
+		a->address[a->n++] = b->address[i];
+}
+
+static void resolver_on_kind(struct resolver_query *q, int status, struct ares_addrinfo *ai,
+			     int family)
+{
+	resolver_answer_set(&q->kinds[family == AF_INET6], status, ai, family);
+	if (ai)
+		ares_freeaddrinfo(ai);
+	if (--q->left)
+		return;
 	loop_timer_cancel(&q->deadline);
 	list_del(&q->link);
 	if (q->answered)
@@ -279,22 +301,33 @@ static void resolver_on_answer(void *arg, int status, int timeouts, struct ares_
 	if (!q->fn) {
 		q->r->abandoned--;
 	} else {
-		resolver_answer_set(&a, status, ai);
-		q->fn(q->arg, &a);
+		resolver_join(&q->kinds[0], &q->kinds[1]);
+		q->fn(q->arg, &q->kinds[0]);
 	}
-	if (ai)
-		ares_freeaddrinfo(ai);
 	free(q);
+}
+
+static void resolver_on_ipv4(void *arg, int status, int timeouts, struct ares_addrinfo *ai)
+{
+	(void)timeouts;
+	resolver_on_kind(arg, status, ai, AF_INET);
+}
+
+static void resolver_on_ipv6(void *arg, int status, int timeouts, struct ares_addrinfo *ai)
+{
+	(void)timeouts;
+	resolver_on_kind(arg, status, ai, AF_INET6);
 }
 
 static void resolver_on_deadline(struct loop_timer *t)
 {
 	struct resolver_query *q = t->arg;
-	struct resolver_answer a = {.rc = -ETIMEDOUT, .why = "it did not answer in time"};
+	struct resolver_answer a = q->kinds[0];
 	resolver_fn *fn = q->fn;
 	void *arg = q->arg;
 
-	resolver_abandon(q);
+	resolver_join(&a, &q->kinds[1]);
+	resolver_abandon(q); /* c-ares is not through with it, or it still waits */
 	if (fn)
 		fn(arg, &a);
 }
@@ -335,12 +368,15 @@ static bool resolver_take_token(struct resolver *r)
 
 static void resolver_send(struct resolver_query *q, const char *name)
 {
-	const struct ares_addrinfo_hints hints = {
-		.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = ARES_AI_NOSORT};
+	struct ares_addrinfo_hints hints = {
+		.ai_family = AF_INET, .ai_socktype = SOCK_STREAM, .ai_flags = ARES_AI_NOSORT};
 	struct resolver *r = q->r;
 
+	q->left = 2;
+	ares_getaddrinfo(r->channel, name, NULL, &hints, resolver_on_ipv4, q);
+	hints.ai_family = AF_INET6;
 	/* q may be gone behind this. */
-	ares_getaddrinfo(r->channel, name, NULL, &hints, resolver_on_answer, q);
+	ares_getaddrinfo(r->channel, name, NULL, &hints, resolver_on_ipv6, q);
 	resolver_rearm(r);
 }
 
@@ -381,6 +417,10 @@ struct resolver_query *resolver_ask(struct resolver *r, const char *name, resolv
 
 	if (q) {
 		*q = (struct resolver_query){.r = r, .fn = fn, .arg = arg, .answered = &answered};
+		for (size_t i = 0; i < ARRAY_SIZE(q->kinds); i++) {
+			q->kinds[i].rc = -ETIMEDOUT;
+			q->kinds[i].why = "it did not answer in time";
+		}
 		now = list_empty(&r->waiting) && resolver_take_token(r);
 		if (!now && resolver_enqueue(q, name) < 0) {
 			free(q);

@@ -4,6 +4,7 @@ when the resolver is of no help."""
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import socket
@@ -270,6 +271,27 @@ def test_resolver_of_no_help(proxy: Proxy, dns: Dns, answer: Any, reason: str) -
     told = proxy.connect("a.test", 443).denial
     assert told["reason"] == reason and "a.test" in told["detail"]
     assert proxy.decision()["reason"] == reason
+
+
+@pytest.mark.parametrize("answered", [Dns.A, Dns.AAAA])
+@pytest.mark.parametrize("silent", [1, 3])
+def test_resolver_silent_about_a_kind(
+    proxy: Proxy, dns: Dns, answered: int, silent: int
+) -> None:
+    """What it answers is enough, however many there are to be asked."""
+    address = "127.0.0.1" if answered == Dns.A else "::1"
+    ranges = {"allow_ranges": ["127.0.0.0/8", "::1/128"]}
+    with contextlib.ExitStack() as stack:
+        echo = stack.enter_context(Tcp(address=address))
+        more = [stack.enter_context(Dns()) for _ in range(silent - 1)]
+        for one in [dns, *more]:
+            one.answers["a.test"] = lambda kind: [address] if kind == answered else None
+        addresses = [one.address for one in [dns, *more]]
+        rule = {"host": "a.test", "ports": [echo.port], "tls": False}
+        proxy.policy([rule], resolve={}, resolvers=addresses, **ranges)
+        r = proxy.connect("a.test", echo.port)
+        assert r.status == 200
+        r.socket.close()
 
 
 @pytest.mark.jail

@@ -13,6 +13,7 @@ import ssl
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -407,6 +408,67 @@ def test_client_leaves_within(proxy: Proxy, ca: Path) -> None:
         s.close()
         assert up.ended.wait(WAIT)
         proxy.end(proto="intercept")
+
+
+@contextmanager
+def uploading(proxy: Proxy, up: Upstream, theirs: dict[str, str]) -> Iterator[ssl.SSLSocket]:
+    """A client that is in the middle of its upload, and says nothing more."""
+    with tls(proxy, up.port, theirs) as s:
+        s.sendall(head("POST", "/", "Content-Length: 1000", host=f"a.test:{up.port}") + b"abc")
+        until(lambda: len(up.requests) == 1)
+        yield s
+
+
+def test_new_policy_cuts_an_upload_within(proxy: Proxy, ca: Path) -> None:
+    def answer(r: Request) -> None:
+        while r.socket.recv(1 << 16):
+            pass
+        raise EOFError
+
+    with Upstream(answer, cert=cert(ca)) as up:
+        theirs = opened(proxy, ca, [f"a.test:{up.port}"])
+        with uploading(proxy, up, theirs) as s:
+            proxy.policy([f"b.test:{up.port}"])
+            r = Reply(s)
+            assert r.status == 403 and r.denial["reason"] == "policy_changed"
+            assert closed(s)
+        told = [m["why"] for m in proxy.seen if m["type"] == "end" and m["proto"] == "intercept"]
+        assert told == ["policy_changed"]  # ahead of the reply to the policy
+
+
+def test_destination_closes_during_an_upload_within(proxy: Proxy, ca: Path) -> None:
+    def answer(r: Request) -> None:
+        r.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raise EOFError  # by a reset
+
+    with Upstream(answer, cert=cert(ca)) as up:
+        theirs = opened(proxy, ca, [f"a.test:{up.port}"])
+        with uploading(proxy, up, theirs) as s:
+            r = Reply(s)
+            assert r.status == 502 and r.denial["reason"] == "upstream"
+            assert closed(s)
+        assert proxy.end(proto="intercept")["why"] == "upstream"
+
+
+def test_client_that_sends_no_more_gets_the_rest(proxy: Proxy, ca: Path) -> None:
+    """An answer is over for the proxy when all of it is encrypted, not yet for the client."""
+    size = 230000
+    written = threading.Event()
+
+    def answer(r: Request) -> None:
+        r.socket.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode())
+        r.socket.sendall(bytes(size))
+        written.set()
+
+    with Upstream(answer, cert=cert(ca)) as up:
+        theirs = opened(proxy, ca, [f"a.test:{up.port}"])
+        with tls(proxy, up.port, theirs) as s:
+            s.sendall(head("GET", "/", host=f"a.test:{up.port}"))
+            assert written.wait(WAIT)
+            time.sleep(0.5)  # until the proxy has it, and the client's socket no room any more
+            socket.socket.shutdown(s, socket.SHUT_WR)
+            time.sleep(0.5)  # it does not read at once
+            assert Reply(s).body == bytes(size)
 
 
 # --- programs --------------------------------------------------------------------------------

@@ -241,6 +241,33 @@ def test_redirects_are_not_followed_and_cookies_not_kept(proxy: Proxy) -> None:
         assert [proxy.decision()["host"] for _ in range(2)] == ["a.test", "a.test"]
 
 
+@pytest.mark.parametrize("blank", [" ", "\t", " \t  "])
+def test_white_space_behind_values(proxy: Proxy, blank: str) -> None:
+    """It belongs to none of them (RFC 9112, 5.1), for nobody that reads them."""
+    with Upstream() as up, proxy.stream() as s:
+        proxy.policy([f"a.test:{up.port}"])
+        url, host = f"http://a.test:{up.port}/", f"a.test:{up.port}{blank}"
+
+        def ask(*fields: str, body: bytes = b"") -> Reply:
+            named = [f"{f}{blank}" for f in fields]
+            s.sendall(head("POST", url, *named, host=host) + body)
+            return Reply(s)
+
+        assert ask("Content-Length: 5", "X: a:b ", body=b"hello").body == b"ok"
+        assert ask("Content-Length:5", "Expect: 100-continue").status == 100
+        s.sendall(b"again")
+        assert Reply(s).body == b"ok"
+        assert ask("Upgrade: x", "Connection: Upgrade").denial["reason"] == "upgrade"
+        assert ask("Transfer-Encoding: chunked", body=b"5\r\nthird\r\n0\r\n\r\n").body == b"ok"
+        assert closed(s)
+    assert [r.body for r in up.requests] == [b"hello", b"again", b"third"]
+    assert up.requests[0].one("x") == "a:b"
+    with Upstream() as up, proxy.stream() as s:
+        proxy.policy([f"a.test:{up.port}"])
+        url, host = f"http://a.test:{up.port}/", f"a.test:{up.port}{blank}"
+        assert ask("Connection: close", "X:").body == b"ok" and closed(s)
+
+
 def test_each_request_is_decided(proxy: Proxy) -> None:
     """On one kept-alive connection: two hosts, a denial between them."""
     with Upstream() as a, Upstream() as b:

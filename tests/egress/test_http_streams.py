@@ -413,6 +413,87 @@ def test_answered_upload_is_not_read_for_ever(proxy: Proxy) -> None:
                 s.sendall(b"100000\r\n" + PIECE + b"\r\n")
 
 
+# The limits that a request is cut by while the guest says nothing, and None: a new policy.
+CUTS = [("idle", {"idle_s": 1}), ("total", {"total_s": 1}), ("policy_changed", {})]
+
+
+def cut(proxy: Proxy, why: str) -> None:
+    """A new policy, if it is that; the end is told while the guest has done nothing, and then there
+    is room for another connection."""
+    if why == "policy_changed":
+        proxy.policy(["b.test:1"], limits={"connections": 1})
+    told = [m for m in proxy.seen if m["type"] == "end"] or [proxy.end()]  # ahead of the reply
+    assert [m["why"] for m in told] == [why]
+    assert proxy.connect("b.test", 1).denial["reason"] == "upstream"
+
+
+@pytest.mark.parametrize(("why", "limits"), CUTS)
+@pytest.mark.parametrize("status", [200, 413])
+def test_cut_with_an_answer_before_the_upload_ends(
+    proxy: Proxy, status: int, why: str, limits: dict[str, int]
+) -> None:
+    """The answer waits for the rest of the upload, which does not come."""
+
+    def answer(r: Request) -> None:
+        r.socket.sendall(f"HTTP/1.1 {status} X\r\nContent-Length: 2\r\n\r\nok".encode())
+        with contextlib.suppress(OSError):
+            while r.socket.recv(1 << 16):
+                pass
+        raise EOFError
+
+    with Upstream(answer) as up, proxy.stream() as s:
+        limits = {**limits, "connections": 1}
+        proxy.policy([f"a.test:{up.port}", "b.test:1"], limits=limits)
+        s.sendall(head("POST", f"http://a.test:{up.port}/", "Content-Length: 1000") + b"abc")
+        until(lambda: len(up.requests) == 1)
+        cut(proxy, why)
+        assert up.ended.wait(WAIT)
+        r = Reply(s)
+        assert r.status == 403 and r.denial["reason"] == why and closed(s)
+
+
+@pytest.mark.parametrize(("why", "limits"), CUTS)
+def test_cut_while_the_guest_does_not_read(
+    proxy: Proxy, why: str, limits: dict[str, int]
+) -> None:
+    def answer(r: Request) -> None:
+        with contextlib.suppress(OSError):
+            r.socket.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {BIG}\r\n\r\n".encode())
+            r.socket.sendall(bytes(BIG))
+        raise EOFError
+
+    with Upstream(answer) as up, proxy.stream() as s:
+        limits = {**limits, "connections": 1}
+        proxy.policy([f"a.test:{up.port}", "b.test:1"], limits=limits)
+        s.sendall(head("GET", f"http://a.test:{up.port}/"))
+        assert Reply(s, head_only=True).status == 200
+        cut(proxy, why)
+        assert up.ended.wait(WAIT)
+        with pytest.raises((EOFError, ConnectionResetError)):  # it is not the whole
+            recv_exactly(s, BIG)
+
+
+def test_upload_that_is_dropped_is_not_idle(proxy: Proxy) -> None:
+    """The server has heard enough, the client needs longer than idle_s to be through."""
+
+    def answer(r: Request) -> None:
+        r.socket.sendall(b"HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno")
+        r.socket.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):
+            while r.socket.recv(1 << 16):
+                pass
+        raise EOFError
+
+    with Upstream(answer) as up, proxy.stream() as s:
+        proxy.policy([f"a.test:{up.port}"], limits={"idle_s": 1})
+        s.sendall(head("POST", f"http://a.test:{up.port}/", "Content-Length: 10"))
+        for _ in range(10):
+            time.sleep(0.3)
+            s.sendall(b"x")
+        r = Reply(s)
+        assert (r.status, r.body) == (413, b"no")
+
+
 def test_limit_of_bytes(proxy: Proxy) -> None:
     def answer(r: Request) -> None:
         r.socket.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {BIG}\r\n\r\n".encode())
@@ -469,6 +550,48 @@ def test_limit_of_bytes_in_heads(proxy: Proxy) -> None:
         assert statuses[:12] == [204] * 12
         assert get(s, url).denial["reason"] == "bytes"
         assert len(up.requests) < 14
+
+
+@pytest.mark.parametrize("where", ["extensions", "an extension", "trailers"])
+@pytest.mark.parametrize("limit", ["bytes", "bytes_per_s"])
+def test_limits_of_what_frames_a_body(proxy: Proxy, where: str, limit: str) -> None:
+    """Chunk extensions and trailers come from the destination like the body, whoever drops them."""
+    sent, most = [0], 16 * MIB
+
+    def answer(r: Request) -> None:
+        r.socket.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        piece = b"1;" + 8000 * b"x" + b"\r\na\r\n"
+        if where == "an extension":
+            r.socket.sendall(b"1;")
+            piece = 8000 * b"x"
+        elif where == "trailers":
+            r.socket.sendall(b"0\r\n")
+            piece = b"X: " + 1000 * b"x" + b"\r\n"
+        with contextlib.suppress(OSError):
+            while sent[0] < most:
+                r.socket.sendall(piece)
+                sent[0] += len(piece)
+        raise EOFError
+
+    with Upstream(answer) as up, proxy.stream() as s:
+        proxy.policy([f"a.test:{up.port}"], limits={limit: 100000})
+        s.sendall(head("GET", f"http://a.test:{up.port}/"))
+        if limit == "bytes":
+            e = proxy.end()
+            assert e["why"] == "bytes" and 100000 <= e["bytes_down"] < 4 * MIB
+        else:
+            time.sleep(2)
+        # What buffers of sockets hold may be sent.
+        assert sent[0] < most
+
+
+def test_chunks_count(proxy: Proxy) -> None:
+    body = b"5;x=y\r\nhello\r\n0\r\nX-Trailer: z\r\n\r\n"
+    start = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with Upstream(lambda r: r.socket.sendall(start + body)) as up, proxy.stream() as s:
+        proxy.policy([f"a.test:{up.port}"])
+        assert get(s, f"http://a.test:{up.port}/").body == b"hello"
+        assert proxy.end()["bytes_down"] == len(start + body)
 
 
 def test_limit_of_rate_in_heads(proxy: Proxy) -> None:

@@ -238,6 +238,17 @@ def test_exec_of_each_stream(proxy: Proxy) -> None:
     assert [proxy.decision()["exec"] for _ in range(3)] == ["exec_1", None, "exec_2"]
 
 
+def test_exec_of_a_stream_that_has_ended(proxy: Proxy, echo: Tcp) -> None:
+    """The end of what was allowed is told behind that of its stream."""
+    proxy.policy([plain(echo.port)])
+    proxy.connect("a.test", echo.port, "exec_1").socket.close()
+    assert proxy.end()["exec"] == "exec_1"
+    with proxy.stream("exec_2") as s:
+        s.sendall(f"GET http://a.test:{echo.port}/ HTTP/1.1\r\nHost: a.test:{echo.port}\r\n\r\n".encode())
+        assert proxy.decision(proto="http")["verdict"] == "allow"
+    assert proxy.end()["exec"] == "exec_2"
+
+
 # --- limits ---
 
 
@@ -328,6 +339,17 @@ def test_limit_of_rate(proxy: Proxy, echo: Tcp) -> None:
     proxy.policy([plain(echo.port)])
     streams[0].sendall(bytes(8 << 20)[: 1 << 17])
     assert len(recv_exactly(streams[0], 1 << 17)) == 1 << 17
+
+
+def test_limit_of_rate_that_is_low(proxy: Proxy, echo: Tcp) -> None:
+    """Less than a byte each time that somebody looks; and no more than that was left unused."""
+    proxy.policy([plain(echo.port)], limits={"bytes_per_s": 40})
+    s = proxy.connect("a.test", echo.port).socket
+    began = time.monotonic()
+    for _ in range(2):
+        s.sendall(bytes(40))
+        assert len(recv_exactly(s, 40)) == 40
+    assert time.monotonic() - began > 2.0
 
 
 def test_limit_of_idleness(proxy: Proxy, echo: Tcp) -> None:

@@ -97,6 +97,7 @@ static void check_good(const struct http_head *h, const uint8_t *data)
 	struct http_fields f = {0};
 
 	memcpy(text, data, h->len);
+	http_head_tidy(h, text);
 	text[h->len] = '\0';
 	MUST(strlen(text) == h->len);
 	while (!(method = next_line(&p)))
@@ -105,8 +106,11 @@ static void check_good(const struct http_head *h, const uint8_t *data)
 	*uri++ = '\0';
 	*strchr(uri, ' ') = '\0';
 	while ((line = next_line(&p))) {
-		char *colon = strchr(line, ':');
+		char *colon = strchr(line, ':'), last = line[strlen(line) - 1];
 
+		/* What the library takes for the value is the value. */
+		MUST((last != ' ' && last != '\t') ||
+		     strspn(colon + 1, " \t") == strlen(colon + 1));
 		MUST(http_fields_add(&f, line, (size_t)(colon - line), colon + 1,
 				     strlen(colon + 1)) == 0);
 	}

@@ -209,6 +209,30 @@ static void test_where_the_target_is(void **state)
 	assert_int_equal(h.target_len, 1);
 }
 
+static void tidied(const char *p, size_t n, const char *expected)
+{
+	struct http_head h = good(p, n);
+	char *copy = malloc(h.len); /* so that a byte beyond its end is seen */
+
+	memcpy(copy, p, h.len);
+	http_head_tidy(&h, copy);
+	assert_int_equal(h.len, strlen(expected));
+	assert_memory_equal(copy, expected, h.len);
+	free(copy);
+}
+
+static void test_tidy(void **state)
+{
+	(void)state;
+	tidied(S(LINE HOST "\r\n"), LINE HOST "\r\n");
+	tidied(S(LINE "Host:example.com \t\r\nA: b \r\n\r\n"),
+	       LINE "Host:  example.com\r\nA:  b\r\n\r\n");
+	tidied(S(LINE HOST "A:\r\nB: \t\r\nC: d:e f \r\n\r\nG: h \r\n"),
+	       LINE HOST "A:\r\nB: \t\r\nC:  d:e f\r\n\r\n");
+	tidied(S("\r\nGET http://h:1/ HTTP/1.1\r\nHost: h:1\t\r\n\r\n"),
+	       "\r\nGET http://h:1/ HTTP/1.1\r\nHost:  h:1\r\n\r\n");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -219,6 +243,7 @@ int main(void)
 		cmocka_unit_test(test_request_line_refused),
 		cmocka_unit_test(test_bounds),
 		cmocka_unit_test(test_where_the_target_is),
+		cmocka_unit_test(test_tidy),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

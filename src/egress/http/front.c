@@ -225,6 +225,7 @@ static int front_look(struct http_front *f)
 	rc = front_open_inner(f);
 	if (rc < 0)
 		return rc;
+	http_head_tidy(&f->head, (char *)f->up.data + f->up.start);
 	front_hide_query(f);
 	f->left = f->head.len + (f->head.framing == HTTP_LENGTH ? f->head.length : 0);
 	f->phase = f->head.framing == HTTP_CHUNKED ? FRONT_STREAM : FRONT_BODY;
@@ -295,7 +296,7 @@ static bool front_left(const struct http_front *f)
 {
 	if (!f->guest_eof || f->phase == FRONT_CLOSING)
 		return false;
-	return f->phase != FRONT_HEAD || buf_len(&f->down) == 0;
+	return f->phase != FRONT_HEAD || (buf_len(&f->down) == 0 && buf_len(&f->wire) == 0);
 }
 
 /* 1: something moved; 0; -errno: it is over. */
@@ -386,10 +387,9 @@ void http_front_answer(struct http_front *f, const char *text)
 {
 	while (front_down(f) > 0)
 		; /* "100 Continue" at most */
-	if (f->phase == FRONT_CLOSING)
-		return;
-	front_say(f, text);
-	front_wait(f);
+	if (f->phase != FRONT_CLOSING)
+		front_say(f, text);
+	front_turn(f); /* nothing else need happen any more: what it says goes out now */
 }
 
 void http_front_request_done(struct http_front *f)
@@ -414,6 +414,7 @@ int http_front_new(struct http_plane *p, int fd, uint64_t stream, const struct h
 		return -ENOMEM;
 	f->plane = p;
 	f->stream = stream;
+	f->lib_fd = -1;
 	if (origin) {
 		f->inside = true;
 		snprintf(f->host, sizeof(f->host), "%s", origin->host);

@@ -5,7 +5,8 @@
  *
  * Up: each head is looked at whole (head.h) before the library gets it, and the
  * library gets one request at a time, exactly its bytes but for "?" in its target, which
- * http_request_new() makes good: the next one only when the one before is over. Down: bytes as they
+ * http_request_new() makes good, and white space behind values of headers (http_head_tidy()): the
+ * next one only when the one before is over. Down: bytes as they
  * come. With TLS, both are decrypted and encrypted here. Each direction holds at most FRONT_BUF
  * bytes, and reads no more until it has passed them on.
  *
@@ -51,8 +52,8 @@ struct http_front {
 	char host[EGRESS_HOST_MAX + 1];
 
 	struct loop_src guest, inner; /* inner: -1 before the first request */
-	int lib_fd;                   /* the library's end; its owner is the library */
-	struct http_conn *conn;       /* the library's view, once it has taken lib_fd */
+	int lib_fd;                   /* the library's end until the library tells of it; or -1 */
+	struct http_conn *conn; /* the library's view from then on; NULL: gone, or no memory */
 	struct loop_timer timer;
 	uint64_t active_ns;
 
@@ -78,7 +79,8 @@ __must_check int http_front_new(struct http_plane *p, int fd, uint64_t stream,
 
 /*
  * Answers in the library's place, which cannot in the middle of an upload, with a whole response
- * that says Connection: close, and closes behind it. Nothing of an answer may have been sent.
+ * that says Connection: close, and closes behind it. Nothing of an answer may have been sent. The
+ * front may be gone behind this.
  */
 void http_front_answer(struct http_front *f, const char *text);
 /* The library is through with the request. */

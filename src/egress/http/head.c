@@ -185,3 +185,34 @@ int http_head_look(struct http_head *h, const char *p, size_t n)
 	}
 	return 0;
 }
+
+static bool is_blank(char c)
+{
+	return c == ' ' || c == '\t';
+}
+
+static void line_tidy(char *p, size_t n)
+{
+	char *colon = memchr(p, ':', n);
+	char *v = colon ? colon + 1 : p + n;
+	size_t len, behind = 0;
+
+	while (v < p + n && is_blank(*v))
+		v++;
+	len = (size_t)(p + n - v);
+	while (behind < len && is_blank(v[len - 1 - behind]))
+		behind++;
+	memmove(v + behind, v, len - behind);
+	memset(v, ' ', behind);
+}
+
+void http_head_tidy(const struct http_head *h, char *p)
+{
+	char *end = p + h->len, *next;
+
+	/* The first line ends with its version: nothing is moved in it. */
+	for (; p < end; p = next + 2) {
+		next = memchr(p, '\r', (size_t)(end - p));
+		line_tidy(p, (size_t)(next - p));
+	}
+}

@@ -4,8 +4,9 @@
  * The library is lenient where a proxy must not be (it cuts values at NUL, joins
  * folded lines, takes bare LF, and the first of two lengths), and it tells none
  * of this to its user. So each head is looked at here first, as bytes: what is not exactly
- * what RFC 9112 asks a sender to write is refused. What passes has one meaning only, which
- * the library then finds as well; it stays the parser of record.
+ * what RFC 9112 asks a sender to write is refused, but for white space behind values, which is
+ * moved out of the way (http_head_tidy()). What passes has one meaning only, which the library then
+ * finds as well; it stays the parser of record.
  *
  * Found on the way: how the request's body is framed, so that who feeds the library knows
  * where the next head begins.
@@ -52,3 +53,8 @@ static inline void http_head_init(struct http_head *h)
  * 1 when the head is whole and good, 0 when bytes are missing, -EBADMSG with h->why.
  */
 __must_check int http_head_look(struct http_head *h, const char *p, size_t n);
+/*
+ * p: a head that is good, whose white space behind values, which is none of theirs but which the
+ * library leaves with them, this moves to where the library skips it: in front of them.
+ */
+void http_head_tidy(const struct http_head *h, char *p);

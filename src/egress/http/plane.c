@@ -91,10 +91,23 @@ static int conn_fd(struct MHD_Connection *mhd)
 	return info ? info->connect_fd : -1;
 }
 
+/* The one whose end of the library that is, or NULL. */
+static struct http_front *front_of(struct http_plane *p, int fd)
+{
+	list_for_each (f, &p->fronts, struct http_front, link)
+		if (fd >= 0 && f->lib_fd == fd)
+			return f;
+	return NULL;
+}
+
 static void conn_start(struct http_plane *p, struct MHD_Connection *mhd, void **ctx)
 {
 	struct http_conn *c = calloc(1, sizeof(*c));
+	struct http_front *f = front_of(p, conn_fd(mhd));
 
+	/* From now on the number may come to be another's, who is not to be taken for this one. */
+	if (f)
+		f->lib_fd = -1;
 	*ctx = c; /* NULL: its first request is given up */
 	if (!c)
 		return;
@@ -102,14 +115,11 @@ static void conn_start(struct http_plane *p, struct MHD_Connection *mhd, void **
 	c->mhd = mhd;
 	upstream_kept_init(&p->up, &c->kept);
 	list_init(&c->link);
-	list_for_each (f, &p->fronts, struct http_front, link) {
-		if (f->lib_fd == conn_fd(mhd) && !f->conn) {
-			c->front = f;
-			f->conn = c;
-			return;
-		}
-	}
-	list_add_tail(&p->left, &c->link); /* it has gone already */
+	c->front = f;
+	if (f)
+		f->conn = c;
+	else
+		list_add_tail(&p->left, &c->link); /* it has gone already */
 }
 
 static void conn_notify(void *cls, struct MHD_Connection *mhd, void **ctx,
@@ -127,10 +137,8 @@ static void conn_notify(void *cls, struct MHD_Connection *mhd, void **ctx,
 		return;
 	/* Of a request that it breaks off while it parses, the library tells the beginning only. */
 	http_request_free(c->req);
-	if (c->front) {
+	if (c->front)
 		c->front->conn = NULL;
-		c->front->lib_fd = -1;
-	}
 	list_del(&c->link);
 	upstream_kept_free(&c->kept);
 	free(c);

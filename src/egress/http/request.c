@@ -49,11 +49,13 @@ static void request_set_reply(struct http_request *r, unsigned int status,
 {
 	r->replied = true;
 	r->status = status;
+	if (reply && r->close && MHD_add_response_header(reply, "Connection", "close") != MHD_YES) {
+		MHD_destroy_response(reply);
+		reply = NULL;
+	}
 	r->reply = reply;
 	if (!reply)
 		r->gone = true; /* no memory for an answer: cut the connection */
-	else if (r->close)
-		MHD_add_response_header(reply, "Connection", "close");
 	request_wake(r);
 }
 
@@ -96,16 +98,29 @@ static ssize_t request_pull(void *cls, uint64_t pos, char *out, size_t max)
 	return n;
 }
 
-/* A failure in the middle of an upload, which may never end: the front tells it at once. */
+/*
+ * A failure in the middle of an upload, which may never end: the front tells it at once, in place
+ * of what the destination has said already, if it has.
+ */
 static void request_break_off(struct http_request *r)
 {
 	_cleanup_free char *text = NULL;
 
+	if (r->reply)
+		MHD_destroy_response(r->reply);
+	r->reply = NULL;
 	r->replied = true;
 	egress_denied(r->plane->e, &r->q, r->x->why, r->x->detail, NULL, &r->v);
 	text = http_reply_text(&r->q, &r->v, r->x->late);
 	http_front_answer(r->c->front, text);
 	http_request_gone(r);
+}
+
+/* It failed with the guest in the middle of its upload, and no byte of an answer has gone out. */
+static bool request_is_stuck(const struct http_request *r)
+{
+	return r->x->over && r->x->why != EGRESS_R_NONE && r->phase == REQUEST_BODY &&
+	       (!r->replied || r->reply) && r->c->front;
 }
 
 /* Something changed in the transfer. */
@@ -114,10 +129,10 @@ static void request_look(void *arg)
 	struct http_request *r = arg;
 	struct http_transfer *x = r->x;
 
-	if (!r->replied && x->head)
-		request_set_reply(r, x->status, http_reply_passed(r, request_pull));
-	else if (!r->replied && x->over && r->phase == REQUEST_BODY && r->c->front)
+	if (request_is_stuck(r))
 		request_break_off(r);
+	else if (!r->replied && x->head)
+		request_set_reply(r, x->status, http_reply_passed(r, request_pull));
 	else if (!r->replied && x->over)
 		request_refuse(r, x->why, x->detail, NULL, x->late);
 	else if (r->phase != REQUEST_WAIT)
@@ -314,6 +329,7 @@ static enum MHD_Result request_on_body(struct http_request *r, const char *data,
 	if (r->x->up_over) {
 		r->dropped += *len;
 		*len = 0;
+		transfer_drop(r->x);
 		return r->dropped > DROP_MAX ? MHD_NO : MHD_YES;
 	}
 	*len -= transfer_feed(r->x, data, *len);

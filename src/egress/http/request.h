@@ -8,8 +8,8 @@
  * resume until an answer is queued. It lets an answer be queued in the first and in the last of
  * these only: what is refused for its head is refused before any of its body is read, also before
  * a client that waits for "100 Continue" is told to send it. What fails in the middle of an upload
- * is told by the front (http_front_answer()); what the destination answers there is passed on when
- * the rest of the upload was read and dropped.
+ * is told by the front (http_front_answer()), also behind an answer that waits; what the
+ * destination answers there is passed on when the rest of the upload was read and dropped.
  *
  * Thread: the loop's. fork: memory only.
  */

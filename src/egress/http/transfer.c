@@ -3,7 +3,8 @@
  * libcurl calls back only from upstream.c's turns and from curl_easy_pause();
  * nothing in these callbacks calls libcurl or frees a transfer.
  *
- * What is sent is counted where libcurl tells of it: no other callback sees heads.
+ * What is sent is counted where libcurl tells of it: no other callback sees heads, nor the frame of
+ * an answer's body.
  *
  * libcurl connects by itself, but only a socket of egress_dial_socket() to the address of the
  * verdict.
@@ -27,6 +28,7 @@ static void transfer_detach(struct http_transfer *x)
 	if (!x->multi)
 		return;
 	x->multi = false;
+	loop_timer_cancel(&x->choke);
 	curl_multi_remove_handle(x->pool->multi, x->easy);
 	/* What it leaves can be closed from now on. */
 	curl_easy_setopt(x->easy, CURLOPT_SHARE, NULL);
@@ -41,12 +43,34 @@ static void transfer_note(struct http_transfer *x, enum egress_reason why, const
 	snprintf(x->detail, sizeof(x->detail), "%s", detail);
 }
 
+/* The destination has nothing to do with it any more: the grant ends, once. */
+static void transfer_settle(struct http_transfer *x)
+{
+	struct egress_grant *g = take_ptr(x->v.grant);
+
+	if (!g)
+		return;
+	upstream_kept_rest(x->kept, x->why == EGRESS_R_NONE);
+	egress_done(g, x->why);
+}
+
+/*
+ * What failed is settled at once: the guest may take its time with its end of it. Behind the call:
+ * the record of a denial comes ahead of that of the end.
+ */
+static void transfer_over(struct http_transfer *x)
+{
+	x->over = x->up_over = true;
+	x->look(x->arg);
+	if (x->why != EGRESS_R_NONE)
+		transfer_settle(x);
+}
+
 static void transfer_fail(struct http_transfer *x, enum egress_reason why, const char *detail)
 {
 	transfer_note(x, why, detail);
 	transfer_detach(x);
-	x->over = x->up_over = true;
-	x->look(x->arg);
+	transfer_over(x);
 }
 
 static void transfer_on_cut(void *arg, enum egress_reason why)
@@ -134,8 +158,7 @@ void transfer_ended(struct http_transfer *x, CURLcode result)
 		transfer_note(x, EGRESS_R_UPSTREAM, "the destination gave no answer");
 	transfer_detach(x);
 	upstream_kept_learn(x->kept, fd);
-	x->over = x->up_over = true;
-	x->look(x->arg);
+	transfer_over(x);
 }
 
 /* --- libcurl's callbacks ----------------------------------------------------------------- */
@@ -184,6 +207,26 @@ static void transfer_count(struct http_transfer *x, size_t up, size_t down)
 	egress_on_room(x->v.grant, transfer_on_room, x);
 }
 
+/*
+ * A frame without an end (RFC 9112, 7.1.1) never comes to transfer_write(), which would ask to
+ * wait.
+ */
+static void transfer_on_choke(struct loop_timer *t)
+{
+	struct http_transfer *x = t->arg;
+
+	if (!x->multi || !x->no_room || x->down_paused)
+		return;
+	x->down_paused = true;
+	curl_easy_pause(x->easy, CURLPAUSE_RECV | (x->up_paused ? CURLPAUSE_SEND : 0));
+}
+
+static void transfer_choke_soon(struct http_transfer *x)
+{
+	if (x->no_room && !x->down_paused)
+		loop_timer_set(x->pool->up->loop, &x->choke, 0);
+}
+
 /* Looks for the end of the head, which has one empty line. */
 static void transfer_sent(struct http_transfer *x, const char *p, size_t n)
 {
@@ -196,7 +239,8 @@ static void transfer_sent(struct http_transfer *x, const char *p, size_t n)
 }
 
 /*
- * All that is sent passes here, once more where a request is repeated.
+ * All that is sent passes here, once more where a request is repeated; and all that comes behind an
+ * answer's head, with what frames it.
  *
  * An answer that is longer than its end says: what follows is no answer to anything, and libcurl
  * would drop it and go on with the next request. These words are all that it tells of it.
@@ -209,6 +253,10 @@ static int transfer_listen(CURL *easy, curl_infotype type, char *text, size_t n,
 	if (type == CURLINFO_HEADER_OUT || type == CURLINFO_DATA_OUT) {
 		transfer_sent(arg, text, n);
 		transfer_count(arg, n, 0);
+	}
+	if (type == CURLINFO_DATA_IN) {
+		transfer_count(arg, 0, n);
+		transfer_choke_soon(arg);
 	}
 	for (size_t i = 0; type == CURLINFO_TEXT && i < ARRAY_SIZE(more); i++)
 		if (n >= strlen(more[i]) && memcmp(text, more[i], strlen(more[i])) == 0)
@@ -260,7 +308,6 @@ static size_t transfer_write(char *data, size_t size, size_t n, void *arg)
 		transfer_note(x, EGRESS_R_UPSTREAM, "the proxy is out of memory");
 		return 0;
 	}
-	transfer_count(x, 0, n);
 	x->look(x->arg);
 	return n;
 }
@@ -351,9 +398,9 @@ static size_t transfer_header(char *line, size_t size, size_t n, void *arg)
 	struct http_transfer *x = arg;
 
 	n *= size;
-	transfer_count(x, 0, n);
 	if (x->head)
-		return n; /* a trailer */
+		return n; /* a trailer, which was counted with the body's frame */
+	transfer_count(x, 0, n);
 	x->reply_bytes += n;
 	if (x->reply_bytes <= TRANSFER_HEAD_MAX && reply_line(x, line, n))
 		return n;
@@ -421,6 +468,12 @@ size_t transfer_feed(struct http_transfer *x, const void *data, size_t len)
 	return len;
 }
 
+void transfer_drop(struct http_transfer *x)
+{
+	if (x->v.grant)
+		egress_alive(x->v.grant);
+}
+
 void transfer_feed_end(struct http_transfer *x)
 {
 	x->up_end = true;
@@ -483,6 +536,7 @@ int transfer_start(struct http_transfer **out, struct upstream *up, const struct
 	x->look = o->look;
 	x->arg = o->arg;
 	x->size = -1;
+	x->choke = (struct loop_timer){.fn = transfer_on_choke, .arg = x};
 	buf_init(&x->up, TRANSFER_BUF);
 	buf_init(&x->down, TRANSFER_BUF);
 	x->up_end = o->framing == HTTP_NO_BODY;
@@ -502,13 +556,12 @@ void transfer_free(struct http_transfer *x)
 	transfer_detach(x);
 	if (x->easy)
 		curl_easy_cleanup(x->easy);
-	upstream_kept_rest(x->kept, x->why == EGRESS_R_NONE);
+	transfer_settle(x);
 	order_free(x->headers);
 	order_free(x->connect_to);
 	upstream_pool_put(x->pool);
 	http_fields_free(&x->reply);
 	buf_free(&x->up);
 	buf_free(&x->down);
-	egress_done(x->v.grant, x->why);
 	free(x);
 }

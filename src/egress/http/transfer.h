@@ -7,7 +7,8 @@
  * its head has gone out, and keeps it from being sent once more.
  *
  * What is told through transfer_order.look is only that something changed. The
- * grant is the transfer's from transfer_start() on, also when that fails.
+ * grant is the transfer's from transfer_start() on, also when that fails; it ends with a failure,
+ * behind look(), or with transfer_free().
  *
  * Thread: the loop's. fork: sockets are close-on-exec.
  */
@@ -58,6 +59,7 @@ struct http_transfer {
 	bool up_over;                /* no more is wanted */
 	bool up_paused, down_paused; /* libcurl's callbacks said so */
 	bool no_room;                /* the limit of bytes a second: wait */
+	struct loop_timer choke;     /* reads no more while that holds */
 	bool begun;                  /* the easy handle was given to its pool: */
 	bool multi;                  /* it is there */
 	unsigned int head_end;       /* bytes of CR LF CR LF that were sent just now; 4: all */
@@ -91,6 +93,8 @@ void transfer_free(struct http_transfer *x);
 /* Bytes of the request's body: how many were taken; 0: look() tells when there is room. */
 size_t transfer_feed(struct http_transfer *x, const void *data, size_t len);
 void transfer_feed_end(struct http_transfer *x);
+/* Some came that nobody wants: a sign of life all the same. */
+void transfer_drop(struct http_transfer *x);
 /* Bytes of the answer's body. */
 ssize_t transfer_pull(struct http_transfer *x, char *out, size_t max);
 
