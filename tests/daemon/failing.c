@@ -5,7 +5,8 @@
  * struct orders; tests/daemon/failing.py is the other end). What failed last is there with its
  * callers.
  *
- * Any thread. A fork's child, before it becomes another program, counts for nothing.
+ * Any thread, while it runs what it was made for: a sanitizer cannot do without memory to begin
+ * one. A fork's child, before it becomes another program, counts for nothing.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -46,12 +47,15 @@ struct orders {
 
 static struct orders *orders;
 static pid_t owner;
+/* In a thread that was made: it runs its function. No memory is needed to look. */
+static _Thread_local bool running __attribute__((tls_model("initial-exec")));
 
 /* The sanitizer's, where there is one; else libc's. */
 void *__interceptor_malloc(size_t) __attribute__((weak));
 void *__interceptor_calloc(size_t, size_t) __attribute__((weak));
 void *__interceptor_realloc(void *, size_t) __attribute__((weak));
 void *__libc_malloc(size_t);
+void __libc_free(void *);
 void *__libc_calloc(size_t, size_t);
 void *__libc_realloc(void *, size_t);
 
@@ -88,7 +92,8 @@ static bool fails(unsigned int kind)
 	void *callers[CALLERS] = {0};
 	uint64_t n, one_in;
 
-	if (!o || !(atomic_load(&o->kinds) & kind) || getpid() != owner)
+	if (!o || !(atomic_load(&o->kinds) & kind) || getpid() != owner ||
+	    (gettid() != owner && !running))
 		return false;
 	n = atomic_fetch_add(&o->seen, 1) + 1;
 	one_in = atomic_load(&o->one_in);
@@ -180,13 +185,37 @@ EXPORT int posix_spawn(pid_t *pid, const char *path, const posix_spawn_file_acti
 									       argv, envp);
 }
 
+struct start {
+	void *(*fn)(void *);
+	void *arg;
+};
+
+static void *run(void *arg)
+{
+	struct start s = *(struct start *)arg;
+	void *result;
+
+	__libc_free(arg);
+	running = true;
+	result = s.fn(s.arg);
+	running = false;
+	return result;
+}
+
 EXPORT int pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*fn)(void *), void *arg)
 {
-	if (fails(KERNEL))
+	struct start *s = fails(KERNEL) ? NULL : __libc_malloc(sizeof(*s));
+	int rc;
+
+	if (!s)
 		return EAGAIN;
-	return NEXT(pthread_create, int,
-		    (pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))(t, attr, fn,
-										      arg);
+	*s = (struct start){fn, arg};
+	rc = NEXT(pthread_create, int,
+		  (pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))(t, attr, run,
+										    s);
+	if (rc)
+		__libc_free(s);
+	return rc;
 }
 
 static int opened(const char *name, int dir, const char *path, int flags, mode_t mode)

@@ -261,7 +261,7 @@ def test_out_of_descriptors(start: Callable[..., Daemon]) -> None:
     """More connections than it has room for: refused, not left hanging; then all is well."""
     d = start(args=["--max-sandboxes", "2"])
     hard = resource.prlimit(d.proc.pid, resource.RLIMIT_NOFILE)[1]
-    resource.prlimit(d.proc.pid, resource.RLIMIT_NOFILE, (40, hard))
+    resource.prlimit(d.proc.pid, resource.RLIMIT_NOFILE, (48, hard))
     socks = []
     for _ in range(60):
         s = socket.create_connection(("127.0.0.1", d.port))
@@ -281,7 +281,7 @@ def test_out_of_descriptors(start: Callable[..., Daemon]) -> None:
     assert served + refused == 60 and served >= 10 and refused >= 10
     for s in socks:
         s.close()
-    wait_for(lambda: d.fds() < 25)
+    wait_for(lambda: d.fds() < 33)
     resource.prlimit(d.proc.pid, resource.RLIMIT_NOFILE, (1000, hard))
     d.create()
 
