@@ -132,6 +132,7 @@ static bool sweep_has(const struct sweep *s, int base, const char *name)
 static int sweep_freeze(struct sweep *s, int base, const char *name)
 {
 	struct sweep_group *g;
+	size_t len;
 	char file[PATH_MAX];
 	int rc;
 
@@ -141,11 +142,12 @@ static int sweep_freeze(struct sweep *s, int base, const char *name)
 	rc = cgroup_says(base, file, "1");
 	if (rc != 0)
 		return rc > 0 || sweep_is_gone(rc) ? 0 : rc;
-	g = malloc(sizeof(*g) + strlen(name) + 1);
+	len = strlen(name) + 1;
+	g = malloc(sizeof(*g) + len);
 	if (!g)
 		return -ENOMEM;
 	g->base = base;
-	strcpy(g->name, name);
+	memcpy(g->name, name, len);
 	list_add_tail(&s->frozen, &g->link);
 	rc = cgroup_freeze_at(base, name, true);
 	return sweep_is_gone(rc) ? 0 : rc;

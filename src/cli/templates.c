@@ -8,8 +8,8 @@
 #include "cli/templates.h"
 
 #include "cli/cli.h"
+#include "lib/dir.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,8 +47,9 @@ static bool look_at(struct template *t, const char *dir, const char *name)
 static int read_folder(struct templates *t, DIR *dir, const char *path, struct err *err)
 {
 	struct dirent *e;
+	int rc = 0;
 
-	while ((e = readdir(dir))) {
+	while ((e = dir_next(dir, &rc))) {
 		if (!is_name(e->d_name))
 			continue;
 		if (t->n == TEMPLATES_MAX)
@@ -65,7 +66,7 @@ static int read_folder(struct templates *t, DIR *dir, const char *path, struct e
 			"build %s",
 			e->d_name, strerror(errno), e->d_name);
 	}
-	return 0;
+	return rc < 0 ? err_set(err, -rc, "cannot read the folder of templates %s", path) : 0;
 }
 
 int templates_find(struct templates *t, const struct paths *p, struct err *err)
