@@ -81,6 +81,8 @@ case $(group_of "$daemon") in
 esac
 id=$(create '{"memory_mib": 256, "vcpus": 1, "disk_mib": 64}')
 [ -n "$id" ] && alive "$id" || fail "no sandbox was created"
+within 300 templates_are_ready || fail "a template does not become ready"
+within 10 settled || fail "there are $(groups) groups for $(count) VMMs"
 parent=$(youngest)
 within 10 all_alone || fail "a VMM is not alone in its group"
 ok "daemon and VMMs are in groups of their own: $(groups)"
@@ -89,16 +91,14 @@ ok "daemon and VMMs are in groups of their own: $(groups)"
 disk=0
 where=$(df -P "$STATE" | awk 'END {print $6}')
 awk -v at="$where" '$2 == at {type = $3} END {exit type != "tmpfs"}' /proc/mounts && disk=64
-base=$(((256 + 4 + 128 + 2 * disk) * MIB))
-copy=$(((256 + disk + 1) * MIB + MIB / 2))
+base=$(((256 + 4 + 128 + 3 * disk) * MIB))
+copy=$(((256 + 2 * disk + 1) * MIB + MIB / 2))
 limit_is "$parent" memory.max $base
 limit_is "$parent" cpu.max "150000 100000"
 limit_is "$parent" pids.max 34
 [ ! -e "$(group_of "$parent")/memory.swap.max" ] || limit_is "$parent" memory.swap.max 0
 ok "its limits are what its size says"
 
-within 300 templates_are_ready || fail "a template does not become ready"
-within 10 settled || fail "there are $(groups) groups for $(count) VMMs"
 before=$(groups)
 children=$(fork "$id" 3) || fail "it cannot be forked"
 groups_are $((before + 3)) || fail "there are $(groups) groups, not $((before + 3))"
