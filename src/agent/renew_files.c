@@ -79,14 +79,14 @@ int renew_write(const char *dir, const char *name, const char *text)
 /* NULL when there is no such file, or something else: it is root's to change, and may be a pipe. */
 static char *renew_read_hosts(const char *path)
 {
-	_cleanup_fd int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	_cleanup_fd int fd = io_open_data(path);
+	int64_t size = fd < 0 ? -1 : io_size(fd);
 	char *text;
-	struct stat st;
 
-	if (fd < 0 || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) || st.st_size > RENEW_HOSTS_MAX)
+	if (size < 0 || size > RENEW_HOSTS_MAX)
 		return NULL;
-	text = calloc(1, (size_t)st.st_size + 1);
-	if (text && io_pread_full(fd, text, (size_t)st.st_size, 0) == 0)
+	text = calloc(1, (size_t)size + 1);
+	if (text && io_pread_full(fd, text, (size_t)size, 0) == 0)
 		return text;
 	free(text);
 	return NULL;

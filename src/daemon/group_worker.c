@@ -6,9 +6,9 @@
 #define _GNU_SOURCE
 #include "daemon/group_worker.h"
 #include "lib/io.h"
+#include "lib/thread.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <time.h>
 
@@ -109,7 +109,6 @@ int group_worker_start(struct group_worker *w, struct loop *loop, struct err *er
 {
 	_cleanup_fd int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	pthread_condattr_t attr;
-	sigset_t all, old;
 	int rc;
 
 	*w = (struct group_worker){0};
@@ -124,10 +123,7 @@ int group_worker_start(struct group_worker *w, struct loop *loop, struct err *er
 	rc = fd < 0 ? -errno : loop_add(loop, &w->src, fd, EPOLLIN);
 	if (rc < 0)
 		return err_set(err, -rc, "cannot watch the thread for control groups");
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&w->thread, NULL, worker_run, w);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	rc = thread_start(&w->thread, worker_run, w);
 	if (rc) {
 		loop_del(&w->src);
 		return err_set(err, rc, "cannot start a thread for control groups");

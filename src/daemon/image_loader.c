@@ -6,9 +6,9 @@
 #define _GNU_SOURCE
 #include "daemon/image_loader.h"
 #include "lib/io.h"
+#include "lib/thread.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 
 static void *loader_run(void *arg)
@@ -47,7 +47,6 @@ int image_loader_start(struct image_loader *l, struct loop *loop, int image_fd, 
 		       image_loader_fn *fn, void *arg, struct err *err)
 {
 	_cleanup_fd int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	sigset_t all, old;
 	int rc;
 
 	*l = (struct image_loader){
@@ -56,10 +55,7 @@ int image_loader_start(struct image_loader *l, struct loop *loop, int image_fd, 
 	rc = fd < 0 ? -errno : loop_add(loop, &l->src, fd, EPOLLIN);
 	if (rc < 0)
 		return err_set(err, -rc, "cannot load the image %s", path);
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&l->thread, NULL, loader_run, l);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	rc = thread_start(&l->thread, loader_run, l);
 	if (rc) {
 		loop_del(&l->src);
 		return err_set(err, rc, "cannot start a thread to load the image %s", path);

@@ -23,10 +23,10 @@
 #include "daemon/store_impl.h"
 #include "lib/io.h"
 #include "lib/log.h"
+#include "lib/thread.h"
 
 #include <errno.h>
 #include <limits.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 
@@ -59,14 +59,10 @@ static void *sync_run(void *arg)
 static void sync_begin(struct store *s)
 {
 	struct store_sync *y = &s->sync;
-	sigset_t all, old;
 	int rc;
 
 	y->checkpoint = y->checkpoint_wanted;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	rc = pthread_create(&y->thread, NULL, sync_run, y);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	rc = thread_start(&y->thread, sync_run, y);
 	if (rc) {
 		log_debug("no thread for the state database: %s", strerror(rc));
 		return;

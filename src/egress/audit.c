@@ -19,21 +19,8 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #define AUDIT_WAIT_MS 10000
-
-static void audit_time(char out[32])
-{
-	uint64_t ns = io_realtime_ns();
-	time_t s = (time_t)(ns / 1000000000u);
-	struct tm tm;
-	char text[24];
-
-	gmtime_r(&s, &tm);
-	strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &tm);
-	snprintf(out, 32, "%s.%03uZ", text, (unsigned int)(ns / 1000000u % 1000u));
-}
 
 void audit_address(const struct sockaddr *sa, char *out, size_t len)
 {
@@ -87,10 +74,10 @@ const char *audit_stream_exec(const struct egress *e, uint64_t stream)
 static json_t *audit_record(struct egress *e, const char *type, const struct question *q,
 			    const char *rule, const struct sockaddr *sa)
 {
-	char time_text[32], host[EGRESS_HOST_MAX + 1], address[INET6_ADDRSTRLEN] = "";
+	char time_text[IO_TIME_TEXT], host[EGRESS_HOST_MAX + 1], address[INET6_ADDRSTRLEN] = "";
 	char method[64] = ""; /* a guest's word: JSON has to be able to hold it */
 
-	audit_time(time_text);
+	io_time_text((int64_t)(io_realtime_ns() / 1000000), time_text);
 	if (q->q.method)
 		text_printable(method, sizeof(method), q->q.method, strlen(q->q.method));
 	if (sa)

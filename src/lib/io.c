@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -217,6 +218,17 @@ uint64_t io_now_ns(void)
 uint64_t io_realtime_ns(void)
 {
 	return clock_ns(CLOCK_REALTIME);
+}
+
+void io_time_text(int64_t ms, char out[IO_TIME_TEXT])
+{
+	time_t s = (time_t)(ms / 1000);
+	struct tm tm;
+	size_t n;
+
+	gmtime_r(&s, &tm);
+	n = strftime(out, IO_TIME_TEXT, "%Y-%m-%dT%H:%M:%S", &tm);
+	snprintf(out + n, IO_TIME_TEXT - n, ".%03dZ", (int)(ms % 1000));
 }
 
 int64_t io_clock_offset_ns(void)

@@ -56,6 +56,9 @@ __must_check int io_read_rest(int fd, size_t max, char **out, size_t *len);
 /* CLOCK_MONOTONIC and CLOCK_REALTIME in nanoseconds. */
 uint64_t io_now_ns(void);
 uint64_t io_realtime_ns(void);
+/* "2026-01-31T23:59:59.123Z" of milliseconds since 1970. */
+#define IO_TIME_TEXT 32
+void io_time_text(int64_t ms, char out[IO_TIME_TEXT]);
 /*
  * CLOCK_REALTIME less CLOCK_MONOTONIC_RAW. It changes when the time of day is set or slewed, and by
  * as long as the host slept: so much a guest's clock, which runs by the processor's counter, is off

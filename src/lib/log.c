@@ -19,7 +19,6 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #define LOG_LINE_MAX 4096
@@ -124,14 +123,9 @@ static void line_escaped(struct line *l, const char *s)
 
 static void line_time(struct line *l)
 {
-	struct timespec ts;
-	struct tm tm;
-	char t[64];
+	char t[IO_TIME_TEXT];
 
-	clock_gettime(CLOCK_REALTIME, &ts);
-	gmtime_r(&ts.tv_sec, &tm);
-	snprintf(t, sizeof(t), "%04d-%02d-%02dT%02d:%02d:%02d.%03ldZ", tm.tm_year + 1900,
-		 tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec, ts.tv_nsec / 1000000);
+	io_time_text((int64_t)(io_realtime_ns() / 1000000), t);
 	line_str(l, t);
 }
 

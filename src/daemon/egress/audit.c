@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 static int open_file(struct audit *a)
 {
@@ -148,27 +147,16 @@ static int put_line(struct audit *a, const char *text, size_t len)
 	return rc < 0 ? rc : write_line(a, text, len);
 }
 
-static void put_time(int64_t ms, char out[32])
-{
-	time_t s = (time_t)(ms / 1000);
-	struct tm tm;
-	size_t n;
-
-	gmtime_r(&s, &tm);
-	n = strftime(out, 32, "%Y-%m-%dT%H:%M:%S", &tm);
-	snprintf(out + n, 32 - n, ".%03dZ", (int)(ms % 1000));
-}
-
 /* Ahead of what is written next: there may be room again. */
 static int tell_lost(struct audit *a)
 {
-	char text[256], first[32], last[32];
+	char text[256], first[IO_TIME_TEXT], last[IO_TIME_TEXT];
 	int rc, n;
 
 	if (!a->untold)
 		return 0;
-	put_time(a->lost_ms, first);
-	put_time(a->last_ms, last);
+	io_time_text(a->lost_ms, first);
+	io_time_text(a->last_ms, last);
 	n = snprintf(text, sizeof(text),
 		     "{\"sandbox\":null,\"type\":\"lost\",\"time\":\"%s\",\"until\":\"%s\","
 		     "\"n\":%" PRIu64 "}",
