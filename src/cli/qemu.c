@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -113,7 +114,11 @@ int qemu_add_disk(struct qemu_config *c, const char *serial, const char *path, b
 
 static void add_machine(struct args *a, const struct qemu_config *c)
 {
-	args_option(a, "-M", "q35,sata=off,smbus=off,i8042=off,vmport=off");
+	/* Guests' memory is merged with nobody's (KSM), and in no core dump: QEMU does both
+	 * unasked. */
+	args_option(a, "-M",
+		    "q35,sata=off,smbus=off,i8042=off,vmport=off,mem-merge=off,"
+		    "dump-guest-core=off");
 	args_option(a, "-accel", "tcg");
 	args_option(a, "-cpu", "EPYC,+svm,+npt");
 	args_option(a, "-smp", "1");
@@ -199,6 +204,18 @@ static void drop_own_variables(void)
 	}
 }
 
+/*
+ * No core, of what the emulation itself knows of guests. 0 would be for files alone: a program that
+ * the kernel pipes cores to (core_pattern) gets none if the limit is 1, which is too little for a
+ * file.
+ */
+static int no_core(void)
+{
+	static const struct rlimit one = {1, 1}, none = {0, 0};
+
+	return setrlimit(RLIMIT_CORE, &one) < 0 ? setrlimit(RLIMIT_CORE, &none) : 0;
+}
+
 static void qemu_child(char *const argv[], const int fds[QEMU_STREAMS], pid_t parent)
 	__attribute__((noreturn));
 static void qemu_child(char *const argv[], const int fds[QEMU_STREAMS], pid_t parent)
@@ -220,6 +237,8 @@ static void qemu_child(char *const argv[], const int fds[QEMU_STREAMS], pid_t pa
 	    dup2(fds[QEMU_CONSOLE], 2) < 0)
 		_exit(126);
 	drop_own_variables();
+	if (no_core() < 0)
+		_exit(126);
 	execv(argv[0], argv);
 	_exit(127);
 }

@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #define READY_LIMIT_MS 300000 /* a first start on a busy machine takes a minute at most */
@@ -275,6 +276,12 @@ int serve_box(struct serve *sv)
 
 	if (rc < 0) {
 		cli_say("cannot make an event loop: %s", strerror(-rc));
+		return CLI_FAILED;
+	}
+	/* Keys are in our memory while we live: no process of our user reads it, no core has it. */
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
+		cli_say("PR_SET_DUMPABLE: %s", strerror(errno));
+		loop_free(&s.loop);
 		return CLI_FAILED;
 	}
 	if (host_has_hardware(&sv->facts))

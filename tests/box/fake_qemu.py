@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import re
+import resource
 import sys
 from typing import BinaryIO
 
@@ -57,6 +58,7 @@ with os.fdopen(stream("orders"), "r+b", buffering=0) as port:
 report = {
     "argv": argv,
     "environ": dict(os.environ),
+    "core": resource.getrlimit(resource.RLIMIT_CORE),
     "order": order,
     "files": {name: base64.b64encode(data).decode() for name, data in files.items()},
 }
