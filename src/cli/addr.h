@@ -35,7 +35,12 @@ __must_check int addr_check_keys(const struct addr *a, struct err *err);
 /*
  * Takes the port without listening on it: a descriptor to keep until the
  * service has ended. With port 0 a free one is chosen and written into a.
- * Another program that listens on it, now or later, gets "address in use";
- * only a process that sets SO_REUSEADDR (as QEMU does) may listen beside it.
+ * Another program that wants to listen on it, whosever it is, gets "address in use".
  */
 __must_check int addr_reserve(struct addr *a, int *fd, struct err *err);
+
+/*
+ * From here on one program that sets SO_REUSEADDR (as QEMU does) may listen beside the descriptor;
+ * so it is called when that is about to. 0 or -errno.
+ */
+__must_check int addr_let_in(int fd);

@@ -71,11 +71,15 @@ static void on_report(void *arg, const char *line)
 static void on_output(void *arg, const char *line)
 {
 	struct serve_box *s = arg;
+	int rc;
 
 	if (strncmp(line, "podflared: ready ", 17) != 0) {
 		cli_say("%s", line);
 		return;
 	}
+	rc = addr_let_in(s->port_fd);
+	if (rc < 0)
+		cli_say("cannot let QEMU have the port: %s", strerror(-rc));
 	box_forward(&s->box, s->serve->addr.host, s->serve->addr.port, DAEMON_PORT);
 }
 
