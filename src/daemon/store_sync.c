@@ -143,7 +143,8 @@ int store_sync_start(struct store *s, const char *path, struct err *err)
 	if (rc < 0)
 		return err_set(err, -rc, "cannot watch the thread of the state database");
 	take_fd(&fd);
-	if (sqlite3_open_v2(path, &y->db, SQLITE_OPEN_READWRITE, NULL) != SQLITE_OK ||
+	if (sqlite3_open_v2(path, &y->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOFOLLOW, NULL) !=
+		    SQLITE_OK ||
 	    sqlite3_exec(y->db, own, NULL, NULL, NULL) != SQLITE_OK)
 		return err_text(err, EIO, "cannot open the state database again: %s",
 				y->db ? sqlite3_errmsg(y->db) : "out of memory");

@@ -30,7 +30,7 @@ def small(tmp_path) -> Iterator[Path]:
     """A file system of 64 MiB."""
     place = tmp_path / "small"
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "small", place], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "small", place], check=True)
     yield place
     subprocess.run(["umount", "-l", place], check=True)
 

@@ -240,6 +240,24 @@ static void test_root_device_state_and_address(void **state)
 	assert_string_equal(open_subjects(h, NULL, false), "kvm_device state ");
 }
 
+/* Others who can write above it can have the daemon use a directory of theirs; not so in /tmp. */
+static void test_whose_the_state_is(void **state)
+{
+	struct host *h = *state;
+
+	assert_int_equal(chmod(h->root, 0770), 0);
+	assert_string_equal(open_subjects(h, NULL, false), "state ");
+	assert_int_equal(chmod(h->root, 01777), 0);
+	assert_string_equal(open_subjects(h, NULL, false), "");
+	if (geteuid() != 0)
+		return;
+	assert_int_equal(chown(h->root, 12345, 0), 0);
+	assert_string_equal(open_subjects(h, NULL, false), "state ");
+	assert_int_equal(chown(h->root, 0, 12345), 0);
+	assert_int_equal(chown(h->state, 12345, 0), 0);
+	assert_string_equal(open_subjects(h, NULL, false), "state ");
+}
+
 /* Files of any length and content: what they say is cut, not believed. */
 static void test_odd_files(void **state)
 {
@@ -266,6 +284,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_nothing_to_be_done, setup, teardown),
 		cmocka_unit_test(test_each_file),
+		cmocka_unit_test_setup_teardown(test_whose_the_state_is, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_root_device_state_and_address, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_odd_files, setup, teardown),
