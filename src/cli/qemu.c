@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "cli/qemu.h"
 
+#include "cli/qemu_jail.h"
 #include "cli/tools.h"
 #include "lib/io.h"
 
@@ -20,7 +21,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -184,41 +184,10 @@ static void add_devices(struct args *a, const struct qemu_config *c)
 	}
 }
 
-/* What the daemon is to know (keys) goes to it over a port; QEMU itself gets none of it. */
-static void drop_own_variables(void)
-{
-	char name[64];
-
-	for (char **e = environ; *e;) {
-		size_t len = strcspn(*e, "=");
-
-		if (strncmp(*e, "PODFLARE_", 9) != 0 || len >= sizeof(name)) {
-			e++;
-			continue;
-		}
-		memcpy(name, *e, len);
-		name[len] = '\0';
-		if (unsetenv(name) < 0)
-			_exit(126);
-		e = environ;
-	}
-}
-
-/*
- * No core, of what the emulation itself knows of guests. 0 would be for files alone: a program that
- * the kernel pipes cores to (core_pattern) gets none if the limit is 1, which is too little for a
- * file.
- */
-static int no_core(void)
-{
-	static const struct rlimit one = {1, 1}, none = {0, 0};
-
-	return setrlimit(RLIMIT_CORE, &one) < 0 ? setrlimit(RLIMIT_CORE, &none) : 0;
-}
-
-static void qemu_child(char *const argv[], const int fds[QEMU_STREAMS], pid_t parent)
-	__attribute__((noreturn));
-static void qemu_child(char *const argv[], const int fds[QEMU_STREAMS], pid_t parent)
+static void qemu_child(char *const argv[], const struct qemu_config *c, const int fds[QEMU_STREAMS],
+		       pid_t parent) __attribute__((noreturn));
+static void qemu_child(char *const argv[], const struct qemu_config *c, const int fds[QEMU_STREAMS],
+		       pid_t parent)
 {
 	int null = open("/dev/null", O_RDWR);
 	sigset_t none;
@@ -236,10 +205,7 @@ static void qemu_child(char *const argv[], const int fds[QEMU_STREAMS], pid_t pa
 	if (null < 0 || dup2(null, 0) < 0 || dup2(fds[QEMU_CONSOLE], 1) < 0 ||
 	    dup2(fds[QEMU_CONSOLE], 2) < 0)
 		_exit(126);
-	drop_own_variables();
-	if (no_core() < 0)
-		_exit(126);
-	execv(argv[0], argv);
+	qemu_jail_exec(argv, c);
 	_exit(127);
 }
 
@@ -270,15 +236,15 @@ static int make_streams(int ours[QEMU_STREAMS], int theirs[QEMU_STREAMS], struct
 	return 0;
 }
 
-static int qemu_spawn(struct qemu *q, struct args *a, const int theirs[QEMU_STREAMS],
-		      struct err *err)
+static int qemu_spawn(struct qemu *q, struct args *a, const struct qemu_config *c,
+		      const int theirs[QEMU_STREAMS], struct err *err)
 {
 	pid_t parent = getpid();
 
 	a->v[a->n] = NULL;
 	q->pid = fork();
 	if (q->pid == 0)
-		qemu_child(a->v, theirs, parent);
+		qemu_child(a->v, c, theirs, parent);
 	if (q->pid < 0)
 		return err_set(err, errno, "cannot start QEMU");
 	q->pidfd = (int)syscall(SYS_pidfd_open, q->pid, 0);
@@ -350,7 +316,7 @@ int qemu_start(struct qemu *q, const struct qemu_config *c, struct err *err)
 		if (args.failed)
 			rc = err_set(err, ENOMEM, "cannot build QEMU's command line");
 		else
-			rc = qemu_spawn(q, &args, theirs, err);
+			rc = qemu_spawn(q, &args, c, theirs, err);
 	}
 	args_free(&args);
 	for (int i = 0; i < QEMU_STREAMS; i++) {

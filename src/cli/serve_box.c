@@ -10,6 +10,7 @@
 #include "cli/boxhost.h"
 #include "cli/cli.h"
 #include "cli/ownranges.h"
+#include "cli/qemu_jail.h"
 #include "cli/serve.h"
 #include "cli/signals.h"
 #include "lib/io.h"
@@ -205,6 +206,7 @@ static int start(struct serve_box *s, struct err *err)
 				"127.0.0.1:%u",
 				sv->addr.port);
 	rc = s->port_fd < 0 ? addr_reserve(&sv->addr, &s->port_fd, err) : 0;
+	config.port = sv->addr.port;
 	if (rc == 0)
 		rc = boxhost_memory(&sv->facts, sv->box_memory_mib, &config.memory_mib, err);
 	if (rc == 0)
@@ -292,9 +294,8 @@ int serve_box(struct serve *sv)
 		snprintf(reason, sizeof(reason), "--mode emulated was given");
 	else
 		host_reason(&sv->facts, reason, sizeof(reason));
-	cli_say("running in an emulated host, because %s: same isolation, ten to twenty times "
-		"slower",
-		reason);
+	cli_say("running in an emulated host, because %s: ten to twenty times slower", reason);
+	qemu_jail_tell();
 	s.signals = (struct signals){.fd = -1, .fn = on_signal, .arg = &s};
 	s.ready_timer = (struct loop_timer){.fn = on_ready_timer, .arg = &s};
 	rc = signals_start(&s.signals, &s.loop, &err);

@@ -9,9 +9,9 @@ import resource
 import sys
 from pathlib import Path
 
-import pytest
 from conftest import ROOT
 from processes import wait_until
+from stand_in import put_in_place
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -20,18 +20,7 @@ from readable import assert_others_are_readable, readable  # noqa: E402
 SERVE = ("serve", "--mode", "emulated", "--box-memory", "1024", "--addr", "127.0.0.1:0", "--state")
 
 
-@pytest.fixture
-def stand_in(tmp_path):
-    """Makes a shell script that is found in QEMU's place with the PATH that is returned."""
-
-    def make(text: str) -> str:
-        program = tmp_path / "bin/qemu-system-x86_64"
-        program.parent.mkdir()
-        program.write_text("#!/bin/sh\n" + text)
-        program.chmod(0o755)
-        return f"{program.parent}:{os.environ['PATH']}"
-
-    return make
+SLEEP = "#!/bin/sh\nexec sleep 1000\n"
 
 
 def machine_of(parent: int) -> int:
@@ -48,9 +37,9 @@ def machine_of(parent: int) -> int:
     return found[0]
 
 
-def test_there_is_no_core_of_the_machine(spawn, stand_in, tmp_path):
+def test_there_is_no_core_of_the_machine(spawn, tmp_path):
     """A limit of 1 is kept for programs, too, that the kernel gives cores to; 0 is where that cannot be set."""
-    run = spawn(*SERVE, str(tmp_path / "state"), PATH=stand_in("exec sleep 1000\n"))
+    run = spawn(*SERVE, str(tmp_path / "state"), PATH=put_in_place(tmp_path, SLEEP))
     run.wait_for("starting the emulated host")
     pid = machine_of(run.process.pid)
     assert resource.prlimit(pid, resource.RLIMIT_CORE) == (1, 1)
@@ -83,11 +72,11 @@ def test_guests_memory_is_in_no_core_and_merged_with_nobodys(spawn, tmp_path):
     assert len(found) == 1 and "mg" not in found[0] and "dd" in found[0]
 
 
-def test_its_own_user_cannot_look_into_serve(spawn, stand_in, podflare, tmp_path):
+def test_its_own_user_cannot_look_into_serve(spawn, tmp_path):
     """Keys are in its memory. Root is here without what makes it more than a user."""
     as_user = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []
     assert_others_are_readable(as_user)
-    path = stand_in("exec sleep 1000\n")
+    path = put_in_place(tmp_path, SLEEP)
     run = spawn(*SERVE, str(tmp_path / "state"), prefix=as_user, PATH=path, PODFLARE_API_KEYS="key")
     run.wait_for("starting the emulated host")
     machine_of(run.process.pid)
