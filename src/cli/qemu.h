@@ -24,6 +24,7 @@
 #define QEMU_DISKS_MAX 24    /* q35 has slots for a few more */
 #define QEMU_NETDEV    "net" /* id of the user network */
 #define QEMU_GUEST_IP  "10.0.2.15"
+#define QEMU_NET       "10.0.2.0/24" /* its user network; .2 is this machine's loopback */
 
 /* Streams between us and the machine, in the order of enum qemu_stream. */
 enum qemu_stream {

@@ -49,6 +49,8 @@ def test_no_configuration(started):
     told, said = started()
     assert restrict(told) == "off"
     assert "egress.json" not in told["files"] and OPTION not in told["files"]["config"].decode()
+    # Of QEMU's own network nothing is opened by a range that was meant for something else.
+    assert "10.0.2.0/24" in json.loads(told["files"]["own.json"])
     assert "reached from sandboxes" not in said
 
 
