@@ -72,8 +72,7 @@ int addr_parse(struct addr *a, const char *text, struct err *err)
 	return 0;
 }
 
-/* True when the list has an entry that is more than blanks. */
-static bool has_keys(void)
+bool addr_has_keys(void)
 {
 	const char *keys = getenv("PODFLARE_API_KEYS");
 
@@ -84,7 +83,7 @@ int addr_check_keys(const struct addr *a, struct err *err)
 {
 	const char *disabled = getenv("PODFLARE_AUTH_DISABLED");
 
-	if (a->loopback || has_keys() || (disabled && strcmp(disabled, "1") == 0))
+	if (a->loopback || addr_has_keys() || (disabled && strcmp(disabled, "1") == 0))
 		return 0;
 	return err_text(err, EACCES,
 			"refusing to listen on %s without keys: others can reach this address and "

@@ -2,7 +2,7 @@
 /*
  * The address on which the API is offered: its text form, the rule which
  * addresses may be used without keys, and the test whether the port is free.
- * Reads the environment in addr_check_keys() only; no state.
+ * Reads the environment in addr_has_keys() and addr_check_keys() only; no state.
  */
 #pragma once
 
@@ -28,6 +28,9 @@ struct addr {
 /* HOST:PORT with an IPv4 address, an IPv6 address in brackets, or localhost. Port 0: any free one.
  */
 __must_check int addr_parse(struct addr *a, const char *text, struct err *err);
+
+/* Whether PODFLARE_API_KEYS has an entry that is more than blanks. */
+bool addr_has_keys(void);
 
 /* An address that others can reach needs keys, or the explicit word that none are wanted. */
 __must_check int addr_check_keys(const struct addr *a, struct err *err);

@@ -307,9 +307,19 @@ static void check_api(const struct place *p)
 		doctor_advise(f, "name one with --addr, as the daemon's");
 		return;
 	}
-	if (addr.loopback) {
+	if (addr.loopback && addr_has_keys()) {
 		f->level = FINDING_OK;
-		doctor_found(f, "%s: the API is for this machine only", addr.text);
+		doctor_found(f, "%s: the API is for this machine only, and for who has a key",
+			     addr.text);
+		return;
+	}
+	if (addr.loopback) {
+		doctor_found(f,
+			     "%s: the API is for this machine only; a daemon started from here has "
+			     "no keys: every process of every user here has all its sandboxes",
+			     addr.text);
+		doctor_advise(f, "set PODFLARE_API_KEYS, unless nobody else and nothing else runs "
+				 "here: docs/hardening.md");
 		return;
 	}
 	doctor_found(f, "%s: the API can be reached from other machines, and speaks plain HTTP",

@@ -8,6 +8,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -98,6 +99,7 @@ static int setup(void **state)
 	snprintf(h->device, sizeof(h->device), "%s/dev/kvm", h->root);
 	snprintf(h->state, sizeof(h->state), "%s/state", h->root);
 	assert_int_equal(chmod(h->device, 0660), 0);
+	setenv("PODFLARE_API_KEYS", "a-key", 1);
 	*state = h;
 	return 0;
 }
@@ -234,6 +236,12 @@ static void test_root_device_state_and_address(void **state)
 	assert_string_equal(open_subjects(h, "[::1]:80", false), "");
 	assert_string_equal(open_subjects(h, "0.0.0.0:7070", false), "api ");
 	assert_string_equal(open_subjects(h, "no address", false), "api ");
+	/* Without keys everybody on the machine is a client. */
+	setenv("PODFLARE_API_KEYS", " , ", 1);
+	assert_string_equal(open_subjects(h, "[::1]:80", false), "api ");
+	unsetenv("PODFLARE_API_KEYS");
+	assert_string_equal(open_subjects(h, NULL, false), "api ");
+	setenv("PODFLARE_API_KEYS", "a-key", 1);
 	assert_int_equal(chmod(h->device, 0666), 0);
 	assert_string_equal(open_subjects(h, NULL, false), "kvm_device ");
 	assert_int_equal(chmod(h->state, 0750), 0);
