@@ -252,7 +252,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_killed_build_is_not_mistaken_for_an_image(machine: Machine, how: signal.Signals) -> None:
     process = machine.start(*command(machine), FAKE_MMDEBSTRAP="hang")
-    wait_for(lambda: list(machine.tmp.glob("*/mmdebstrap.x")))
+    wait_for(lambda: list(machine.tmp.glob("*/inside/root/mmdebstrap.x")))
     os.kill(process.pid, how)
     process.wait(timeout=10)
     if how == signal.SIGKILL:
@@ -276,13 +276,13 @@ def test_mounts_of_a_killed_build(machine: Machine) -> None:
     (mine / "below").mkdir(parents=True)
     (mine / "below/file").write_text("kept")
     process = machine.start(*command(machine), FAKE_MMDEBSTRAP="hang")
-    wait_for(lambda: list(machine.tmp.glob("*/mmdebstrap.x")))
+    wait_for(lambda: list(machine.tmp.glob("*/inside/root/mmdebstrap.x")))
     process.kill()
     process.wait(timeout=10)
     work = next(machine.tmp.glob("podflare-image.*"))
     for pid in pids_with(str(work)):
         os.kill(pid, signal.SIGKILL)
-    inside = work / "mmdebstrap.x/sys"
+    inside = work / "inside/root/mmdebstrap.x/sys"
     inside.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "--bind", mine, inside], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "none", inside / "below"], check=True)
