@@ -102,16 +102,32 @@ unmount_below() {
 	done
 }
 
-# Removes the working folder, and nothing that is mounted in it. Files of a build in namespaces belong to ids
-# of these.
+# Removes a working folder, of this build or an earlier one, and nothing that is mounted in it; false when it
+# is still there. By now another user may have one of that name, where everybody may make some: what is not
+# ours is left alone. Files of a build in namespaces belong to ids of these.
 clean_work() {
-	local rm=(rm -rf --one-file-system)
-	[[ ${1:-} == */podflare-image.* && -d $1 ]] || return 0
-	unmount_below "$1"
-	"${rm[@]}" "$1" 2>/dev/null ||
-		"$GUEST_DIR/contained.py" "$1/inside" find . -xdev -mindepth 1 -delete >/dev/null 2>&1 ||
-		sudo -n "${rm[@]}" "$1/inside" 2>/dev/null || true
-	"${rm[@]}" "$1"
+	local work=${1:-} rm=(rm -rf --one-file-system)
+	[[ $work == */podflare-image.* && -d $work && ! -L $work && -O $work ]] || return 0
+	unmount_below "$work"
+	"${rm[@]}" "$work" 2>/dev/null ||
+		"$GUEST_DIR/contained.py" "$work/inside" find . -xdev -mindepth 1 -delete >/dev/null 2>&1 ||
+		sudo -n "${rm[@]}" "$work/inside" 2>/dev/null || true
+	"${rm[@]}" "$work" 2>/dev/null
+}
+
+# Removes what earlier builds have left, as far as that is possible: no build fails because one has not tidied up.
+clean_works() {
+	local list=$PODFLARE_CACHE/image.work work works left=()
+	[ -e "$list" ] || return 0
+	mapfile -t works <"$list"
+	for work in "${works[@]}"; do
+		clean_work "$work" || {
+			say "cannot remove $work, which a build has left"
+			left+=("$work")
+		}
+	done
+	rm -f "$list"
+	[ ${#left[@]} -eq 0 ] || printf '%s\n' "${left[@]}" >"$list"
 }
 
 on_exit() {
@@ -120,7 +136,8 @@ on_exit() {
 		kill -TERM -- "-$STEP" 2>/dev/null || true
 		wait "$STEP" 2>/dev/null || true
 	fi
-	clean_work "${WORK:-}"
+	clean_work "${WORK:-}" || true
+	clean_works
 	rm -rf "${STAGE:-}"
 }
 
@@ -216,7 +233,7 @@ build() {
 	# Not in the cache, which may be in a private home: where there are no namespaces apt's account has to pass.
 	# Nobody else has: there are programs in it that are setuid to whomever the root belongs to.
 	WORK=$(mktemp -d "$place/podflare-image.XXXXXXXX")
-	echo "$WORK" >"$PODFLARE_CACHE/image.work"
+	echo "$WORK" >>"$PODFLARE_CACHE/image.work"
 	say "building template $NAME: $(wc -l <"$plan/packages") Debian packages and what they need" \
 		"(a few minutes${download:+; $download MB to download, $disk MB unpacked})"
 	make_root "$plan" "$STAGE/entry/rootfs.erofs"
@@ -265,7 +282,7 @@ main() {
 		trap on_exit EXIT
 		trap 'exit 130' INT
 		trap 'exit 143' TERM HUP
-		clean_work "$(cat "$PODFLARE_CACHE/image.work" 2>/dev/null || true)"
+		clean_works
 		[ $update = yes ] || state=$(entry_state "$entry") # somebody may have built it by now
 		case $state in
 		damaged*) say "the image in the cache is $state; building it again" ;;

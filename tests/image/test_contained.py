@@ -286,6 +286,7 @@ def test_an_image(place: Path, way: str) -> None:
     for path in (made / "rootfs.erofs").resolve().parent.iterdir():
         assert path.stat().st_uid == Who(way.split()[0]).uid, path
     assert machine.leftovers() == []
+    assert not (machine.cache / "image.work").exists()
 
 
 @pytest.mark.parametrize("way", kinds("root uncontained", "root sudo uncontained"))
