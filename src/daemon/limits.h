@@ -112,7 +112,8 @@
  * A silent exec: after DEFAULT_PING_S without a frame the agent is asked
  * whether it lives (PODFLARE_PING_AFTER); without an answer in DEFAULT_PONG_S
  * the sandbox is ended (PODFLARE_PONG_WITHIN). Only while an exec runs and the
- * client takes its output: idle means idle.
+ * client takes its output: idle means idle. A transfer of files is asked in the same way, and
+ * fails by itself.
  */
 #define DEFAULT_PING_S 30u
 #define DEFAULT_PONG_S 60u
