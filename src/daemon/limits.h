@@ -146,7 +146,7 @@
 /* Egress. */
 #define LIMIT_GUEST_CONNECTS 64u /* that a VMM has unanswered, as in the VMM */
 #define LIMIT_DENIED         32u /* entries of one exit event */
-#define LIMIT_POLICY_TESTS   4u  /* at a time */
+#define LIMIT_POLICY_TESTS   4u  /* at a time, half of them of one owner where there are others */
 #define PROXY_RESTARTS       5u  /* in PROXY_RESTART_NS */
 #define PROXY_RESTART_NS     (60 * SECOND_NS)
 #define PROXY_ANSWER_NS      (20 * SECOND_NS) /* that a proxy may take to answer */
@@ -160,7 +160,7 @@
 #define LIMIT_CHANGES_BYTES (32u << 20) /* of their lines */
 #define LIMIT_CHANGE_LINE   (64u << 10) /* of one line: two paths, escaped */
 #define LIMIT_HASH_BYTES    (2u << 20)  /* of paths in one HASHES; the agent takes 4 MiB */
-#define LIMIT_DIFFS         4u          /* at a time */
+#define LIMIT_DIFFS         4u          /* at a time, half of them of one owner (held.h) */
 #define LIMIT_DIFF_PATHS    64u         /* of one request */
 #define DIFF_LIMIT_NS       (120 * SECOND_NS)
 

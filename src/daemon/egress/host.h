@@ -29,7 +29,7 @@ struct egress_host {
 	struct egress_operator op;
 	struct audit audit;
 	struct list proxies; /* that have a process */
-	unsigned int nproxies, ntests;
+	unsigned int nproxies;
 };
 
 int egress_host_init(struct egress_host *h, struct loop *loop, const struct config *c,
