@@ -296,6 +296,7 @@ void rig_init(struct rig *g)
 	d->egress.program = "egress";
 	d->egress.audit.fd = -1;
 	list_init(&d->egress.proxies);
+	audit_shares_init(&d->egress.shares, &d->egress.audit, &d->loop);
 	make_operator(&d->egress.op);
 	d->http.d = d;
 	d->http.loop = &d->loop;
@@ -329,9 +330,10 @@ void rig_free(struct rig *g)
 	}
 	MUST(registry_empty(&d->registry) && list_empty(&d->vmms.vmms));
 	MUST(d->registry.places == 0 && list_empty(&d->http.requests));
-	MUST(d->diffs.n == 0 && d->tests.n == 0);
+	MUST(d->diffs.n == 0 && d->tests.n == 0 && list_empty(&d->egress.shares.lines));
 	vmm_host_stop(&d->vmms);
 	templates_free(&d->templates);
+	audit_shares_free(&d->egress.shares);
 	operator_free(&d->egress.op);
 	loop_free(&d->loop);
 }
