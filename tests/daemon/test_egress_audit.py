@@ -231,6 +231,23 @@ def test_a_key_takes_a_share_of_the_file(start: Callable[..., Daemon]) -> None:
     assert f"owner={last['owner']} " in d.log_text()
 
 
+def test_a_key_that_is_alone_shares_with_nobody(start: Callable[..., Daemon]) -> None:
+    """Its sandboxes have each what a sandbox has."""
+    d = start(env={"PODFLARE_API_KEYS": "pk_ann_1f0c"})
+    d.http.headers["authorization"] = "Bearer pk_ann_1f0c"
+    n, each = 11, 2100
+    for _ in range(n):
+        sid = d.create(egress=grant("allowed.test"))
+        order(d, sid, flood=each, hosts=50)
+        d.http.delete(f"/v1/sandboxes/{sid}")
+    wait_no_proxy(d)
+    d.stop()
+    every = [json.loads(x) for x in (d.state / "egress.jsonl").read_text().splitlines()]
+    assert len(every) >= n * 2000
+    assert all(x["sandbox"] for x in every)
+    assert sum(x.get("suppressed", 1) for x in every) == n * each
+
+
 def test_the_file_is_plain_text(daemon: Daemon) -> None:
     """Nothing in it that a terminal, or a reader, could take for something else."""
     sid = daemon.create(egress=grant("allowed.test"))

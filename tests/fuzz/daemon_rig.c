@@ -296,7 +296,7 @@ void rig_init(struct rig *g)
 	d->egress.program = "egress";
 	d->egress.audit.fd = -1;
 	list_init(&d->egress.proxies);
-	audit_shares_init(&d->egress.shares, &d->egress.audit, &d->loop);
+	audit_shares_init(&d->egress.shares, &d->egress.audit, &d->loop, true);
 	make_operator(&d->egress.op);
 	d->http.d = d;
 	d->http.loop = &d->loop;

@@ -63,6 +63,8 @@ static void has_written(uint64_t *due_ns, uint64_t now, uint64_t each_ns)
 
 static bool owner_take(struct share_owner *o, uint64_t now)
 {
+	if (!o->all->several)
+		return true;
 	if (!may_write(&o->due_ns, now, SHARE_OWNER_BURST * SHARE_OWNER_NS))
 		return false;
 	has_written(&o->due_ns, now, SHARE_OWNER_NS);
@@ -252,9 +254,9 @@ void audit_share_record(struct audit_share *s, const struct record *r, const cha
 
 /* --- life -------------------------------------------------------------------------------- */
 
-void audit_shares_init(struct audit_shares *all, struct audit *a, struct loop *loop)
+void audit_shares_init(struct audit_shares *all, struct audit *a, struct loop *loop, bool several)
 {
-	*all = (struct audit_shares){.audit = a, .loop = loop};
+	*all = (struct audit_shares){.audit = a, .loop = loop, .several = several};
 	list_init(&all->lines);
 	list_init(&all->owners);
 }

@@ -3,8 +3,8 @@
  * What may be written into the file of the audit, which is of one size for all: a guest that
  * asks for what it is denied in a loop must not push out everybody's records, nor may a key that
  * makes one such guest after the other. A line of sandboxes (one, and all copies of it and of them)
- * has SHARE_BURST records at once, and SHARE_NS for each more; what an owner has in all is
- * SHARE_OWNER_BURST and SHARE_OWNER_NS.
+ * has SHARE_BURST records at once, and SHARE_NS for each more. Where there are several owners, each
+ * has SHARE_OWNER_BURST and SHARE_OWNER_NS in all; one that is alone has no limit of that kind.
  *
  * What comes faster is held, for each sandbox: records that are alike (type,
  * verdict, host, port, method, rule, reason, why) become one, which is written after SHARE_HOLD_NS
@@ -42,9 +42,10 @@ struct audit_shares {
 	struct audit *audit;
 	struct loop *loop;
 	struct list lines, owners;
+	bool several; /* owners */
 };
 
-void audit_shares_init(struct audit_shares *all, struct audit *a, struct loop *loop);
+void audit_shares_init(struct audit_shares *all, struct audit *a, struct loop *loop, bool several);
 /* Writes what is held of owners. There must be no share any more that is still used. */
 void audit_shares_free(struct audit_shares *all);
 
