@@ -14,6 +14,7 @@
  */
 #pragma once
 
+#include "daemon/config.h"
 #include "daemon/http_conn.h"
 #include "daemon/route.h"
 #include "lib/buf.h"
@@ -95,6 +96,8 @@ struct http {
 	unsigned int connections, max_connections;
 	struct list strangers;         /* http_conn.h */
 	unsigned int nstrangers, ncut; /* of them; cut for room, and not closed yet */
+	struct http_share shares[CONFIG_KEYS_MAX];
+	unsigned int nkeys;
 };
 
 /* Binds and listens; nothing is accepted before http_conn_accept(). */

@@ -105,7 +105,13 @@ static bool intake_auth(struct request *r)
 	switch (auth_check(&d->config, http_header(r, "Authorization"), http_header(r, "Origin"),
 			   http_header(r, "Host"), &key)) {
 	case AUTH_OK:
-		http_conn_known(r->c);
+		if (!http_conn_known(r->c, key)) {
+			reply_error(r, 503, "overloaded",
+				    "this key has half of all connections, and a request is under "
+				    "way on each of them",
+				    NULL, NULL);
+			return false;
+		}
 		r->owner = d->config.auth ? d->owners.name[key] : OWNER_ANY;
 		return true;
 	case AUTH_MISSING:

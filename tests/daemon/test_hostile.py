@@ -481,3 +481,72 @@ def test_room_for_who_is_let_in(start: Callable[..., Daemon]) -> None:
         w.close()
     wait_for(lambda: d.fds() < 60)
     assert Wire(d.port).ask("GET", "/v1/sandboxes").status_code == 200
+
+
+def ask_as(w: Wire, key: str, path: str = "/v1/sandboxes") -> int:
+    """The status of a request with this key."""
+    return w.ask("GET", path, headers={"Authorization": f"Bearer {key}"}).status_code
+
+
+def begin_as(port: int, key: str) -> socket.socket:
+    """A connection on which a create has begun: two bytes of its body are to come."""
+    s = socket.create_connection(("127.0.0.1", port), timeout=60)
+    s.sendall(
+        b"POST /v1/sandboxes HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
+        + f"Authorization: Bearer {key}\r\n\r\n".encode()
+    )
+    return s
+
+
+def test_one_key_leaves_others_connections(start: Callable[..., Daemon]) -> None:
+    """
+    However many a key opens, and keeps by asking what anybody may ask: others come in. It loses those
+    of its own that have had nothing to do for the longest, and none that has.
+    """
+    d = start(
+        prefix=["prlimit", "--nofile=1024"],
+        args=["--max-sandboxes", "2"],
+        env={"PODFLARE_API_KEYS": "a,b,c"},
+    )
+    d.http.close()
+    half = 1024 // 8 // 2
+    busy = begin_as(d.port, "a")
+    wires = [Wire(d.port) for _ in range(3 * half)]
+    for w in wires:
+        assert ask_as(w, "a") == 200
+    for w in wires[1 - half :]:
+        assert w.ask("GET", "/v1/healthz").status_code == 200 and w.opened == 1
+    other = [Wire(d.port) for _ in range(2 * half)]
+    for w in other:
+        assert ask_as(w, "b") == 200
+    # Both have what they may, and there is no place: the third key finds one all the same.
+    third = Wire(d.port)
+    assert ask_as(third, "c") == 200
+    busy.sendall(b"{}")
+    assert busy.recv(65536).startswith(b"HTTP/1.1 200 ")
+    busy.close()
+    for w in (third, *wires, *other):
+        w.close()
+    wait_for(lambda: d.fds() < 60, 30)
+
+
+def test_a_key_that_is_busy_on_all_its_connections(start: Callable[..., Daemon]) -> None:
+    """Another request of it is refused, in words; those of others are not, on whatever connection."""
+    d = start(
+        prefix=["prlimit", "--nofile=1024"],
+        args=["--max-sandboxes", "2"],
+        env={"PODFLARE_API_KEYS": "a,b"},
+    )
+    d.http.close()
+    both, more = Wire(d.port), Wire(d.port)
+    assert ask_as(both, "b") == 200
+    busy = [begin_as(d.port, "a") for _ in range(1024 // 8 // 2)]
+    wait_for(lambda: ask_as(more, "a") == 503)
+    r = more.ask("GET", "/v1/sandboxes", headers={"Authorization": "Bearer a"})
+    assert r.json()["code"] == "overloaded" and "half of all connections" in r.json()["error"]
+    assert ask_as(more, "b") == 200 and ask_as(both, "a") == 503 and ask_as(both, "b") == 200
+    busy.pop().close()
+    wait_for(lambda: ask_as(both, "a") == 200)
+    for w in (both, more, *busy):
+        w.close()
+    wait_for(lambda: d.fds() < 60, 30)
