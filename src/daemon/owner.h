@@ -42,5 +42,8 @@ struct held *owners_part(struct owners *o, struct held each[CONFIG_KEYS_MAX], co
 /* The same of o->held. */
 struct held *owners_held(struct owners *o, const char *owner, struct held *all);
 
+/* One bit for each, to say of something who has to do with it; 0: of whoever has no key. */
+uint64_t owners_bit(const struct owners *o, const char *owner);
+
 /* Whether who asks (NULL: nobody, who has nothing) may see what `owner` has. */
 bool owner_may(const char *asks, const char *owner);
