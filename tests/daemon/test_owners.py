@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -298,6 +300,26 @@ def test_tests_of_one_key_leave_room(start: Callable[..., Daemon]) -> None:
         assert two.bob.post("/v1/policy/test", json=body).json()["verdict"] == "allow"
         assert {f.result().status_code for f in waiting} == {502}
     assert two.ann.post("/v1/policy/test", json=body).json()["verdict"] == "allow"
+
+
+def test_who_leaves_has_a_place_until_the_process_is_gone(start: Callable[..., Daemon]) -> None:
+    """However many ask for a test and leave: there are no more proxies than there are places."""
+    two = Two(start)
+    body = json.dumps({"host": "a.test", "allow": ["a.test"]}).encode()
+    head = f"POST /v1/policy/test HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS[0]}\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    most = 0
+    for i in range(200):
+        with socket.create_connection(("127.0.0.1", two.d.port)) as s:
+            s.sendall(request)
+            time.sleep(0.004)
+        if i % 10 == 9:
+            text = two.bob.get("/v1/metrics").text
+            most = max(most, int(re.search(r"^podflare_egress_proxies (\d+)$", text, re.M)[1]))
+    assert 1 <= most <= 2
+    wait_for(lambda: "podflare_egress_proxies 0\n" in two.bob.get("/v1/metrics").text)
+    test = two.ann.post("/v1/policy/test", json={"host": "a.test", "allow": ["a.test"]})
+    assert test.json()["verdict"] == "allow"
 
 
 def test_keys_are_nowhere(start: Callable[..., Daemon]) -> None:
