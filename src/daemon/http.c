@@ -443,6 +443,7 @@ int http_init(struct http *h, struct daemon *d, unsigned int max_connections, st
 	*h = (struct http){.d = d, .loop = &d->loop};
 	list_init(&h->requests);
 	http_conn_init(h, max_connections);
+	intake_init(h);
 	h->listener.fd = h->mhd_src.fd = -1;
 	h->timer = (struct loop_timer){.fn = http_on_timer, .arg = h};
 	h->spare_fd = -1;
@@ -484,6 +485,7 @@ void http_free(struct http *h)
 		MHD_stop_daemon(h->mhd);
 		h->mhd = NULL;
 	}
+	intake_stop(h);
 	loop_timer_cancel(&h->timer);
 	close_fd(&h->spare_fd);
 }
