@@ -101,9 +101,12 @@
 
 /*
  * Requests to one VMM to fork that wait for their answers. Each holds six descriptors on its way,
- * and the kernel counts those against the limit of open files.
+ * and the kernel counts those against the limit of open files. Of one owner there is half of them,
+ * where a template has several; and none is asked for while so many are under way that he has given
+ * up.
  */
 #define LIMIT_FORKS_IN_FLIGHT 16u
+#define LIMIT_FORKS_GIVEN_UP  2u
 
 /* New sandboxes that renew themselves at the same time: two for each processor. One that takes
  * longer than this does not count any more. */

@@ -59,9 +59,13 @@ class Two:
     """A daemon with two keys."""
 
     def __init__(
-        self, start: Callable[..., Daemon], args: list[str] | None = None, **env: str
+        self,
+        start: Callable[..., Daemon],
+        args: list[str] | None = None,
+        vmms: str = "normal",
+        **env: str,
     ) -> None:
-        self.d = start(env={"PODFLARE_API_KEYS": ",".join(KEYS), **env}, args=args)
+        self.d = start(env={"PODFLARE_API_KEYS": ",".join(KEYS), **env}, args=args, mode=vmms)
         self.ann, self.bob = (as_key(self.d, k) for k in KEYS)
 
 
@@ -320,6 +324,33 @@ def test_who_leaves_has_a_place_until_the_process_is_gone(start: Callable[..., D
     wait_for(lambda: "podflare_egress_proxies 0\n" in two.bob.get("/v1/metrics").text)
     test = two.ann.post("/v1/policy/test", json={"host": "a.test", "allow": ["a.test"]})
     assert test.json()["verdict"] == "allow"
+
+
+def test_creates_that_are_given_up_hold_up_nobody_else(start: Callable[..., Daemon]) -> None:
+    """Their forks are under way, and take half a second each: few are, and nobody waits for more."""
+    two = Two(start, vmms="fork:slow 0.5")
+    new(two.bob)  # the template is ready
+    head = f"POST /v1/sandboxes HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS[0]}\r\n"
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", two.d.port)) as s:
+            s.sendall(f"{head}Content-Length: 2\r\n\r\n{{}}".encode())
+            time.sleep(0.1)
+    began = time.monotonic()
+    new(two.bob)
+    assert time.monotonic() - began < 5
+    new(two.ann)
+
+
+def test_forks_of_a_template_in_turn(start: Callable[..., Daemon]) -> None:
+    """Who has asked for many waits for them; another key's goes before most of them."""
+    two = Two(start, vmms="fork:slow 0.3")
+    new(two.bob)  # the template is ready
+    with ThreadPoolExecutor(40) as pool:
+        many = [pool.submit(new, two.ann) for _ in range(40)]
+        time.sleep(0.5)
+        new(two.bob)
+        assert sum(not f.done() for f in many) >= 12
+        assert all(f.result() for f in many)
 
 
 def test_keys_are_nowhere(start: Callable[..., Daemon]) -> None:
