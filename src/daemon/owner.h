@@ -26,9 +26,10 @@
 #define OWNER_ANY ""
 
 struct owners {
-	char name[CONFIG_KEYS_MAX][OWNER_LEN + 1];                  /* as config.keys */
-	struct held held[CONFIG_KEYS_MAX];                          /* for each of them */
-	struct held diffs[CONFIG_KEYS_MAX], tests[CONFIG_KEYS_MAX]; /* places, for each */
+	char name[CONFIG_KEYS_MAX][OWNER_LEN + 1]; /* as config.keys */
+	struct held held[CONFIG_KEYS_MAX];         /* for each of them */
+	/* Places, for each. */
+	struct held diffs[CONFIG_KEYS_MAX], tests[CONFIG_KEYS_MAX], execs[CONFIG_KEYS_MAX];
 };
 
 /* From the keys of the configuration. */

@@ -353,6 +353,30 @@ def test_forks_of_a_template_in_turn(start: Callable[..., Daemon]) -> None:
         assert all(f.result() for f in many)
 
 
+def test_commands_whose_client_has_left_take_no_descriptors_of_others(start: Callable[..., Daemon]) -> None:
+    """Of guests that never end them: a key has as many as half of the connections there may be."""
+    d = start(env={"PODFLARE_API_KEYS": ",".join(KEYS)}, prefix=["prlimit", "--nofile=1024"])
+    ann, bob = (as_key(d, k) for k in KEYS)
+    own = new(bob)
+    boxes = [new(ann) for _ in range(3)]
+    before, most = d.fds(), 1024 // 8 // 2
+    for i in range(120):
+        body = json.dumps({"code": "#fake:deaf", "context_id": f"c{i}"}).encode()
+        head = f"POST /v1/sandboxes/{boxes[i % 3]}/exec HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Authorization: Bearer {KEYS[0]}\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", d.port)) as s:
+            s.sendall(head.encode() + body)
+            time.sleep(0.01)
+    r = ann.post(f"/v1/sandboxes/{boxes[0]}/exec", json={"code": "1", "language": "bash"})
+    assert (r.status_code, r.json()["code"]) == (429, "too_many_requests"), r.text
+    assert "too many commands run" in r.json()["error"]
+    assert d.fds() - before <= most + 8
+    assert run(bob, own, "echo mine") == "mine"
+    for sid in boxes:
+        ann.delete(f"/v1/sandboxes/{sid}").raise_for_status()
+    assert run(ann, new(ann), "echo again") == "again"
+
+
 def test_keys_are_nowhere(start: Callable[..., Daemon]) -> None:
     """The database and the log have a name that is made of a key and a salt."""
     two = Two(start)
