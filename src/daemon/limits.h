@@ -199,6 +199,10 @@
 #define STORE_PRUNE_ROWS     16        /* in one turn of the loop */
 #define STORE_PRUNE_AGAIN_NS (SECOND_NS / 50)
 #define STORE_LOG_PAGES      1000         /* of the database's log, before it is written back */
+#define STORE_LOG_STEP       250          /* more of them, before that is tried again */
+#define STORE_LOG_MANY       2000         /* ... before old rows are forgotten later */
+#define STORE_LOG_MOST       3000         /* ... before the loop helps */
+#define STORE_LOG_KEPT       "8388608"    /* bytes of its file, when it begins anew */
 #define STORE_BUSY_START_MS  2000         /* another process writes, while it is opened */
 #define STORE_BUSY_MS        100          /* another process writes: the loop waits no longer */
 #define RESERVE_BYTES        (4ull << 20) /* of database and egress.jsonl, on a full disk */

@@ -34,6 +34,8 @@ __must_check int store_sync_start(struct store *s, const char *path, struct err 
 void store_sync_stop(struct store *s);
 /* The log is synced in a thread; and written back, too. */
 void store_sync_soon(struct store *s, bool checkpoint);
+/* The log is so long that what is in no hurry is to be written later; it is being written back. */
+bool store_log_long(struct store *s);
 
 /* What rows take is counted from now on: before the statements of store_prune.c are prepared. */
 __must_check int store_used_start(struct store *s, struct err *err);

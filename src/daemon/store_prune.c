@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What has ended is remembered for a time, and as long as there is room: a few
- * rows in one turn of the loop, then everybody else has one. Nothing wakes up while
- * nothing is written.
+ * rows in one turn of the loop, then everybody else has one, and the disk, when it is
+ * behind. Nothing wakes up while nothing is written.
  */
 #define _GNU_SOURCE
 #include "daemon/limits.h"
@@ -73,17 +73,22 @@ static void prune_on_timer(struct loop_timer *t)
 {
 	struct store *s = t->arg;
 	int64_t old = (int64_t)(io_realtime_ns() / 1000000) - s->keep.days * 86400000LL;
+	bool much = prune_too_much(s);
 	int n = 0;
 
-	if (prune_too_much(s)) {
-		n = prune_most(s);
-		if (n == 0) /* that was none of ours */
-			n = prune_before(s, INT64_MAX);
-	} else {
+	if (!much) {
 		sqlite3_bind_int64(s->too_old, 1, old);
-		if (prune_number(s->too_old))
-			n = prune_before(s, old);
+		if (!prune_number(s->too_old))
+			return;
 	}
+	if (store_log_long(s)) {
+		store_prune_soon(s);
+		return;
+	}
+	if (much)
+		n = prune_most(s);
+	if (n == 0) /* they are too old, or what is too much is none of ours */
+		n = prune_before(s, much ? INT64_MAX : old);
 	/* After an error: when the next row is written. */
 	if (n > 0)
 		loop_timer_set(s->loop, t, STORE_PRUNE_AGAIN_NS);

@@ -142,6 +142,7 @@ struct vmm {
 	unsigned int nleavers;
 	struct loop_timer
 		deaf; /* no more may be asked until it answers one of them; or one waits */
+	bool mute;    /* that has lasted too long */
 
 	struct vmm *parent;    /* until told of */
 	struct list fork_link; /* parent->forks */
