@@ -22,7 +22,7 @@ struct policy_test {
 	struct request *r;
 	struct proxy *proxy; /* NULL: it has ended, or was let go */
 	struct grant *grant;
-	struct held *place; /* where it has one, or NULL */
+	struct held *place; /* until the proxy has it, or NULL */
 	json_t *body;       /* keeps the following alive */
 	const char *host, *method, *path;
 	uint16_t port;
@@ -39,7 +39,7 @@ static void test_failed(struct policy_test *t, const char *why)
 static void test_let_go(struct policy_test *t)
 {
 	if (t->proxy)
-		proxy_leave(t->proxy, false);
+		proxy_drop(t->proxy);
 	t->proxy = NULL;
 }
 
@@ -185,6 +185,9 @@ static void test_start(struct policy_test *t, const struct sandbox *sb)
 	if (fd >= 0)
 		t->proxy = proxy_start(h, id, &ops, t, &err);
 	if (t->proxy) {
+		/* Whoever leaves does not have it for another one before the process is gone. */
+		t->proxy->place = t->place;
+		t->place = NULL;
 		rc = proxy_policy(t->proxy, fd);
 		if (rc < 0)
 			err_set(&err, (int)-rc, "the proxy does not take it");

@@ -33,8 +33,9 @@ struct daemon {
 	struct store store;
 	struct owners owners;
 	struct registry registry;
-	struct held held;         /* for all clients; of each owner: owners.held */
-	struct held diffs, tests; /* places of comparisons, of tests of policies; likewise */
+	struct held held;                /* for all clients; of each owner: owners.held */
+	struct held diffs, tests, execs; /* places of comparisons, tests of policies, commands that
+					  * run; likewise */
 	struct egress_host egress;
 	struct turns renewals;
 	struct http http;

@@ -22,6 +22,12 @@
 #define LIMIT_LIST_PIECE       65536u /* of the list of sandboxes, made at once; and one more */
 #define LIMIT_STREAM_BLOCK     32768u /* piece of a streamed reply of known length */
 
+/* Lines of the log about requests (log_budget.h): of all that were not let in; and of each key. */
+#define LOG_STRANGERS_BURST  100u
+#define LOG_STRANGERS_SECOND 10u
+#define LOG_KNOWN_BURST      5000u
+#define LOG_KNOWN_SECOND     200u
+
 /*
  * PODFLARE_HTTP_TIMEOUT: a connection without progress; and, because one byte now and then is
  * progress, the time from the start of a connection or its last answer to the end of the next
@@ -95,9 +101,12 @@
 
 /*
  * Requests to one VMM to fork that wait for their answers. Each holds six descriptors on its way,
- * and the kernel counts those against the limit of open files.
+ * and the kernel counts those against the limit of open files. Of one owner there is half of them,
+ * where a template has several; and none is asked for while so many are under way that he has given
+ * up.
  */
 #define LIMIT_FORKS_IN_FLIGHT 16u
+#define LIMIT_FORKS_GIVEN_UP  2u
 
 /* New sandboxes that renew themselves at the same time: two for each processor. One that takes
  * longer than this does not count any more. */

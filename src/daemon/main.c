@@ -34,7 +34,7 @@
  * socket and pidfd of its egress proxy.
  */
 #define FDS_PER_SANDBOX (3 + LIMIT_IDLE_STREAMS + 2)
-/* A connection's socket, and the stream that its request may hold. */
+/* A connection's socket, and a stream: of its request, or of a command whose client has left. */
 #define FDS_PER_CONNECTION 2
 /* Ours, images of templates, those of template VMs, and what forks under way hold for a moment. */
 #define FDS_OTHER (64 + CONFIG_TEMPLATES_MAX + (LIMIT_SIZED + 8) * 4 + LIMIT_FORKS_IN_FLIGHT * 8)
@@ -172,6 +172,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 		return rc;
 	share_descriptors(c, &connections);
 	vmm_host_init(&d->vmms, &d->loop, c->vmm_path, c->kvm_path, c->disk_dir);
+	d->vmms.several_owners = c->auth && c->nkeys > 1;
 	rc = child_log_start(&d->child_log, &d->loop, err);
 	if (rc < 0)
 		return rc;
@@ -183,6 +184,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	d->held = (struct held){.max = (size_t)c->requests_mib << 20};
 	d->diffs = (struct held){.max = LIMIT_DIFFS};
 	d->tests = (struct held){.max = LIMIT_POLICY_TESTS};
+	d->execs = (struct held){.max = connections};
 	registry_init(&d->registry, c->max_sandboxes);
 	turns_init(&d->renewals, &d->loop, 0);
 	rc = store_open(&d->store, &d->loop, c->state_dir,
@@ -199,6 +201,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	owners_share(d->owners.held, c->nkeys, &d->held);
 	owners_share(d->owners.diffs, c->nkeys, &d->diffs);
 	owners_share(d->owners.tests, c->nkeys, &d->tests);
+	owners_share(d->owners.execs, c->nkeys, &d->execs);
 	pool_init(&d->pool, d);
 	d->vmms.others = &d->egress;
 	d->vmms.others_own = egress_host_owns;

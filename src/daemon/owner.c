@@ -48,6 +48,15 @@ struct held *owners_held(struct owners *o, const char *owner, struct held *all)
 	return owners_part(o, o->held, owner, all);
 }
 
+uint64_t owners_bit(const struct owners *o, const char *owner)
+{
+	_Static_assert(CONFIG_KEYS_MAX <= 64, "a bit for each");
+	for (unsigned int i = 0; owner[0] && i < CONFIG_KEYS_MAX; i++)
+		if (strcmp(o->name[i], owner) == 0)
+			return UINT64_C(1) << i;
+	return 0;
+}
+
 bool owner_may(const char *asks, const char *owner)
 {
 	return asks && (asks[0] == '\0' || strcmp(asks, owner) == 0);

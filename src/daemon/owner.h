@@ -26,9 +26,10 @@
 #define OWNER_ANY ""
 
 struct owners {
-	char name[CONFIG_KEYS_MAX][OWNER_LEN + 1];                  /* as config.keys */
-	struct held held[CONFIG_KEYS_MAX];                          /* for each of them */
-	struct held diffs[CONFIG_KEYS_MAX], tests[CONFIG_KEYS_MAX]; /* places, for each */
+	char name[CONFIG_KEYS_MAX][OWNER_LEN + 1]; /* as config.keys */
+	struct held held[CONFIG_KEYS_MAX];         /* for each of them */
+	/* Places, for each. */
+	struct held diffs[CONFIG_KEYS_MAX], tests[CONFIG_KEYS_MAX], execs[CONFIG_KEYS_MAX];
 };
 
 /* From the keys of the configuration. */
@@ -41,6 +42,9 @@ struct held *owners_part(struct owners *o, struct held each[CONFIG_KEYS_MAX], co
 			 struct held *all);
 /* The same of o->held. */
 struct held *owners_held(struct owners *o, const char *owner, struct held *all);
+
+/* One bit for each, to say of something who has to do with it; 0: of whoever has no key. */
+uint64_t owners_bit(const struct owners *o, const char *owner);
 
 /* Whether who asks (NULL: nobody, who has nothing) may see what `owner` has. */
 bool owner_may(const char *asks, const char *owner);

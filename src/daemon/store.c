@@ -45,6 +45,7 @@ static const char schema_sql[] =
 	"CREATE TABLE IF NOT EXISTS salt(value BLOB NOT NULL) STRICT;"
 	"INSERT INTO salt SELECT randomblob(32) WHERE NOT EXISTS(SELECT * FROM salt);"
 	"CREATE INDEX IF NOT EXISTS sandboxes_ended ON sandboxes(ended_ms);"
+	"CREATE INDEX IF NOT EXISTS sandboxes_owner ON sandboxes(owner, ended_ms);"
 	"CREATE INDEX IF NOT EXISTS sandboxes_parent ON sandboxes(parent)"
 	" WHERE parent IS NOT NULL;"
 	"CREATE INDEX IF NOT EXISTS sandboxes_grant ON sandboxes(grant_id)"
@@ -235,7 +236,8 @@ static void store_disconnect(struct store *s)
 {
 	sqlite3_stmt **all[] = {&s->insert,    &s->end,     &s->find,    &s->details, &s->deleted,
 				&s->children,  &s->merged,  &s->renamed, &s->egress,  &s->grant,
-				&s->grant_new, &s->too_old, &s->forget,  &s->size};
+				&s->grant_new, &s->too_old, &s->forget,  &s->size,    &s->forget_of,
+				&s->living,    &s->most};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
 		sqlite3_finalize(*all[i]);
@@ -325,13 +327,23 @@ static int store_prepare(struct store *s, struct err *err)
 	const struct {
 		sqlite3_stmt **st;
 		const char *sql;
-	} all[] = {{&s->insert, insert_sql},       {&s->end, end_sql},
-		   {&s->find, find_sql},           {&s->deleted, deleted_sql},
-		   {&s->children, children_sql},   {&s->merged, merged_sql},
-		   {&s->renamed, renamed_sql},     {&s->egress, egress_sql},
-		   {&s->details, details_sql},     {&s->grant, grant_sql},
-		   {&s->grant_new, grant_new_sql}, {&s->too_old, store_too_old_sql},
-		   {&s->forget, store_forget_sql}, {&s->size, store_size_sql}};
+	} all[] = {{&s->insert, insert_sql},
+		   {&s->end, end_sql},
+		   {&s->find, find_sql},
+		   {&s->deleted, deleted_sql},
+		   {&s->children, children_sql},
+		   {&s->merged, merged_sql},
+		   {&s->renamed, renamed_sql},
+		   {&s->egress, egress_sql},
+		   {&s->details, details_sql},
+		   {&s->grant, grant_sql},
+		   {&s->grant_new, grant_new_sql},
+		   {&s->too_old, store_too_old_sql},
+		   {&s->forget, store_forget_sql},
+		   {&s->size, store_size_sql},
+		   {&s->forget_of, store_forget_of_sql},
+		   {&s->living, store_living_sql},
+		   {&s->most, store_most_sql}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
 		if (sqlite3_prepare_v3(s->db, all[i].sql, -1, SQLITE_PREPARE_PERSISTENT, all[i].st,
@@ -372,6 +384,8 @@ static int store_begin(struct store *s, const char *path, struct err *err)
 		rc = store_salt(s, err);
 	if (rc == 0)
 		rc = store_recover(s, err);
+	if (rc == 0)
+		rc = store_used_start(s, err);
 	if (rc == 0)
 		rc = store_prepare(s, err);
 	if (rc == 0)

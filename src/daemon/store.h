@@ -8,7 +8,8 @@
  * Rows that a crash left open are closed when the store is opened.
  *
  * Those that have ended are forgotten, the first to end first, when they are older
- * than keep.days, and while all that is kept is more than keep.mib.
+ * than keep.days, and while what is kept of them is more than keep.mib: then those of the owner of
+ * whom most is kept. What there is of sandboxes that live is beside that.
  *
  * A database of another version of the schema is moved aside when it is opened, and
  * so is one that is damaged: what is in it are memories, and no reason not to start.
@@ -62,6 +63,7 @@ struct store {
 	sqlite3 *db;
 	sqlite3_stmt *insert, *end, *find, *details, *deleted, *children, *merged, *renamed;
 	sqlite3_stmt *egress, *grant, *grant_new, *too_old, *forget, *size;
+	sqlite3_stmt *forget_of, *living, *most;
 	struct loop *loop;
 	struct loop_timer prune;
 	struct store_keep keep;

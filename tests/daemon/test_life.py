@@ -519,10 +519,10 @@ def test_a_log_that_nobody_reads(start: Callable[..., Daemon], tmp_path: Path) -
     try:
         d = start(prefix=["sh", "-c", f'exec 2>"{fifo}"; exec "$@"', "sh"])
         for _ in range(1500):
-            assert d.http.get("/v1/healthz").status_code == 200
+            assert d.http.get("/v1/sandboxes").status_code == 200
         text = os.read(reader, 1 << 20)
         assert 0 < text.count(b"http_request") < 1500
-        d.http.get("/v1/healthz")
+        d.http.get("/v1/sandboxes")
 
         def said() -> bool:
             try:

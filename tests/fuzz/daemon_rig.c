@@ -285,6 +285,7 @@ void rig_init(struct rig *g)
 	d->held = (struct held){.max = 16u << 20};
 	d->diffs = (struct held){.max = LIMIT_DIFFS};
 	d->tests = (struct held){.max = LIMIT_POLICY_TESTS};
+	d->execs = (struct held){.max = 64};
 	registry_init(&d->registry, 8);
 	turns_init(&d->renewals, &d->loop, 0);
 	pool_init(&d->pool, d);
