@@ -304,6 +304,14 @@ def test_jail_of_an_ordinary_user(name: str) -> None:
     assert done.returncode == (-signal.SIGSYS if name == "open" else 0), done.stderr
 
 
+def test_the_kick_of_a_vcpu_does_not_end_it(proxy: Proxy) -> None:
+    """SIGUSR1 is what a VMM's filter lets it send, to whom it likes where Landlock cannot tell."""
+    ready(proxy)
+    for _ in range(10):
+        os.kill(proxy.pid, signal.SIGUSR1)
+    assert proxy.silent() and proxy.process.poll() is None
+
+
 def test_by_hand_it_does_not_start() -> None:
     a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with a, b:
