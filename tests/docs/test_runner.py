@@ -152,6 +152,51 @@ def test_pytest_skipped_the_second_time(run, tmp_path):
     assert (counts.passed, counts.failed) == (1, 1) and not counts.unsteady
 
 
+DOCUMENT = """\
+`tests/a.py::test_x[1]`
+
+## Claims and their tests
+
+| claim | tests |
+|---|---|
+| One | `tests/a.py::test_x`, `tests/a.py::test_y` |
+| Two | `tests/a.py::test_y`, `tests/unit/test_b.c::test_left` |
+| Three | `tests/a.py::test_y`, `tests/a.py::test_z` |
+"""
+
+
+def test_claims_with_less(run, tmp_path):
+    """A test that was skipped in one stage and ran in another has run; its parameters one by one."""
+    document = tmp_path / "claims.md"
+    document.write_text(DOCUMENT)
+    counts = run.Counts(ran={"tests/a.py::test_y", "tests/a.py::test_x[2]"})
+    counts.add(run.Counts(left={"tests/a.py::test_y", "tests/a.py::test_x[1]", "tests/a.py::test_x[2]"}))
+    assert run.less(counts, document) == ["One: tests/a.py::test_x"]
+    counts.add(run.Counts(left={"tests/unit/test_b.c::test_left"}))
+    assert run.less(counts, document)[1:] == ["Two: tests/unit/test_b.c::test_left"]
+    again = counts.after(run.Counts(ran={"tests/a.py::test_x[1]"}))
+    assert [line.partition(":")[0] for line in run.less(again, document)] == ["Two"]
+
+
+def test_what_ran_and_what_was_skipped(run, tmp_path):
+    program(tmp_path, (GOOD, 0))
+    counts, _ = cmocka(run, tmp_path)
+    names = {f"tests/unit/test_x.c::{name}" for name in ("test_good", "test_bad")}
+    assert counts.ran == names and counts.left == {"tests/unit/test_x.c::test_left"}
+    counts = pytest_stage(
+        run,
+        tmp_path,
+        "import pytest\n"
+        "@pytest.mark.parametrize('n', [1, 2])\n"
+        "def test_one(n):\n"
+        "    if n == 2: pytest.skip('now')\n",
+    )
+    path = run.Stage("", "", ["tests/daemon/test_a.py::test_b"]), run.Stage("", "", ["tests/vmm", "-m", "x"])
+    assert [run.where_of(stage) for stage in path] == ["tests/daemon", "tests/vmm"]
+    assert {name.rpartition("/")[2] for name in counts.ran} == {"test_x.py::test_one[1]"}
+    assert {name.rpartition("/")[2] for name in counts.left} == {"test_x.py::test_one[2]"}
+
+
 FUZZER = """\
 #!/bin/sh
 case "$*" in
