@@ -134,8 +134,8 @@ def setup_build(directory: Path, options: list[str], *targets: str) -> list[str]
 
 
 def fuzz_stages(clang: Path) -> list[Stage]:
-    """Every input that is kept, once, and how much of the devices that reaches; and every target for a
-    while, one at a time."""
+    """Every input that is kept, once, and how much of devices and parsers that reaches; and every target
+    for a while, one at a time."""
     command = [PYTHON, "tests/fuzz/run.py", "--build", str(clang)]
     seconds = int(os.environ.get("FUZZ_SECONDS", "60"))
     count = len(list((ROOT / "tests/fuzz").glob("fuzz_*.c")))
@@ -145,7 +145,7 @@ def fuzz_stages(clang: Path) -> list[Stage]:
     nice = ["sh", "-c", humbly, "sh", *command, "--jobs", "1", "--seconds", str(seconds)]
     return [
         Stage("fuzz-replay", "fuzz", [*command, "--replay"], timeout=1800),
-        # A build of its own: less than two minutes of a processor, the first time.
+        # A build of its own: some minutes of a processor, the first time.
         Stage(
             "coverage",
             "check",

@@ -342,17 +342,20 @@ def test_the_extra_time_of_a_run_is_for_all_its_targets(tmp_path):
         ({}, 0, ""),
         ({"src/vmm/virtio/blk.c": (84, 100)}, 1, "84/100    src/vmm/virtio/blk.c  <- below the goal"),
         ({"src/vmm/core/exit.c": None}, 1, "0/0      src/vmm/core/exit.c  <- no target has it"),
+        ({"src/egress/socks.c": (84, 100)}, 1, "84/100    src/egress/socks.c  <- below the goal"),
+        ({"src/proto/frame.c": None}, 1, "0/0      src/proto/frame.c  <- no target has it"),
         ({"src/vmm/main.c": (0, 100), "src/vmm/virtio/spec.h": (0, 0)}, 0, ""),
     ],
 )
-def test_coverage_judges_every_file_of_the_devices(monkeypatch, tmp_path, capsys, change, status, says):
+def test_coverage_judges_every_file_of_the_devices_and_parsers(monkeypatch, tmp_path, capsys, change, status, says):
     spec = importlib.util.spec_from_file_location("fuzz_coverage", RUN.parent / "fuzz" / "coverage.py")
     coverage = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(coverage)
     lines = {path: (85, 100) for path in coverage.judged()} | change
     lines = {path: count for path, count in lines.items() if count}
-    assert len(coverage.judged()) > 10
-    monkeypatch.setattr(coverage, "build", lambda directory, names: [tmp_path / n for n in names])
+    assert len(coverage.judged()) > 50
+    assert all((RUN.parents[1] / path).is_file() for path in coverage.judged())
+    monkeypatch.setattr(coverage, "build", lambda directory: [tmp_path / "fuzz_x"])
     monkeypatch.setattr(coverage, "replay", lambda directory, program, learned: program)
     monkeypatch.setattr(coverage, "lines_of", lambda directory, programs, profiles: lines)
     monkeypatch.setattr(sys, "argv", ["coverage.py", "--build", str(tmp_path), "--committed"])
