@@ -20,7 +20,7 @@ help:
 	@echo "make proof  proofs about code that reads guest memory (a minute and a half; in make test, too)"
 	@echo "make bench  figures with machine, mode, n and percentiles"
 	@echo "make fuzz   every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS)), as many at a time as there are"
-	@echo "            processors;  make fuzz-coverage  what their inputs reach of the device files"
+	@echo "            processors;  make fuzz-coverage  what their inputs reach of devices and parsers"
 	@echo "make format clang-format of all C files;  make lint  clang-tidy"
 	@echo "make clean  remove $(BUILD)/ (the image cache stays: ~/.cache/podflare)"
 

@@ -11,7 +11,7 @@ A few failed tests of a stage of pytest or cmocka are run once more, by themselv
 counts as passed, and is named at the end as unsteady: a defect, of the test or of what it tests, to be
 found. What fails twice has failed. Both are named at the end with what they said: often the end is all
 that is kept of a run. So are fuzz targets that got too little of the processors for more than what is kept
-of them: slow, and passed.
+of them: slow, and passed; and claims of docs/threat-model.md of which a test was skipped wherever it came.
 
 Three lanes run beside each other, since all mostly wait: stages with real guests, which on many
 machines share one emulated processor, those of the daemon and then more with real guests, and all
@@ -65,7 +65,7 @@ TSAN_TESTS = [
 class Counts:
     """Tests that passed, failed and were skipped; names of those that failed, as far as they have
     one, of those that passed the second time, and of fuzz targets that did too little; what they said,
-    by name."""
+    by name. And what ran, and what was skipped: the file, the function and its parameters."""
 
     passed: int = 0
     failed: int = 0
@@ -74,6 +74,8 @@ class Counts:
     unsteady: list[str] = field(default_factory=list)
     slow: list[str] = field(default_factory=list)
     said: dict[str, str] = field(default_factory=dict)
+    ran: set[str] = field(default_factory=set)
+    left: set[str] = field(default_factory=set)
 
     def add(self, other: "Counts") -> None:
         self.passed += other.passed
@@ -83,6 +85,8 @@ class Counts:
         self.unsteady += other.unsteady
         self.slow += other.slow
         self.said |= other.said
+        self.ran |= other.ran
+        self.left |= other.left
 
     def after(self, again: "Counts") -> "Counts":
         """Of a run, and of a second one of what failed in it (or more): what has failed twice."""
@@ -91,7 +95,8 @@ class Counts:
         unsteady = [name for name in self.names if name not in again.names]
         passed = self.passed + self.failed - again.failed
         said = self.said | again.said
-        return Counts(passed, again.failed, self.skipped, again.names, unsteady, said=said)
+        ran, left = self.ran | again.ran, self.left | again.left
+        return Counts(passed, again.failed, self.skipped, again.names, unsteady, [], said, ran, left)
 
 
 @dataclass
@@ -129,8 +134,8 @@ def setup_build(directory: Path, options: list[str], *targets: str) -> list[str]
 
 
 def fuzz_stages(clang: Path) -> list[Stage]:
-    """Every input that is kept, once, and how much of the devices that reaches; and every target for a
-    while, one at a time."""
+    """Every input that is kept, once, and how much of devices and parsers that reaches; and every target
+    for a while, one at a time."""
     command = [PYTHON, "tests/fuzz/run.py", "--build", str(clang)]
     seconds = int(os.environ.get("FUZZ_SECONDS", "60"))
     count = len(list((ROOT / "tests/fuzz").glob("fuzz_*.c")))
@@ -140,7 +145,7 @@ def fuzz_stages(clang: Path) -> list[Stage]:
     nice = ["sh", "-c", humbly, "sh", *command, "--jobs", "1", "--seconds", str(seconds)]
     return [
         Stage("fuzz-replay", "fuzz", [*command, "--replay"], timeout=1800),
-        # A build of its own: less than two minutes of a processor, the first time.
+        # A build of its own: some minutes of a processor, the first time.
         Stage(
             "coverage",
             "check",
@@ -276,11 +281,15 @@ def cmocka_once(stage: Stage, program: Path, log) -> Counts:
     log.write(text)
     found = {
         label: re.findall(rf"^\[  {label} +\] (?!\d+ test)(\w+)$", text, re.M)
-        for label in ("FAILED", "SKIPPED")
+        for label in ("FAILED", "SKIPPED", " *OK")
     }
     passed = sum(int(n) for n in re.findall(r"\[  PASSED +\] (\d+) test", text))
     failed = list(dict.fromkeys(found["FAILED"]))  # a failed one is told twice
     one = Counts(passed, len(failed), len(set(found["SKIPPED"])))
+    one.ran, one.left = (
+        {f"tests/unit/{program.name}.c::{name}" for name in found[label]}
+        for label in (" *OK", "SKIPPED")
+    )
     one.names = [f"{stage.name}::{program.name}::{name}" for name in failed]
     for name, full in zip(failed, one.names):
         test = re.search(rf"^\[ RUN +\] {name}$(.*?)^\[  FAILED +\] {name}$", text, re.M | re.S)
@@ -352,6 +361,9 @@ def pytest_once(
                 errors, skipped = int(suite.get("errors", 0)), int(suite.get("skipped", 0))
                 counts.add(Counts(total - failed - errors - skipped, failed + errors, skipped))
                 for case in suite.iter("testcase"):
+                    (counts.left if case.find("skipped") is not None else counts.ran).add(
+                        f"{where_of(stage)}/{case.get('classname', '').split('.')[-1]}.py::{case.get('name')}"
+                    )
                     bad = [e for e in case if e.tag in ("failure", "error")]
                     if bad:
                         counts.names.append(f"{case.get('classname')}::{case.get('name')}")
@@ -361,6 +373,13 @@ def pytest_once(
         if status != 0 and counts.failed == 0 or counts.passed + counts.failed == 0:
             counts.failed += 1
         return counts
+
+
+def where_of(stage: Stage) -> str:
+    """The directory of the tests of a stage of pytest: it has one only."""
+    path = next((ROOT / word for word in stage.command if not word.startswith("-")), ROOT)
+    path = path.parent if ".py" in path.name else path
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 def stream(
@@ -448,6 +467,18 @@ class Run:
             self.total.names.append(f"{counts.failed - len(counts.names)} in {stage.name}")
 
 
+def less(counts: Counts, document: Path) -> list[str]:
+    """Of each claim with tests that were skipped wherever they came, or some parameters of theirs, a line
+    with their names."""
+    left = {name.partition("[")[0] for name in counts.left - counts.ran}
+    lines = []
+    for row in document.read_text(encoding="utf-8").partition("## Claims and their tests")[2].splitlines():
+        names = [name for name in re.findall(r"`([^`]+::[^`]+)`", row) if name in left]
+        if row.startswith("|") and names:
+            lines.append(f"{' '.join(row[1:].partition('|')[0].split())[:SAID_MAX]}: {', '.join(names)}")
+    return lines
+
+
 def said(counts: Counts, name: str) -> str:
     """What a failed test said, as the end of its line."""
     text = " ".join(counts.said.get(name, "").split())
@@ -478,6 +509,8 @@ def main() -> int:
     for thread in lanes:
         thread.join()
     total = run.total
+    for line in less(total, ROOT / "docs/threat-model.md"):
+        print(f"skipped, of a claim: {line}")
     for name in total.slow:
         print(f"slow: {name}{said(total, name)}")
     for name in total.unsteady:

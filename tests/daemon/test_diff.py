@@ -232,6 +232,7 @@ def test_lists_that_are_not_sorted(daemon: Daemon, order: list[str]) -> None:
     assert r.status_code == 502 and r.json()["code"] == "agent_error"
 
 
+@pytest.mark.bounds
 def test_paths_that_differ_late(daemon: Daemon) -> None:
     """14 MB of them on each side, which differ in their last bytes: compared in several turns."""
     a, b = pair(daemon)

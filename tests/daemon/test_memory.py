@@ -394,6 +394,7 @@ def test_a_start_without_memory(tmp_path: Path, kind: int) -> None:
     assert failed
 
 
+@pytest.mark.bounds
 @pytest.mark.skipif(SANITIZED, reason="the sanitizer takes terabytes of addresses for itself")
 def test_no_address_space(start: Callable[..., Daemon], tmp_path: Path) -> None:
     """The kernel gives a daemon that runs no page more (RLIMIT_AS), and then as many as it wants."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documents say of the tree: tests that the threat model names are there, and it names every
-fuzz target, each of which has seeds."""
+"""What the documents say of the tree: tests that the threat model names are there, and `make test` runs
+them with all that they ask for; and it names every fuzz target, each of which has seeds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+from selections import FLAGS, Selection, Case, selections, cases_of
 
 ROOT = Path(__file__).resolve().parents[2]
 THREATS = ROOT / "docs/threat-model.md"
@@ -42,6 +43,52 @@ def test_a_claim_has_its_tests(claim: str, tests: list[str]) -> None:
         path, _, name = test.partition("::")
         text = (ROOT / path).read_text(encoding="utf-8")
         assert not name or re.search(rf"^(static void |def ){name}\(", text, re.M), test
+
+
+STAGES = selections()
+OF_PYTEST = sorted({test for _, tests in CLAIMS for test in tests if ".py::" in test})
+
+
+@pytest.mark.parametrize("name", OF_PYTEST)
+def test_a_claimed_test_is_run_as_a_whole(name: str) -> None:
+    """In some stage where it is neither skipped nor asks for less, as sanitizers or the lack of a jail
+    would have it."""
+    path, _, function = name.partition("::")
+    test = cases_of(path)[function]
+    assert any(stage.has(test) for stage in STAGES), f"no stage for {test}"
+
+
+@pytest.mark.parametrize("directory", ["daemon", "egress", "vmm"])
+def test_whatever_asks_for_less_is_run_as_a_whole_too(directory: str) -> None:
+    """Claimed or not."""
+    paths = sorted((ROOT / "tests" / directory).glob("test_*.py"))
+    tests = [t for p in paths for t in cases_of(str(p.relative_to(ROOT))).values()]
+    assert any(test.flags for test in tests)
+    assert [f"{t.path}::{t.name}" for t in tests if not any(s.has(t) for s in STAGES)] == []
+
+
+def test_selections_are_understood() -> None:
+    by_name = {stage.name: stage for stage in STAGES}
+    assert {name: s.flags for name, s in by_name.items() if s.flags} == {
+        "daemon": {"SANITIZED"},
+        "daemon-tsan": {"TSAN"},
+        "egress": {"SANITIZED"},
+        "vmm-asan": {"UNJAILED"},
+    }
+    a = "tests/daemon/test_x.py"
+    assert by_name["daemon"].has(Case(a, "test_x"))
+    assert not by_name["daemon-bounds"].has(Case(a, "test_x"))
+    assert by_name["daemon-bounds"].has(Case(a, "test_x", {"bounds"}, FLAGS))
+    assert not by_name["daemon"].has(Case(a, "test_x", {"bounds"}, {"SANITIZED"}))
+    assert not by_name["egress"].has(Case("tests/egress/test_x.py", "test_x", {"plain"}))
+    one = Selection("", [f"{a}::test_x"], [], "", set())
+    assert one.has(Case(a, "test_x")) and not one.has(Case(a, "test_y"))
+    assert not Selection("", ["tests/daemon"], [a], "", set()).has(Case(a, "test_x"))
+    jail = cases_of("tests/vmm/test_jail.py")["test_what_is_next_to_each_rule_kills"]
+    assert jail.flags == {"UNJAILED"} and jail.marks == {"parametrize"}
+    probes = cases_of("tests/egress/test_jail.py")["test_what_is_forbidden_kills"]
+    assert probes.flags == {"SANITIZED"} and {"plain", "skipif"} <= probes.marks
+    assert "bounds" in cases_of("tests/daemon/test_load.py")["test_all_ready_at_once"].marks
 
 
 @pytest.mark.parametrize("cell", ["", " |", " none yet |", " `docs/fork.md` |"])

@@ -152,6 +152,51 @@ def test_pytest_skipped_the_second_time(run, tmp_path):
     assert (counts.passed, counts.failed) == (1, 1) and not counts.unsteady
 
 
+DOCUMENT = """\
+`tests/a.py::test_x[1]`
+
+## Claims and their tests
+
+| claim | tests |
+|---|---|
+| One | `tests/a.py::test_x`, `tests/a.py::test_y` |
+| Two | `tests/a.py::test_y`, `tests/unit/test_b.c::test_left` |
+| Three | `tests/a.py::test_y`, `tests/a.py::test_z` |
+"""
+
+
+def test_claims_with_less(run, tmp_path):
+    """A test that was skipped in one stage and ran in another has run; its parameters one by one."""
+    document = tmp_path / "claims.md"
+    document.write_text(DOCUMENT)
+    counts = run.Counts(ran={"tests/a.py::test_y", "tests/a.py::test_x[2]"})
+    counts.add(run.Counts(left={"tests/a.py::test_y", "tests/a.py::test_x[1]", "tests/a.py::test_x[2]"}))
+    assert run.less(counts, document) == ["One: tests/a.py::test_x"]
+    counts.add(run.Counts(left={"tests/unit/test_b.c::test_left"}))
+    assert run.less(counts, document)[1:] == ["Two: tests/unit/test_b.c::test_left"]
+    again = counts.after(run.Counts(ran={"tests/a.py::test_x[1]"}))
+    assert [line.partition(":")[0] for line in run.less(again, document)] == ["Two"]
+
+
+def test_what_ran_and_what_was_skipped(run, tmp_path):
+    program(tmp_path, (GOOD, 0))
+    counts, _ = cmocka(run, tmp_path)
+    names = {f"tests/unit/test_x.c::{name}" for name in ("test_good", "test_bad")}
+    assert counts.ran == names and counts.left == {"tests/unit/test_x.c::test_left"}
+    counts = pytest_stage(
+        run,
+        tmp_path,
+        "import pytest\n"
+        "@pytest.mark.parametrize('n', [1, 2])\n"
+        "def test_one(n):\n"
+        "    if n == 2: pytest.skip('now')\n",
+    )
+    path = run.Stage("", "", ["tests/daemon/test_a.py::test_b"]), run.Stage("", "", ["tests/vmm", "-m", "x"])
+    assert [run.where_of(stage) for stage in path] == ["tests/daemon", "tests/vmm"]
+    assert {name.rpartition("/")[2] for name in counts.ran} == {"test_x.py::test_one[1]"}
+    assert {name.rpartition("/")[2] for name in counts.left} == {"test_x.py::test_one[2]"}
+
+
 FUZZER = """\
 #!/bin/sh
 case "$*" in
@@ -297,17 +342,20 @@ def test_the_extra_time_of_a_run_is_for_all_its_targets(tmp_path):
         ({}, 0, ""),
         ({"src/vmm/virtio/blk.c": (84, 100)}, 1, "84/100    src/vmm/virtio/blk.c  <- below the goal"),
         ({"src/vmm/core/exit.c": None}, 1, "0/0      src/vmm/core/exit.c  <- no target has it"),
+        ({"src/egress/socks.c": (84, 100)}, 1, "84/100    src/egress/socks.c  <- below the goal"),
+        ({"src/proto/frame.c": None}, 1, "0/0      src/proto/frame.c  <- no target has it"),
         ({"src/vmm/main.c": (0, 100), "src/vmm/virtio/spec.h": (0, 0)}, 0, ""),
     ],
 )
-def test_coverage_judges_every_file_of_the_devices(monkeypatch, tmp_path, capsys, change, status, says):
+def test_coverage_judges_every_file_of_the_devices_and_parsers(monkeypatch, tmp_path, capsys, change, status, says):
     spec = importlib.util.spec_from_file_location("fuzz_coverage", RUN.parent / "fuzz" / "coverage.py")
     coverage = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(coverage)
     lines = {path: (85, 100) for path in coverage.judged()} | change
     lines = {path: count for path, count in lines.items() if count}
-    assert len(coverage.judged()) > 10
-    monkeypatch.setattr(coverage, "build", lambda directory, names: [tmp_path / n for n in names])
+    assert len(coverage.judged()) > 50
+    assert all((RUN.parents[1] / path).is_file() for path in coverage.judged())
+    monkeypatch.setattr(coverage, "build", lambda directory: [tmp_path / "fuzz_x"])
     monkeypatch.setattr(coverage, "replay", lambda directory, program, learned: program)
     monkeypatch.setattr(coverage, "lines_of", lambda directory, programs, profiles: lines)
     monkeypatch.setattr(sys, "argv", ["coverage.py", "--build", str(tmp_path), "--committed"])

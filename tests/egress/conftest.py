@@ -56,9 +56,16 @@ class Proxy:
     """A running podflare-egress."""
 
     def __init__(
-        self, tmp: Path, args: tuple[str, ...] = (), room: int = 0, before: tuple[str, ...] = ()
+        self,
+        tmp: Path,
+        args: tuple[str, ...] = (),
+        room: int = 0,
+        before: tuple[str, ...] = (),
+        program: str = PROXY,
+        env: Optional[dict[str, str]] = None,
     ) -> None:
-        """room: bytes of records that may wait to be read; before: what starts it."""
+        """room: bytes of records that may wait to be read; before: what starts it; program: another
+        one, which takes these variables."""
         self.ctl, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if room:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
@@ -68,13 +75,13 @@ class Proxy:
         self.last_stream = self.last_serial = 0
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*before, PROXY, *args],
+                [*before, program, *args],
                 preexec_fn=lambda: os.dup2(theirs.fileno(), 3),
                 pass_fds=(3,),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                env={"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "detect_leaks=1")},
+                env={"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "detect_leaks=1"), **(env or {})},
             )
         theirs.close()
 

@@ -2,16 +2,21 @@
 /*
  * Enters the jail of podflare-egress as the program does, and tries one thing.
  *
- *   egress-jail-probe NAME
+ *   egress-jail-probe NAME [HOW]  HOW: unfiltered: without the filter, and the empty root; bare:
+ *                                 without Landlock, too
+ *   egress-jail-probe             the names, one a line; without what this kernel does not have;
+ *                                 and "landlock VERSION"
  *
- *   egress-jail-probe             the names, one a line; without what this kernel does not have
- *
- * Exit status: 0: it could be done; 1: it failed with an error; 254: the thread has ended and the
- * process has not; a death by SIGSYS is the filter's.
+ * Exit status: 0: it could be done; 1, unfiltered and bare the errno: it failed with an error; 3:
+ * the jail could not be entered; 254: the thread has ended and the process has not; a death by
+ * SIGSYS is the filter's.
  */
 #define _GNU_SOURCE
 #include "../foreign_abi.h"
 #include "egress/jail.h"
+#include "egress/jail_filter.h"
+#include "lib/emptyroot.h"
+#include "lib/landlock.h"
 #include "lib/log.h"
 
 #include <arpa/inet.h>
@@ -266,7 +271,7 @@ static long try_fcntl_flags(void)
 	if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0)
 		return -1;
 	flags = fcntl(fds[0], F_GETFL);
-	if (fcntl(fds[0], F_SETFL, flags | O_NONBLOCK) < 0 || fcntl(fds[0], F_GETFD) < 0)
+	if (fcntl(fds[0], F_SETFL, flags | O_NONBLOCK) < 0)
 		return -1;
 	return fcntl(fds[0], F_SETFD, FD_CLOEXEC);
 }
@@ -287,7 +292,7 @@ static long try_tcp(void)
 
 static long try_udp6(void)
 {
-	return socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, IPPROTO_UDP);
+	return socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 }
 
 static long try_memory(void)
@@ -309,6 +314,24 @@ static long try_too_much_memory(void)
 static long try_abort(void)
 {
 	abort();
+}
+
+/* For a jail without its filter. */
+static pid_t other; /* of the same user, and not in the jail */
+
+static long try_read_file(void)
+{
+	return open("/etc/passwd", O_RDONLY | O_CLOEXEC);
+}
+
+static long try_make_file(void)
+{
+	return open("/tmp", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+}
+
+static long try_signal(void)
+{
+	return kill(other, 0);
 }
 
 static const struct {
@@ -365,29 +388,88 @@ static const struct {
 	{"memory", try_memory},
 	{"too-much-memory", try_too_much_memory},
 	{"abort", try_abort},
+	{"read-file", try_read_file},
+	{"make-file", try_make_file},
+	{"signal", try_signal},
 };
 
-int main(int argc, char **argv)
+static bool filtered = true, landlocked = true;
+
+int __real_jail_filter(struct err *err);
+int __wrap_jail_filter(struct err *err);
+int __wrap_jail_filter(struct err *err)
+{
+	return filtered ? __real_jail_filter(err) : 0;
+}
+
+int __real_landlock_deny(bool dials);
+int __wrap_landlock_deny(bool dials);
+int __wrap_landlock_deny(bool dials)
+{
+	return landlocked ? __real_landlock_deny(dials) : 0;
+}
+
+int __real_emptyroot_enter(const char *name);
+int __wrap_emptyroot_enter(const char *name);
+int __wrap_emptyroot_enter(const char *name)
+{
+	return filtered ? __real_emptyroot_enter(name) : 0;
+}
+
+/* A process that waits as the user that the jail is to be of, until this one has ended. */
+static int start_other(const struct jail_user *user)
+{
+	int ends[2];
+	char c = 0;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+		return -1;
+	other = fork();
+	if (other == 0) {
+		close(ends[1]);
+		if (geteuid() == 0 && (setresgid(user->gid, user->gid, user->gid) < 0 ||
+				       setresuid(user->uid, user->uid, user->uid) < 0))
+			_exit(1);
+		if (write(ends[0], &c, 1) == 1)
+			(void)!read(ends[0], &c, 1);
+		_exit(0);
+	}
+	close(ends[0]);
+	return other > 0 && read(ends[1], &c, 1) == 1 ? 0 : -1;
+}
+
+static int probe(long (*fn)(void))
 {
 	struct jail_user user;
 	struct err err = {0};
 
-	for (size_t i = 0; argc == 2 && i < ARRAY_SIZE(probes); i++) {
-		if (strcmp(argv[1], probes[i].name) != 0)
-			continue;
-		/* The proxy has one thread. What must end the process is seen where there are two;
-		 * this one is not in the jail. */
-		if ((probes[i].fn == foreign_int80 || probes[i].fn == foreign_x32) &&
-		    bystander_start() != 0)
-			return 3;
-		if (jail_find_user("nobody", &user, &err) < 0 || jail_enter(&user, &err) < 0) {
-			log_error("%s", err.msg);
-			return 3;
-		}
-		return probes[i].fn() < 0 ? 1 : 0;
+	/* The proxy has one thread. What must end the process is seen where there are two; this one
+	 * is not in the jail. */
+	if ((fn == foreign_int80 || fn == foreign_x32) && bystander_start() != 0)
+		return 3;
+	if (jail_find_user("nobody", &user, &err) < 0 || (!filtered && start_other(&user) < 0) ||
+	    jail_enter(&user, &err) < 0) {
+		log_error("%s", err.msg);
+		return 3;
 	}
-	for (size_t i = 0; argc == 1 && i < ARRAY_SIZE(probes); i++)
-		if (probes[i].fn != foreign_int80 || foreign_int80_exists())
-			puts(probes[i].name);
-	return argc == 1 ? 0 : 2;
+	if (fn() >= 0)
+		return 0;
+	return filtered ? 1 : errno;
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 1) {
+		for (size_t i = 0; i < ARRAY_SIZE(probes); i++)
+			if (probes[i].fn != foreign_int80 || foreign_int80_exists())
+				puts(probes[i].name);
+		printf("landlock %d\n", landlock_abi());
+		return 0;
+	}
+	filtered = argc == 2;
+	landlocked = argc == 2 || strcmp(argv[2], "unfiltered") == 0;
+	for (size_t i = 0; i < ARRAY_SIZE(probes); i++)
+		if (strcmp(argv[1], probes[i].name) == 0)
+			return probe(probes[i].fn);
+	return 2;
 }

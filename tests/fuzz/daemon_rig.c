@@ -17,11 +17,14 @@
 
 #define TURNS 8
 
-static int new_vmm(struct rig *g, int fd)
+/* parent: NULL: the first of a family. */
+static int new_vmm(struct rig *g, int fd, const struct rig_vmm *parent)
 {
 	for (unsigned i = 0; i < RIG_VMMS; i++)
 		if (g->vmm[i].fd < 0) {
-			g->vmm[i] = (struct rig_vmm){.fd = fd};
+			unsigned family = parent ? parent->family : i;
+
+			g->vmm[i] = (struct rig_vmm){.fd = fd, .family = family};
 			return (int)i;
 		}
 	close(fd);
@@ -55,7 +58,7 @@ static void take_messages(struct rig *g, struct rig_vmm *v)
 		if (m.type == CTL_CONNECT) {
 			new_agent(g, fds[first++]);
 		} else if (m.type == CTL_FORK) {
-			child = new_vmm(g, fds[first++]);
+			child = new_vmm(g, fds[first++], v);
 			v->fork_id = m.id;
 			v->child = child < 0 ? 0 : (uint32_t)child;
 		}
@@ -148,6 +151,7 @@ void rig_turn(struct rig *g)
 		MUST(loop_run_once(&g->d.loop, 0) == 0);
 		for (unsigned k = 0; k < RIG_CALLS; k++)
 			rig_serve(&g->call[k]);
+		rig_check_processes();
 	}
 }
 
@@ -161,13 +165,14 @@ void rig_wait(struct rig *g, uint64_t ns)
 static void give_vmm(struct rig *g, struct vmm *v)
 {
 	struct err err = {0};
-	int ctl, peer;
+	int ctl, peer, i;
 
 	vmm_init(v, &g->d.vmms);
 	MUST(vmm_make_ends(v, &ctl, &peer, &err) == 0);
 	MUST(loop_add(&g->d.loop, &v->ctl, ctl, EPOLLIN) == 0);
-	MUST(new_vmm(g, peer) >= 0);
-	v->pid = (pid_t)rig_new_process();
+	i = new_vmm(g, peer, NULL);
+	MUST(i >= 0);
+	v->pid = (pid_t)rig_new_process((unsigned)i);
 	MUST(vmm_watch(v, -1, &err) == 0);
 }
 
@@ -207,6 +212,7 @@ static void make_template(struct rig *g)
 	t->spec.memory_mib = 128;
 	t->spec.vcpus = 1;
 	t->spec.disk_mib = 64;
+	t->spec.image_fd = -1;
 	t->root.fd = memfd_create("root", MFD_CLOEXEC);
 	list_init(&t->vms);
 	for (enum template_kind k = 0; k < TEMPLATE_KINDS; k++)
@@ -265,8 +271,9 @@ void rig_init(struct rig *g)
 	struct daemon *d = &g->d;
 
 	log_init(LOG_TEXT, (enum log_level)(LOG_ERROR + 1));
-	rig_surroundings_reset();
 	memset(g, 0, sizeof(*g));
+	rig_surroundings_reset(g);
+	g->descriptors = rig_descriptors();
 	for (unsigned i = 0; i < RIG_VMMS; i++)
 		g->vmm[i].fd = -1;
 	for (unsigned i = 0; i < RIG_AGENTS; i++)
@@ -311,16 +318,34 @@ void rig_init(struct rig *g)
 	}
 }
 
+/* Whether some request has no answer yet. A file's end, and a list's, an agent may keep back. */
+static bool is_waited_for(const struct rig *g, bool files)
+{
+	for (unsigned i = 0; i < RIG_CALLS; i++) {
+		const struct rig_call *c = &g->call[i];
+		const char *tail = c->there && !c->status ? strrchr(c->r.uri, '/') : NULL;
+
+		if (tail && (files || (strcmp(tail, "/files") != 0 && strcmp(tail, "/list") != 0)))
+			return true;
+	}
+	return false;
+}
+
 void rig_free(struct rig *g)
 {
 	struct daemon *d = &g->d;
 
-	for (unsigned i = 0; i < RIG_CALLS; i++)
-		rig_leave(&g->call[i]);
+	for (int i = 0; i < 4 && is_waited_for(g, false); i++)
+		rig_wait(g, 700 * SECOND_NS);
+	MUST(!is_waited_for(g, false));
 	pool_stop(&d->pool);
 	while (!list_empty(&d->registry.live))
 		sandbox_end(list_entry(d->registry.live.next, struct sandbox, link), false, "over");
 	templates_stop(&d->templates);
+	rig_turn(g);
+	MUST(!is_waited_for(g, true));
+	for (unsigned i = 0; i < RIG_CALLS; i++)
+		rig_leave(&g->call[i]);
 	for (unsigned i = 0; i < RIG_VMMS; i++)
 		rig_vmm_gone(g, i);
 	for (unsigned i = 0; i < RIG_AGENTS; i++)
@@ -337,4 +362,5 @@ void rig_free(struct rig *g)
 	audit_shares_free(&d->egress.shares);
 	operator_free(&d->egress.op);
 	loop_free(&d->loop);
+	MUST(rig_descriptors() == g->descriptors);
 }

@@ -9,9 +9,10 @@
  * Whatever is asked of their VMMs waits in the rig: streams to agents come out as descriptors of
  * the other end.
  *
- * Checked at all times: a request gets one answer; JSON is JSON, an error says what and why, and
- * never that the daemon is at fault; events are numbered, and end with the exit; what agents are
- * sent is well-formed.
+ * Checked at all times: a request gets one answer, in time or, of files, when its sandbox ends;
+ * JSON is JSON, an error says what and why, and never that the daemon is at fault; events are
+ * numbered, and end with the exit; what agents are sent is well-formed; no VMM has a process that
+ * others made; and at the end as many descriptors are open as at the beginning.
  */
 #pragma once
 
@@ -31,6 +32,7 @@
 
 struct rig_vmm {
 	int fd;           /* -1: none */
+	unsigned family;  /* index of the first VMM that it descends from */
 	uint32_t fork_id; /* the last that it was asked for; 0: none */
 	uint32_t child;   /* its index in rig.vmm */
 };
@@ -43,9 +45,11 @@ struct rig_agent {
 struct rig_call {
 	struct request r; /* first */
 	bool there, ended;
+	bool begins;       /* the daemon is about to take it */
 	const char *range; /* header */
 	unsigned status;
 	bool stream, lines, exited, upgrade;
+	bool events;  /* its lines are those of a command */
 	int64_t size; /* of a stream, or -1 */
 	uint64_t pulled, seq;
 	struct buf out;
@@ -62,6 +66,7 @@ struct rig {
 	struct rig_call call[RIG_CALLS];
 	char id[RIG_SANDBOXES][SANDBOX_ID_LEN + 1];
 	struct template_vm *tvm;
+	unsigned descriptors; /* that were open before */
 };
 
 void rig_init(struct rig *g);
@@ -88,14 +93,21 @@ void rig_vmm_gone(struct rig *g, unsigned vmm);
 
 /* CTL_HERE on the socket of a new VMM, sent by this process. */
 void rig_here(struct rig *g, unsigned vmm, uint32_t pid);
-/* A process that is a child of ours, for CTL_FORKED; it ends by itself. */
-uint32_t rig_new_process(void);
+/* A process that is a child of ours, for CTL_FORKED, made by a VMM of that family; it ends by
+ * itself. */
+uint32_t rig_new_process(unsigned family);
+/* The last one that was made. */
+uint32_t rig_youngest_process(void);
 void rig_process_ends(uint32_t pid);
 
 /* --- between the rig's files -------------------------------------------------------------- */
 
-/* Clock and processes as at the start; and some time later. */
-void rig_surroundings_reset(void);
+/* Clock and processes as at the start of an input; and some time later. */
+void rig_surroundings_reset(struct rig *g);
 void rig_clock_forward(uint64_t ns);
+/* Each VMM of the daemon has a process of its own, which its family made. */
+void rig_check_processes(void);
+/* How many descriptors are open. */
+unsigned rig_descriptors(void);
 /* Takes what there is of an answer; a request that has it all is over. */
 void rig_serve(struct rig_call *c);

@@ -11,6 +11,7 @@
 #include "daemon/store.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -19,13 +20,20 @@
 
 #define FIRST_PID 100000u
 #define PROCESSES 64u
+/* What is opened gets the lowest number that is free: none of an input has a higher one. */
+#define DESCRIPTORS 512
 
 static uint64_t now_ns = SECOND_NS;
 
 /* --- clock and processes ------------------------------------------------------------------ */
 
+static struct rig *rig;
+static uint32_t youngest;
+
 static struct {
 	bool there, ended;
+	bool known; /* some VMM of the daemon has it */
+	unsigned family;
 	int fd; /* of whoever watches it; -1 */
 } process[PROCESSES];
 
@@ -41,8 +49,9 @@ uint64_t __wrap_io_now_ns(void)
 	return now_ns;
 }
 
-void rig_surroundings_reset(void)
+void rig_surroundings_reset(struct rig *g)
 {
+	rig = g;
 	now_ns = SECOND_NS;
 	memset(process, 0, sizeof(process));
 }
@@ -52,16 +61,23 @@ void rig_clock_forward(uint64_t ns)
 	now_ns += ns;
 }
 
-uint32_t rig_new_process(void)
+uint32_t rig_new_process(unsigned family)
 {
 	for (uint32_t i = 0; i < PROCESSES; i++)
 		if (!process[i].there) {
 			process[i].there = true;
-			process[i].ended = false;
+			process[i].ended = process[i].known = false;
+			process[i].family = family;
 			process[i].fd = -1;
-			return FIRST_PID + i;
+			youngest = FIRST_PID + i;
+			return youngest;
 		}
 	return 1; /* nobody's */
+}
+
+uint32_t rig_youngest_process(void)
+{
+	return youngest;
 }
 
 void rig_process_ends(uint32_t pid)
@@ -129,23 +145,82 @@ int __wrap_waitid(idtype_t type, id_t id, siginfo_t *si, int options)
 	return 0;
 }
 
-/* Who speaks says so in CTL_HERE; of other messages it is the youngest process. */
+/* The process of the VMM that the other end of this socket was given to, for a child; 0: that has
+ * been told of something else, and nobody takes this word for anything. */
+static pid_t holder_of(int sock)
+{
+	list_for_each (v, &rig->d.vmms.claims, struct vmm, link)
+		if (v->ctl.fd == sock)
+			return v->claim_by;
+	list_for_each (v, &rig->d.vmms.vmms, struct vmm, link)
+		list_for_each (child, &v->forks, struct vmm, fork_link)
+			if (child->ctl.fd == sock)
+				return v->pid;
+	return 0;
+}
+
+static bool is_of(uint32_t i, unsigned family)
+{
+	return i < PROCESSES && process[i].there && process[i].family == family;
+}
+
+/*
+ * Who speaks says so in CTL_HERE; of other messages it is the youngest process. The kernel tells
+ * whose they are, so it is one that can have the socket: of the family that it was given to.
+ */
 int __wrap_fdpass_peek_pid(int sock, pid_t *pid)
 {
-	uint32_t i = PROCESSES;
+	uint32_t i = PROCESSES, holder;
 	int rc = __real_fdpass_peek_pid(sock, pid);
 	uint8_t raw[CTL_WIRE_SIZE];
 	struct ctl_msg m;
 
 	if (rc != 1)
 		return rc;
-	while (i && !process[i - 1].there)
+	holder = (uint32_t)holder_of(sock) - FIRST_PID;
+	if (holder >= PROCESSES) {
+		*pid = (pid_t)youngest;
+		return 1;
+	}
+	while (i && !is_of(i - 1, process[holder].family))
 		i--;
 	if (recv(sock, raw, sizeof(raw), MSG_PEEK | MSG_DONTWAIT) == (ssize_t)sizeof(raw) &&
-	    ctl_unpack(raw, &m) == 0 && m.type == CTL_HERE)
+	    ctl_unpack(raw, &m) == 0 && m.type == CTL_HERE &&
+	    is_of((uint32_t)(m.value[0] % PROCESSES), process[holder].family))
 		i = 1 + (uint32_t)(m.value[0] % PROCESSES);
-	*pid = (pid_t)(FIRST_PID + i - 1);
+	*pid = i ? (pid_t)(FIRST_PID + i - 1) : -1;
 	return 1;
+}
+
+/* One that has ended can be anybody's: it is nothing that could be harmed. */
+void rig_check_processes(void)
+{
+	bool seen[PROCESSES] = {0};
+
+	list_for_each (v, &rig->d.vmms.vmms, struct vmm, link) {
+		uint32_t i = (uint32_t)v->pid - FIRST_PID, by = (uint32_t)v->claim_by - FIRST_PID;
+
+		if (i >= PROCESSES || !process[i].there)
+			continue;
+		MUST(!seen[i]);
+		seen[i] = true;
+		if (v->claim_by && !process[i].known && !process[i].ended)
+			MUST(by < PROCESSES && process[i].family == process[by].family);
+		process[i].known = true;
+	}
+}
+
+unsigned rig_descriptors(void)
+{
+	struct pollfd p[DESCRIPTORS];
+	unsigned n = 0;
+
+	for (int i = 0; i < DESCRIPTORS; i++)
+		p[i] = (struct pollfd){.fd = i};
+	MUST(poll(p, DESCRIPTORS, 0) >= 0);
+	for (int i = 0; i < DESCRIPTORS; i++)
+		n += !(p[i].revents & POLLNVAL);
+	return n;
 }
 
 void rig_here(struct rig *g, unsigned vmm, uint32_t pid)

@@ -20,15 +20,19 @@ static struct rig_call *call_of(struct request *r)
 	return (struct rig_call *)r;
 }
 
-/* An answer there is from here on. The daemon only looks whether there is one. */
+/*
+ * An answer there is from here on. The daemon only looks whether there is one. The first one
+ * stands, as in http.c: who refuses a request as it comes leaves it to that. Of one that waits
+ * there may be no other.
+ */
 static bool answer(struct request *r, unsigned status)
 {
 	static char reply;
 	struct rig_call *c = call_of(r);
 
-	MUST(status >= 100 && status < 600 && !c->ended);
+	MUST(status >= 100 && status < 600 && !c->ended && (!c->status || c->begins));
 	if (c->status)
-		return false; /* the first one stands */
+		return false;
 	c->status = status;
 	r->status = status;
 	r->reply = (struct MHD_Response *)(void *)&reply;
@@ -55,16 +59,46 @@ static void check_headers(const char *const *h)
 		MUST(h[1] && !strpbrk(h[0], "\r\n: ") && !strpbrk(h[1], "\r\n"));
 }
 
+/* Of an exec, a command, a list: every line an object; those of events are numbered. */
+static void check_lines(struct rig_call *c)
+{
+	const uint8_t *p = buf_data(&c->out), *end;
+	size_t len = buf_len(&c->out), used = 0;
+
+	while (used < len && (end = memchr(p + used, '\n', len - used))) {
+		json_t *o = json_loadb((const char *)p + used, (size_t)(end - p) - used,
+				       JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
+		const char *type = json_string_value(json_object_get(o, "type"));
+		json_t *seq = json_object_get(o, "seq");
+
+		MUST(json_is_object(o) && !c->exited);
+		if (type && seq)
+			MUST(json_integer_value(seq) == (json_int_t)c->seq++);
+		c->exited = type && strcmp(type, "exit") == 0;
+		json_decref(o);
+		used = (size_t)(end - p) + 1;
+	}
+	buf_consume(&c->out, used);
+}
+
 void http_reply(struct request *r, unsigned int status, const char *type, const void *data,
 		size_t len, const char *const *headers)
 {
+	struct rig_call *c = call_of(r);
+
 	check_headers(headers);
 	if (!answer(r, status))
 		return;
-	if (type && strcmp(type, "application/json") == 0)
+	if (type && strcmp(type, "application/json") == 0) {
 		check_json(status, data, len);
-	else
-		MUST(status < 400);
+		return;
+	}
+	MUST(status < 400);
+	if (!c->events)
+		return;
+	MUST(buf_append(&c->out, data, len) == 0);
+	check_lines(c);
+	MUST(buf_len(&c->out) == 0 && c->exited);
 }
 
 void http_reply_whole(struct request *r, unsigned int status, const char *type, const void *data,
@@ -186,10 +220,15 @@ struct rig_call *rig_request(struct rig *g, const char *method, const char *path
 	snprintf(r->method, sizeof(r->method), "%s", method);
 	buf_init_secret(&r->body, LIMIT_JSON_BODY);
 	list_add_tail(&g->d.http.requests, &r->link);
-	if (route_find(api_routes, api_route_count, method, path, &r->match) == ROUTE_OK)
+	if (route_find(api_routes, api_route_count, method, path, &r->match) == ROUTE_OK) {
+		c->events = r->match.route->finish == api_command_stream ||
+			    r->match.route->finish == api_exec;
+		c->begins = true;
 		feed(r, body, len);
-	else
+		c->begins = false;
+	} else {
 		rig_leave(c);
+	}
 	return c->there ? c : NULL;
 }
 
@@ -210,28 +249,6 @@ void rig_leave(struct rig_call *c)
 	free(r->uri);
 	free(r->query);
 	c->there = false;
-}
-
-/* Of an exec, a command, a list: every line an object; those of events are numbered. */
-static void check_lines(struct rig_call *c)
-{
-	const uint8_t *p = buf_data(&c->out), *end;
-	size_t len = buf_len(&c->out), used = 0;
-
-	while (used < len && (end = memchr(p + used, '\n', len - used))) {
-		json_t *o = json_loadb((const char *)p + used, (size_t)(end - p) - used,
-				       JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
-		const char *type = json_string_value(json_object_get(o, "type"));
-		json_t *seq = json_object_get(o, "seq");
-
-		MUST(json_is_object(o) && !c->exited);
-		if (type && seq)
-			MUST(json_integer_value(seq) == (json_int_t)c->seq++);
-		c->exited = type && strcmp(type, "exit") == 0;
-		json_decref(o);
-		used = (size_t)(end - p) + 1;
-	}
-	buf_consume(&c->out, used);
 }
 
 /* What there is of a streamed answer. True: it is over. */
@@ -261,7 +278,7 @@ static bool pull(struct rig_call *c)
 	MUST(n >= PULL_ABORT);
 	if (n == PULL_END) {
 		MUST(c->size < 0 || c->pulled == (uint64_t)c->size);
-		MUST(buf_len(&c->out) == 0);
+		MUST(buf_len(&c->out) == 0 && (!c->events || c->exited));
 	}
 	return n < 0;
 }

@@ -4,7 +4,7 @@
  * it, of packets that are no messages, of processes that end; and of what clients want meanwhile,
  * so that there is something to be answered: sandboxes made, forked, merged and deleted, commands.
  * A VMM must not be able to name a process that is not its child, to be told of a child twice, or
- * to leave anything behind.
+ * to leave anything behind: the rig looks who has which process.
  */
 #define _GNU_SOURCE
 #include "daemon_rig.h"
@@ -63,15 +63,22 @@ static void message(struct rig *g, struct input *in)
 	rig_message(g, where % 8, &m);
 }
 
-/* The answer to a fork, as an honest VMM would give it, or nearly; and the child's own word, before
- * it or after it or not yet. It may have ended by then. */
+/*
+ * The answer to a fork, as an honest VMM would give it, or nearly; and the child's own word, before
+ * it or after it or not yet. It may have ended by then. Or the child is made, and not told of: so
+ * another VMM may, of the last one that was made by whomever. Or it is somebody's.
+ */
 static void forked(struct rig *g, struct input *in)
 {
 	uint8_t how = input_u8(in), order = how / 4 % 4;
 	struct rig_vmm *v = &g->vmm[how % 4];
 	struct ctl_msg m = {.type = CTL_FORKED, .id = v->fork_id};
-	uint32_t pid = how & 0x80 ? (how & 0x40 ? 100000u : 100001u) : rig_new_process();
+	uint32_t pid = how & 0x80 ? 100001u : rig_new_process(v->family);
 
+	if ((how & 0xc0) == 0x40)
+		return;
+	if (how & 0x40)
+		pid = rig_youngest_process();
 	m.value[CTL_FORKED_PID] = pid;
 	if (order == 1)
 		rig_here(g, v->child, pid);

@@ -286,6 +286,27 @@ static void test_head_of_many_fields(void **state)
 	}
 }
 
+/* In a port, too: the neighbours of the digits are none. */
+static void test_head_port(void **state)
+{
+	static const char *const bad[] = {"44:", "44<", "44/", "4<3",   "/43",   ":",     "44a",
+					  "44A", "4 4", "044", "65536", "99999", "443443"};
+	struct connect_head h;
+	char head[80];
+	int n;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		n = sprintf(head, "CONNECT a.test:%s HTTP/1.1\r\n\r\n", bad[i]);
+		assert_int_equal(connect_head_parse(head, (size_t)n, &h), -EBADMSG);
+	}
+	for (char c = '0'; c <= '9'; c++) {
+		n = sprintf(head, "CONNECT a.test:1%c HTTP/1.1\r\n\r\n", c);
+		assert_int_equal(connect_head_parse(head, (size_t)n, &h), n);
+		assert_int_equal(h.port, 10 + c - '0');
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -298,6 +319,7 @@ int main(void)
 		cmocka_unit_test(test_socks_bounds),
 		cmocka_unit_test(test_head_bounds),
 		cmocka_unit_test(test_head_of_many_fields),
+		cmocka_unit_test(test_head_port),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,7 +4,8 @@
  *
  *   vmm-jail-probe WHERE NAME       WHERE: process; vcpu, leaf, leaf-vcpu: a thread that is in that
  *                                   jail, too; of the walls behind the filters, which are left out:
- *                                   unfiltered: all but the empty root; bare: all but Landlock
+ *                                   unfiltered: all but the empty root; bare: all but Landlock;
+ *                                   neither: all but both
  *   vmm-jail-probe WHERE rule-N     the call that row N of the table of WHERE is about
  *   vmm-jail-probe WHERE enter      how many nanoseconds it takes to enter that jail: a uint64_t
  *   vmm-jail-probe                  the names, one a line, behind where each belongs;
@@ -127,7 +128,7 @@ static int try_read_directory(void)
 
 static int try_make_file(void)
 {
-	return errno_or_0(open("/tmp/podflare-jail-probe", O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
+	return errno_or_0(open("/tmp", O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600));
 }
 
 static int try_run(void)
@@ -142,7 +143,7 @@ static int tcp(int (*call)(int fd, const struct sockaddr *a, socklen_t len))
 	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
-	a.sin_port = htons(9);
+	a.sin_port = htons(5009);
 	return fd < 0 ? errno : errno_or_0(call(fd, (struct sockaddr *)&a, sizeof(a)));
 }
 
@@ -442,8 +443,8 @@ int main(int argc, char **argv)
 	}
 	parent = getppid();
 	a.name = argv[2];
-	landlocked = strcmp(argv[1], "bare") != 0;
-	rooted = strcmp(argv[1], "unfiltered") != 0;
+	landlocked = strcmp(argv[1], "bare") != 0 && strcmp(argv[1], "neither") != 0;
+	rooted = strcmp(argv[1], "unfiltered") != 0 && strcmp(argv[1], "neither") != 0;
 	filtered = landlocked && rooted;
 	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) < 0)
 		return FAILED_JAIL;

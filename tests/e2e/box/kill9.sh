@@ -23,12 +23,13 @@ ok "a sandbox runs: $(vmms | tr '\n' ' ')"
 run "$id" bash 'sleep 1000' >/dev/null 2>&1 &
 sleep 1
 fork "$id" 8 >/dev/null 2>&1 &
-tries=100
+tries=1000
 while [ "$(count)" -lt 4 ] && [ $tries -gt 0 ]; do
 	tries=$((tries - 1))
 done
 
 before=$(count)
+[ "$before" -ge 4 ] || fail "no fork was under way: only $before VMMs"
 kill -9 "$daemon"
 wait "$daemon" 2>/dev/null
 daemon=
