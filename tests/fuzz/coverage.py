@@ -41,9 +41,9 @@ src/daemon/egress/grant.c src/daemon/egress/proxy_msg.c src/daemon/egress/record
 src/daemon/exec_frames.c src/daemon/file_entry.c src/daemon/json_span.c src/daemon/query.c
 src/daemon/route.c src/daemon/vmm_claim.c src/daemon/vmm_fork.c
 src/egress/addr.c src/egress/addr_ranges.c src/egress/connect_head.c src/egress/hello.c
-src/egress/http/fields.c src/egress/http/head.c src/egress/http/target.c src/egress/names.c
-src/egress/rules.c src/egress/rules_entry.c src/egress/rules_parse.c src/egress/rules_paths.c
-src/egress/socks.c
+src/egress/http/chunks.c src/egress/http/fields.c src/egress/http/head.c src/egress/http/target.c
+src/egress/names.c src/egress/rules.c src/egress/rules_entry.c src/egress/rules_parse.c
+src/egress/rules_paths.c src/egress/socks.c
 src/lib/fdpass.c src/lib/utf8.c src/lib/websocket.c src/proto/control.c src/proto/frame.c
 """.split()
 JUDGED = DEVICES + PARSERS

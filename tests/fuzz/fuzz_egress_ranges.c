@@ -54,6 +54,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	with = egress_addr_check(sa, ranges, why);
 	MUST(strlen(why) > 0 && strlen(why) < sizeof(why));
 	MUST(without < 0 || with == 0);
+	/* A range of one address is a range. */
+	MUST(!egress_ranges_name(ranges, sa) || egress_ranges_have(ranges, sa));
+	MUST(strstr(why, egress_addr_class_text(egress_addr_classify(sa))));
 	switch (egress_addr_classify(sa)) {
 	case EGRESS_A_PUBLIC:
 		MUST(without == 0);
