@@ -150,9 +150,12 @@ static int side_frame(struct diff_side *s, const struct frame *f)
 		s->ok = true;
 		return 0;
 	}
-	if (f->type == FRAME_DATA_OUT && s->ok)
+	if (f->type == FRAME_DATA_OUT && s->ok) {
+		if (!s->hashes)
+			agent_spend(s->s, AGENT_LIST_COST * f->len);
 		return s->hashes ? hash_bytes(s, f->payload, f->len)
 				 : changes_feed(&s->changes, f->payload, f->len);
+	}
 	if (f->type != FRAME_END_OUT || !s->ok)
 		return -EPROTO;
 	rc = side_complete(s);
@@ -481,6 +484,7 @@ void diff_submit(struct sandbox *a, struct sandbox *b, struct request *r, json_t
 	for (int i = 0; i < 2; i++) {
 		d->side[i].d = d;
 		changes_init(&d->side[i].changes);
+		d->side[i].changes.paths = paths;
 	}
 	r->ops = &diff_ops;
 	r->state = d;
