@@ -164,7 +164,7 @@ static void create_start(struct create *c)
 		return;
 	c->waiter.fn = create_template;
 	c->waiter.arg = c;
-	vm = template_get(c->t, &c->size, &c->waiter);
+	vm = template_get(c->t, &c->size, c->r->owner, &c->waiter);
 	if (vm)
 		create_fork(c, vm);
 }

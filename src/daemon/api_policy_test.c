@@ -22,7 +22,8 @@ struct policy_test {
 	struct request *r;
 	struct proxy *proxy; /* NULL: it has ended, or was let go */
 	struct grant *grant;
-	json_t *body; /* keeps the following alive */
+	struct held *place; /* until the proxy has it, or NULL */
+	json_t *body;       /* keeps the following alive */
 	const char *host, *method, *path;
 	uint16_t port;
 };
@@ -38,7 +39,7 @@ static void test_failed(struct policy_test *t, const char *why)
 static void test_let_go(struct policy_test *t)
 {
 	if (t->proxy)
-		proxy_leave(t->proxy, false);
+		proxy_drop(t->proxy);
 	t->proxy = NULL;
 }
 
@@ -103,7 +104,7 @@ static void test_end(struct request *r)
 	struct policy_test *t = r->state;
 
 	test_let_go(t);
-	r->http->d->egress.ntests--;
+	held_give_place(&t->place);
 	grant_unref(t->grant);
 	json_decref(t->body);
 	free(t);
@@ -184,6 +185,9 @@ static void test_start(struct policy_test *t, const struct sandbox *sb)
 	if (fd >= 0)
 		t->proxy = proxy_start(h, id, &ops, t, &err);
 	if (t->proxy) {
+		/* Whoever leaves does not have it for another one before the process is gone. */
+		t->proxy->place = t->place;
+		t->place = NULL;
 		rc = proxy_policy(t->proxy, fd);
 		if (rc < 0)
 			err_set(&err, (int)-rc, "the proxy does not take it");
@@ -194,9 +198,20 @@ static void test_start(struct policy_test *t, const struct sandbox *sb)
 	test_failed(t, err.msg);
 }
 
+/* One of the places, of which an owner has some. */
+static bool test_place(struct policy_test *t)
+{
+	struct daemon *d = t->r->http->d;
+	struct held *h = owners_part(&d->owners, d->owners.tests, t->r->owner, &d->tests);
+
+	if (held_take(h, 1) < 0)
+		return false;
+	t->place = h;
+	return true;
+}
+
 void api_policy_test(struct request *r)
 {
-	struct egress_host *h = &r->http->d->egress;
 	json_t *body = fields_parse(r, false);
 	struct policy_test *t = body ? calloc(1, sizeof(*t)) : NULL;
 	struct sandbox *sb = NULL;
@@ -211,12 +226,11 @@ void api_policy_test(struct request *r)
 	t->body = body;
 	r->ops = &test_ops;
 	r->state = t;
-	h->ntests++;
 	if (!test_fields(t) || !api_egress_usable(r) || !test_grant(t, &sb))
 		return;
 	if (r->http->d->stopping)
 		reply_error(r, 503, "stopping", "the daemon is stopping", NULL, NULL);
-	else if (h->ntests > LIMIT_POLICY_TESTS)
+	else if (!test_place(t))
 		reply_error(r, 429, "too_many_requests", "too many policies are being tested", NULL,
 			    NULL);
 	else

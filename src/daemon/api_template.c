@@ -12,7 +12,7 @@ void api_template_list(struct request *r)
 	json_t *all = json_array();
 
 	for (size_t i = 0; all && i < ts->n; i++) {
-		if (json_array_append_new(all, template_json(&ts->all[i])) < 0) {
+		if (json_array_append_new(all, template_json(&ts->all[i], r->owner)) < 0) {
 			json_decref(all);
 			all = NULL;
 		}

@@ -83,6 +83,7 @@ void exec_finish(struct exec *e)
 
 	e->state = EXEC_DONE;
 	e->s = NULL;
+	held_give_place(&e->place);
 	exec_pending_free(&e->in); /* it may point into the stream */
 	buf_free(&e->parts);
 	exec_held_leave(e);
@@ -200,12 +201,28 @@ static void exec_on_stream(struct agent_stream *s)
 
 /* --- the queue --------------------------------------------------------------------------- */
 
+/* Its stream. NULL: there is none for it. */
+static struct agent_stream *exec_open(struct exec *e, struct err *err)
+{
+	struct daemon *d = e->sb->d;
+	struct held *h = owners_part(&d->owners, d->owners.execs, e->sb->owner, &d->execs);
+
+	/* A command has its stream until its guest has ended it, also when its client has left. */
+	if (held_take(h, 1) < 0) {
+		err_text(err, EBUSY, "too many commands run: as many as there may be connections%s",
+			 h == &d->execs ? "" : ", or half as many of this key");
+		return NULL;
+	}
+	e->place = h;
+	return agent_open(&e->sb->agent, exec_on_stream, e, err);
+}
+
 static void exec_run(struct exec *e)
 {
 	struct agent_failure why = {.status = 503, .code = "sandbox_unreachable"};
 	struct err err = {0};
 
-	e->s = agent_open(&e->sb->agent, exec_on_stream, e, &err);
+	e->s = exec_open(e, &err);
 	if (!e->s) {
 		if (sandbox_is_ending(e->sb))
 			return;

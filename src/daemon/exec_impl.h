@@ -27,6 +27,7 @@ struct exec {
 	struct sandbox *sb;  /* not to be touched when DONE: it may be gone */
 	struct request *req; /* NULL: the client has left */
 	struct agent_stream *s;
+	struct held *place; /* of those that run (daemon.h), or NULL */
 	enum exec_state state;
 	struct exec_params p;
 	int64_t queued_ms, started_ms; /* since 1970; started 0: not yet */

@@ -247,6 +247,7 @@ static void http_on_completed(void *cls, struct MHD_Connection *conn, void **ctx
 	r->http->got_on = true;
 	r->c->req = NULL;
 	r->c->kicks = 0;
+	http_conn_idle(r->c);
 	http_conn_limit(r->c, 1); /* for the next head */
 	if (r->ops && r->ops->pull && code == MHD_REQUEST_TERMINATED_COMPLETED_OK)
 		MHD_set_connection_option(conn, MHD_CONNECTION_OPTION_TIMEOUT,
@@ -439,10 +440,10 @@ int http_init(struct http *h, struct daemon *d, unsigned int max_connections, st
 	const union MHD_DaemonInfo *info;
 	int rc;
 
-	*h = (struct http){.d = d, .loop = &d->loop, .max_connections = max_connections};
+	*h = (struct http){.d = d, .loop = &d->loop};
 	list_init(&h->requests);
-	list_init(&h->hups);
-	list_init(&h->strangers);
+	http_conn_init(h, max_connections);
+	intake_init(h);
 	h->listener.fd = h->mhd_src.fd = -1;
 	h->timer = (struct loop_timer){.fn = http_on_timer, .arg = h};
 	h->spare_fd = -1;
@@ -484,6 +485,7 @@ void http_free(struct http *h)
 		MHD_stop_daemon(h->mhd);
 		h->mhd = NULL;
 	}
+	intake_stop(h);
 	loop_timer_cancel(&h->timer);
 	close_fd(&h->spare_fd);
 }

@@ -14,7 +14,9 @@
  */
 #pragma once
 
+#include "daemon/config.h"
 #include "daemon/http_conn.h"
+#include "daemon/log_budget.h"
 #include "daemon/route.h"
 #include "lib/buf.h"
 #include "lib/err.h"
@@ -62,6 +64,7 @@ struct request {
 	const char *owner; /* whose sandboxes it may see (owner.h); NULL: nobody's */
 	char trace_id[33], parent_span[17];
 	uint64_t start_ns;
+	struct log_budget *log; /* of its line; NULL: it was not let in */
 
 	enum request_phase phase;
 	bool suspended, gone, discard;
@@ -95,6 +98,9 @@ struct http {
 	unsigned int connections, max_connections;
 	struct list strangers;         /* http_conn.h */
 	unsigned int nstrangers, ncut; /* of them; cut for room, and not closed yet */
+	struct http_share shares[CONFIG_KEYS_MAX];
+	unsigned int nkeys;
+	struct log_budget log_strangers, log_known[CONFIG_KEYS_MAX];
 };
 
 /* Binds and listens; nothing is accepted before http_conn_accept(). */

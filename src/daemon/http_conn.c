@@ -73,45 +73,81 @@ void http_conn_limit(struct http_conn *c, unsigned int times)
 		loop_timer_cancel(&c->limit);
 }
 
-/* --- strangers --------------------------------------------------------------------------- */
+/* --- whose it is ------------------------------------------------------------------------- */
 
-static void conn_no_stranger(struct http_conn *c)
+/* It is none of the strangers any more, and none of its key's. */
+static void conn_nobodys(struct http_conn *c)
 {
-	if (list_empty(&c->strange))
-		return;
-	list_del(&c->strange);
-	c->http->nstrangers--;
+	if (c->share)
+		c->share->n--;
+	else if (!list_empty(&c->idle))
+		c->http->nstrangers--;
+	c->share = NULL;
+	list_del(&c->idle);
 }
 
-void http_conn_known(struct http_conn *c)
+static void conn_cut_for_room(struct http_conn *c)
 {
-	if (c)
-		conn_no_stranger(c);
-}
-
-/* The one that has been there longest goes. False: there is none. */
-static bool conn_cut_stranger(struct http *h)
-{
-	struct http_conn *c;
-
-	if (list_empty(&h->strangers))
-		return false;
-	c = list_entry(h->strangers.next, struct http_conn, strange);
-	conn_no_stranger(c);
+	conn_nobodys(c);
 	c->cut = true;
-	h->ncut++;
+	c->http->ncut++;
 	http_conn_cut(c);
+}
+
+/* Of a list, the one that has been there longest goes. False: there is none. */
+static bool conn_cut_first(struct list *idle)
+{
+	if (list_empty(idle))
+		return false;
+	conn_cut_for_room(list_entry(idle->next, struct http_conn, idle));
 	return true;
+}
+
+/* An idle one of the key that has the most, of those that have one. */
+static bool conn_cut_known(struct http *h)
+{
+	struct http_share *most = NULL;
+
+	/* One key alone keeps what it has: newcomers would only take it from each other. */
+	for (unsigned int i = 0; h->nkeys > 1 && i < h->nkeys; i++)
+		if (!list_empty(&h->shares[i].idle) && (!most || h->shares[i].n > most->n))
+			most = &h->shares[i];
+	return most && conn_cut_first(&most->idle);
 }
 
 /* Makes room for one that has come. False: there is none. */
 static bool conn_make_room(struct http *h)
 {
 	if (h->connections - h->ncut >= h->max_connections)
-		return conn_cut_stranger(h);
+		return conn_cut_first(&h->strangers) || conn_cut_known(h);
 	if (h->nstrangers >= h->max_connections / 2)
-		conn_cut_stranger(h);
+		conn_cut_first(&h->strangers);
 	return true;
+}
+
+bool http_conn_known(struct http_conn *c, unsigned int key)
+{
+	struct http_share *share;
+	struct http *h;
+
+	if (!c || c->cut)
+		return true;
+	h = c->http;
+	share = &h->shares[key];
+	if (c->share != share && h->nkeys > 1 && share->n >= h->max_connections / 2 &&
+	    !conn_cut_first(&share->idle))
+		return false;
+	conn_nobodys(c);
+	c->share = share;
+	share->n++;
+	return true;
+}
+
+void http_conn_idle(struct http_conn *c)
+{
+	/* A request that was not let in has changed nothing. */
+	if (c->share && list_empty(&c->idle))
+		list_add_tail(&c->share->idle, &c->idle);
 }
 
 /* --- life -------------------------------------------------------------------------------- */
@@ -127,8 +163,8 @@ static void conn_start(struct http *h, struct MHD_Connection *mhd, void **ctx)
 	c->http = h;
 	c->mhd = mhd;
 	list_init(&c->link);
-	list_init(&c->strange);
-	list_add_tail(&h->strangers, &c->strange);
+	list_init(&c->idle);
+	list_add_tail(&h->strangers, &c->idle);
 	h->nstrangers++;
 	c->watch = (struct loop_src){.fd = -1, .fn = conn_on_hup, .arg = c};
 	c->limit = (struct loop_timer){.fn = conn_on_limit, .arg = c};
@@ -152,7 +188,7 @@ void http_conn_notify(void *cls, struct MHD_Connection *mhd, void **ctx,
 	*ctx = NULL;
 	if (!c)
 		return;
-	conn_no_stranger(c);
+	conn_nobodys(c);
 	h->ncut -= c->cut;
 	loop_del(&c->watch);
 	loop_timer_cancel(&c->limit);
@@ -252,6 +288,16 @@ static void conn_on_listener(struct loop_src *src, uint32_t events)
 	}
 	/* The library plans its timeouts anew when it runs. */
 	loop_timer_set(h->loop, &h->timer, 0);
+}
+
+void http_conn_init(struct http *h, unsigned int max)
+{
+	h->max_connections = max;
+	h->nkeys = h->d->config.auth ? h->d->config.nkeys : 1;
+	list_init(&h->hups);
+	list_init(&h->strangers);
+	for (unsigned int i = 0; i < ARRAY_SIZE(h->shares); i++)
+		list_init(&h->shares[i].idle);
 }
 
 int http_conn_listen(struct http *h, struct err *err)

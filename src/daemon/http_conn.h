@@ -15,6 +15,11 @@
  * there longest is cut for it: silent ones do not keep out who has something to
  * say, and never take a place from who was let in.
  *
+ * With more than one key, none has more than half of all places. A key that has them gets another
+ * one for one of its own that is idle: no request of it has been let in since the last one ended.
+ * When there are neither places nor strangers, the idle one of the key that has the most is cut, so
+ * that a key which has none finds one.
+ *
  * Thread: the loop's. fork: sockets are close-on-exec.
  */
 #pragma once
@@ -32,19 +37,30 @@
 struct http;
 struct request;
 
+/* The connections of a key; of all who are let in, where there are no keys. */
+struct http_share {
+	unsigned int n;
+	struct list idle;
+};
+
 struct http_conn {
 	struct list
 		link; /* http.hups once the other side has closed; first: overwritten when freed */
 	struct http *http;
 	struct MHD_Connection *mhd;
 	struct loop_src watch;
-	struct loop_timer limit; /* of the head or body that is being read */
-	struct list strange;     /* http.strangers, oldest first, until it is known or cut */
+	struct loop_timer limit;  /* of the head or body that is being read */
+	struct http_share *share; /* of the key whose request was let in last; NULL: a stranger */
+	/* http.strangers, oldest first; or share->idle, longest first, but while a request that was
+	 * let in is under way. None when cut. */
+	struct list idle;
 	bool hup, cut;
 	unsigned int kicks;  /* since the request last got on */
 	struct request *req; /* under way, or NULL */
 };
 
+/* The lists of h, empty; h->d is there. */
+void http_conn_init(struct http *h, unsigned int max);
 /* Binds and listens; nothing is accepted before http_conn_accept(). */
 int http_conn_listen(struct http *h, struct err *err);
 int http_conn_accept(struct http *h, struct err *err);
@@ -67,8 +83,11 @@ void http_conn_kick(struct http *h);
  */
 void http_conn_limit(struct http_conn *c, unsigned int times);
 
-/* A request of it was let in. NULL is fine. */
-void http_conn_known(struct http_conn *c);
+/* The request on it is to be let in, with this key (0 where there are none). False: the key has as
+ * many as it may, and none is idle: then it is not let in. NULL is fine. */
+__must_check bool http_conn_known(struct http_conn *c, unsigned int key);
+/* The request on it is over. */
+void http_conn_idle(struct http_conn *c);
 
 /* No more bytes in either direction: the library will see an error. */
 void http_conn_cut(struct http_conn *c);

@@ -19,6 +19,25 @@
 #include <string.h>
 #include <strings.h>
 
+void intake_init(struct http *h)
+{
+	const struct daemon *d = h->d;
+
+	log_budget_init(&h->log_strangers, h->loop, "strangers", LOG_STRANGERS_BURST,
+			LOG_STRANGERS_SECOND);
+	for (unsigned int i = 0; i < CONFIG_KEYS_MAX; i++)
+		log_budget_init(&h->log_known[i], h->loop,
+				d->config.auth ? d->owners.name[i] : "all", LOG_KNOWN_BURST,
+				LOG_KNOWN_SECOND);
+}
+
+void intake_stop(struct http *h)
+{
+	log_budget_stop(&h->log_strangers);
+	for (unsigned int i = 0; i < CONFIG_KEYS_MAX; i++)
+		log_budget_stop(&h->log_known[i]);
+}
+
 /* What the head says about the body. */
 struct framing {
 	unsigned int lengths, encodings, bad_names;
@@ -105,7 +124,14 @@ static bool intake_auth(struct request *r)
 	switch (auth_check(&d->config, http_header(r, "Authorization"), http_header(r, "Origin"),
 			   http_header(r, "Host"), &key)) {
 	case AUTH_OK:
-		http_conn_known(r->c);
+		if (!http_conn_known(r->c, key)) {
+			reply_error(r, 503, "overloaded",
+				    "this key has half of all connections, and a request is under "
+				    "way on each of them",
+				    NULL, NULL);
+			return false;
+		}
+		r->log = &r->http->log_known[key];
 		r->owner = d->config.auth ? d->owners.name[key] : OWNER_ANY;
 		return true;
 	case AUTH_MISSING:
@@ -223,6 +249,8 @@ void intake_log(struct request *r, bool whole)
 
 	if (r->phase == REQUEST_HEAD)
 		return; /* broken off before its head was there */
+	if (!log_budget_take(r->log ? r->log : &r->http->log_strangers))
+		return;
 	f[n++] = LOG_STR("method", r->method);
 	f[n++] = LOG_STR("path", r->match.route ? r->match.route->pattern : "(none)");
 	f[n++] = LOG_NUM("status", r->status);

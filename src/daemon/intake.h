@@ -9,6 +9,10 @@
 
 #include "daemon/http.h"
 
+/* Budgets of the log; h->d is there. stop: tells what was counted. */
+void intake_init(struct http *h);
+void intake_stop(struct http *h);
+
 /* The headers are there: finds the route and calls its begin(), or answers. */
 void intake_head(struct request *r, const char *method);
 
@@ -21,5 +25,5 @@ void intake_drop_body(struct request *r);
 /* The account of who asks, or of all. */
 struct held *intake_held(struct request *r);
 
-/* One "http_request" line. whole: the answer was sent to its end. */
+/* One "http_request" line, or one more that is counted. whole: the answer was sent to its end. */
 void intake_log(struct request *r, bool whole);

@@ -37,7 +37,7 @@
 #define FDS_PER_SANDBOX (3 + LIMIT_IDLE_STREAMS + 2)
 /* Bytes from which on an allocation is a mapping of its own, which goes when it is freed. */
 #define MEMORY_MAPPED (512 << 10)
-/* A connection's socket, and the stream that its request may hold. */
+/* A connection's socket, and a stream: of its request, or of a command whose client has left. */
 #define FDS_PER_CONNECTION 2
 /* Ours, images of templates, those of template VMs, and what forks under way hold for a moment. */
 #define FDS_OTHER (64 + CONFIG_TEMPLATES_MAX + (LIMIT_SIZED + 8) * 4 + LIMIT_FORKS_IN_FLIGHT * 8)
@@ -175,6 +175,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 		return rc;
 	share_descriptors(c, &connections);
 	vmm_host_init(&d->vmms, &d->loop, c->vmm_path, c->kvm_path, c->disk_dir);
+	d->vmms.several_owners = c->auth && c->nkeys > 1;
 	rc = child_log_start(&d->child_log, &d->loop, err);
 	if (rc < 0)
 		return rc;
@@ -184,6 +185,9 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	if (rc < 0)
 		return rc;
 	d->held = (struct held){.max = (size_t)c->requests_mib << 20};
+	d->diffs = (struct held){.max = LIMIT_DIFFS};
+	d->tests = (struct held){.max = LIMIT_POLICY_TESTS};
+	d->execs = (struct held){.max = connections};
 	registry_init(&d->registry, c->max_sandboxes);
 	turns_init(&d->renewals, &d->loop, 0);
 	rc = store_open(&d->store, &d->loop, c->state_dir,
@@ -197,7 +201,10 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	d->egress.reap_again = reap_again;
 	d->egress.reap_arg = &d->vmms;
 	owners_init(&d->owners, c, d->store.salt);
-	owners_share(&d->owners, c->nkeys, &d->held);
+	owners_share(d->owners.held, c->nkeys, &d->held);
+	owners_share(d->owners.diffs, c->nkeys, &d->diffs);
+	owners_share(d->owners.tests, c->nkeys, &d->tests);
+	owners_share(d->owners.execs, c->nkeys, &d->execs);
 	pool_init(&d->pool, d);
 	d->vmms.others = &d->egress;
 	d->vmms.others_own = egress_host_owns;

@@ -28,15 +28,23 @@
 struct owners {
 	char name[CONFIG_KEYS_MAX][OWNER_LEN + 1]; /* as config.keys */
 	struct held held[CONFIG_KEYS_MAX];         /* for each of them */
+	/* Places, for each. */
+	struct held diffs[CONFIG_KEYS_MAX], tests[CONFIG_KEYS_MAX], execs[CONFIG_KEYS_MAX];
 };
 
 /* From the keys of the configuration. */
 void owners_init(struct owners *o, const struct config *c, const uint8_t salt[OWNER_SALT_LEN]);
 
-/* Each may have half of what there is for all; one alone has it all. */
-void owners_share(struct owners *o, unsigned int n, struct held *all);
+/* Each of n may have half of what there is for all; one alone has it all. each: one of o's. */
+void owners_share(struct held each[CONFIG_KEYS_MAX], unsigned int n, struct held *all);
 /* His part; of whoever has none, or NULL: all. */
+struct held *owners_part(struct owners *o, struct held each[CONFIG_KEYS_MAX], const char *owner,
+			 struct held *all);
+/* The same of o->held. */
 struct held *owners_held(struct owners *o, const char *owner, struct held *all);
+
+/* One bit for each, to say of something who has to do with it; 0: of whoever has no key. */
+uint64_t owners_bit(const struct owners *o, const char *owner);
 
 /* Whether who asks (NULL: nobody, who has nothing) may see what `owner` has. */
 bool owner_may(const char *asks, const char *owner);

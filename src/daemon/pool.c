@@ -85,20 +85,26 @@ static void entry_ready(struct sandbox *sb, void *arg)
 	pool_kick(e->pool->d);
 }
 
-/* The first template that has fewer of a kind than it should, and could fork now. */
+/*
+ * A template that has fewer of a kind than it should, and could fork now. Each look begins behind
+ * what was found last: one that is used up as fast as it is filled does not keep others empty.
+ */
 static struct template *pool_short(struct pool *p, enum template_kind *kind)
 {
 	struct templates *ts = &p->d->templates;
+	size_t all = ts->n * TEMPLATE_KINDS;
 
-	for (size_t i = 0; i < ts->n; i++) {
-		struct template *t = &ts->all[i];
+	for (size_t i = 0; i < all; i++) {
+		size_t at = (p->next + i) % all;
+		struct template *t = &ts->all[at / TEMPLATE_KINDS];
 		struct template_vm *vm = template_ready(t);
 
-		if (!vm || !list_empty(&vm->vmm.forks))
+		*kind = at % TEMPLATE_KINDS;
+		if (!vm || !list_empty(&vm->vmm.forks) || !t->pool[*kind].used ||
+		    t->pool[*kind].n >= p->d->config.pool_size)
 			continue;
-		for (*kind = 0; *kind < TEMPLATE_KINDS; (*kind)++)
-			if (t->pool[*kind].used && t->pool[*kind].n < p->d->config.pool_size)
-				return t;
+		p->next = at + 1;
+		return t;
 	}
 	return NULL;
 }

@@ -29,6 +29,7 @@ struct pool {
 	struct loop_timer timer;
 	struct loop_timer check;   /* of the clocks, while there are entries */
 	struct pool_entry *making; /* the one that is not ready yet */
+	size_t next;               /* of what is kept ready: where the next look begins */
 	uint64_t retry_ns;         /* 0 = the last one went well */
 };
 

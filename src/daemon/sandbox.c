@@ -306,6 +306,7 @@ struct sandbox *sandbox_new(struct daemon *d, const struct sandbox_params *p,
 	list_init(&sb->forks);
 	agent_init(&sb->agent, &d->loop, &sb->vmm);
 	sb->vmm.ops = &sandbox_vmm_ops;
+	sb->vmm.owner = sb->owner;
 	if (turn_init(&sb->turn, &d->renewals, sandbox_renew, sb->owner, sb->root) < 0 ||
 	    egress_set(sb, p->grant) < 0) {
 		turn_free(&sb->turn);

@@ -11,6 +11,7 @@
 #include "lib/cleanup.h"
 #include "lib/io.h"
 #include "lib/log.h"
+#include "lib/owndir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -44,6 +45,7 @@ static const char schema_sql[] =
 	"CREATE TABLE IF NOT EXISTS salt(value BLOB NOT NULL) STRICT;"
 	"INSERT INTO salt SELECT randomblob(32) WHERE NOT EXISTS(SELECT * FROM salt);"
 	"CREATE INDEX IF NOT EXISTS sandboxes_ended ON sandboxes(ended_ms);"
+	"CREATE INDEX IF NOT EXISTS sandboxes_owner ON sandboxes(owner, ended_ms);"
 	"CREATE INDEX IF NOT EXISTS sandboxes_parent ON sandboxes(parent)"
 	" WHERE parent IS NOT NULL;"
 	"CREATE INDEX IF NOT EXISTS sandboxes_grant ON sandboxes(grant_id)"
@@ -158,12 +160,16 @@ int store_exec(struct store *s, const char *sql, const char *what, struct err *e
 static int store_lock(struct store *s, const char *dir, struct err *err)
 {
 	char path[4096];
+	int rc;
 
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 		return err_set(err, errno, "cannot make the state directory %s", dir);
+	rc = owndir_check("the state directory", dir, err);
+	if (rc < 0)
+		return rc;
 	if (snprintf(path, sizeof(path), "%s/lock", dir) >= (int)sizeof(path) - 16)
 		return err_text(err, ENAMETOOLONG, "the state directory's name is too long");
-	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (s->lock_fd < 0)
 		return err_set(err, errno, "cannot open %s", path);
 	if (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0)
@@ -217,8 +223,9 @@ static int store_aside(struct store *s, const char *path, const char *word, char
 
 static int store_connect(struct store *s, const char *path, struct err *err)
 {
-	if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) !=
-	    SQLITE_OK)
+	const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOFOLLOW;
+
+	if (sqlite3_open_v2(path, &s->db, flags, NULL) != SQLITE_OK)
 		return store_error(s, err, "open");
 	sqlite3_extended_result_codes(s->db, 1);
 	sqlite3_busy_timeout(s->db, STORE_BUSY_START_MS);
@@ -229,7 +236,8 @@ static void store_disconnect(struct store *s)
 {
 	sqlite3_stmt **all[] = {&s->insert,    &s->end,     &s->find,    &s->details, &s->deleted,
 				&s->children,  &s->merged,  &s->renamed, &s->egress,  &s->grant,
-				&s->grant_new, &s->too_old, &s->forget,  &s->size};
+				&s->grant_new, &s->too_old, &s->forget,  &s->size,    &s->forget_of,
+				&s->living,    &s->most};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
 		sqlite3_finalize(*all[i]);
@@ -319,13 +327,23 @@ static int store_prepare(struct store *s, struct err *err)
 	const struct {
 		sqlite3_stmt **st;
 		const char *sql;
-	} all[] = {{&s->insert, insert_sql},       {&s->end, end_sql},
-		   {&s->find, find_sql},           {&s->deleted, deleted_sql},
-		   {&s->children, children_sql},   {&s->merged, merged_sql},
-		   {&s->renamed, renamed_sql},     {&s->egress, egress_sql},
-		   {&s->details, details_sql},     {&s->grant, grant_sql},
-		   {&s->grant_new, grant_new_sql}, {&s->too_old, store_too_old_sql},
-		   {&s->forget, store_forget_sql}, {&s->size, store_size_sql}};
+	} all[] = {{&s->insert, insert_sql},
+		   {&s->end, end_sql},
+		   {&s->find, find_sql},
+		   {&s->deleted, deleted_sql},
+		   {&s->children, children_sql},
+		   {&s->merged, merged_sql},
+		   {&s->renamed, renamed_sql},
+		   {&s->egress, egress_sql},
+		   {&s->details, details_sql},
+		   {&s->grant, grant_sql},
+		   {&s->grant_new, grant_new_sql},
+		   {&s->too_old, store_too_old_sql},
+		   {&s->forget, store_forget_sql},
+		   {&s->size, store_size_sql},
+		   {&s->forget_of, store_forget_of_sql},
+		   {&s->living, store_living_sql},
+		   {&s->most, store_most_sql}};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
 		if (sqlite3_prepare_v3(s->db, all[i].sql, -1, SQLITE_PREPARE_PERSISTENT, all[i].st,
@@ -366,6 +384,8 @@ static int store_begin(struct store *s, const char *path, struct err *err)
 		rc = store_salt(s, err);
 	if (rc == 0)
 		rc = store_recover(s, err);
+	if (rc == 0)
+		rc = store_used_start(s, err);
 	if (rc == 0)
 		rc = store_prepare(s, err);
 	if (rc == 0)
@@ -415,6 +435,7 @@ static int store_begin_somehow(struct store *s, const char *path, struct err *er
 int store_open(struct store *s, struct loop *loop, const char *dir, const struct store_keep *keep,
 	       struct err *err)
 {
+	_cleanup_free char *real = NULL;
 	char path[4096], mark[4096];
 	int rc;
 
@@ -422,8 +443,15 @@ int store_open(struct store *s, struct loop *loop, const char *dir, const struct
 	s->dir = dir;
 	rc = store_lock(s, dir, err);
 	if (rc == 0) {
+		/* SQLite follows no link to it then, not even one in the path of the directory. */
+		real = realpath(dir, NULL);
+		if (!real ||
+		    snprintf(path, sizeof(path), "%s/podflare.db", real) >= (int)sizeof(path) - 16)
+			rc = err_set(err, real ? ENAMETOOLONG : errno,
+				     "cannot use the state directory %s", dir);
+	}
+	if (rc == 0) {
 		reserve_open(&s->reserve, loop, dir);
-		snprintf(path, sizeof(path), "%s/podflare.db", dir);
 		if (store_mark(dir, mark) && access(mark, F_OK) == 0)
 			rc = store_replace(s, path, "as was found while it was in use", err);
 	}

@@ -8,7 +8,8 @@
  * Rows that a crash left open are closed when the store is opened.
  *
  * Those that have ended are forgotten, the first to end first, when they are older
- * than keep.days, and while all that is kept is more than keep.mib.
+ * than keep.days, and while what is kept of them is more than keep.mib: then those of the owner of
+ * whom most is kept. What there is of sandboxes that live is beside that.
  *
  * A database of another version of the schema is moved aside when it is opened, and
  * so is one that is damaged: what is in it are memories, and no reason not to start.
@@ -46,17 +47,23 @@ struct store_sync {
 	sqlite3 *db; /* a connection of its own; NULL: it was not started */
 	struct loop_src src;
 	pthread_t thread;
-	bool running, checkpoint;       /* the thread is there; it does a checkpoint, too */
-	bool wanted, checkpoint_wanted; /* one more, when it is done */
-	bool failed;                    /* the last one, and that was logged */
-	int pages;                      /* of the log */
-	int code, rc;                   /* what became of it: SQLite's, and ours */
+	bool running;                            /* the thread is there */
+	bool checkpoint, database;               /* it does a checkpoint; or syncs the database */
+	bool wanted;                             /* one more, when it is done, ... */
+	bool checkpoint_wanted, database_wanted; /* ... with these */
+	bool failed;                             /* the last one, and that was logged */
+	bool first;                              /* nothing was committed yet */
+	bool all;                                /* the database has all of the log */
+	int pages, tried;                        /* of the log; when a checkpoint ended last */
+	int seen, written; /* of a checkpoint: pages of the log then, and done */
+	int code, rc;      /* what became of it: SQLite's, and ours */
 };
 
 struct store {
 	sqlite3 *db;
 	sqlite3_stmt *insert, *end, *find, *details, *deleted, *children, *merged, *renamed;
 	sqlite3_stmt *egress, *grant, *grant_new, *too_old, *forget, *size;
+	sqlite3_stmt *forget_of, *living, *most;
 	struct loop *loop;
 	struct loop_timer prune;
 	struct store_keep keep;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The database as its parts see it: store.c (opening it), store_rows.c (what is
- * written and read of sandboxes), store_prune.c (forgetting), store_sync.c (waiting
- * for the disk). Private to these.
+ * written and read of sandboxes), store_prune.c (forgetting), store_used.c (whose
+ * rows take how much), store_sync.c (waiting for the disk). Private to these.
  * Thread: the loop's. fork: no state.
  */
 #pragma once
@@ -10,6 +10,7 @@
 #include "daemon/store.h"
 
 extern const char store_too_old_sql[], store_forget_sql[], store_size_sql[];
+extern const char store_forget_of_sql[], store_living_sql[], store_most_sql[];
 
 /* What an error of SQLite is about: EUCLEAN (it is damaged), ENOSPC or EIO. */
 int store_errno(sqlite3 *db, int code);
@@ -33,6 +34,11 @@ __must_check int store_sync_start(struct store *s, const char *path, struct err 
 void store_sync_stop(struct store *s);
 /* The log is synced in a thread; and written back, too. */
 void store_sync_soon(struct store *s, bool checkpoint);
+/* The log is so long that what is in no hurry is to be written later; it is being written back. */
+bool store_log_long(struct store *s);
+
+/* What rows take is counted from now on: before the statements of store_prune.c are prepared. */
+__must_check int store_used_start(struct store *s, struct err *err);
 
 /* Forgets what is too old or too much, in steps, from now on. */
 void store_prune_start(struct store *s);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What has ended is remembered for a time, and as long as there is room: a few
- * rows in one turn of the loop, then everybody else has one. Nothing wakes up while
- * nothing is written.
+ * rows in one turn of the loop, then everybody else has one, and the disk, when it is
+ * behind. Nothing wakes up while nothing is written.
  */
 #define _GNU_SOURCE
 #include "daemon/limits.h"
@@ -10,14 +10,19 @@
 #include "lib/io.h"
 #include "lib/log.h"
 
+#include <stdio.h>
+
 /* Pages that hold something; what was freed is used again before the file grows. */
 const char store_size_sql[] =
 	"SELECT (p.page_count - f.freelist_count) * s.page_size FROM pragma_page_count p,"
 	" pragma_freelist_count f, pragma_page_size s";
 const char store_too_old_sql[] = "SELECT 1 FROM sandboxes WHERE ended_ms < ?1 LIMIT 1";
-/* Those that ended first. */
+/* Those that ended first; and of one owner. */
 const char store_forget_sql[] = "DELETE FROM sandboxes WHERE id IN (SELECT id FROM sandboxes"
 				" WHERE ended_ms < ?1 ORDER BY ended_ms LIMIT ?2)";
+const char store_forget_of_sql[] = "DELETE FROM sandboxes WHERE id IN (SELECT id FROM sandboxes"
+				   " WHERE owner=?1 AND ended_ms IS NOT NULL"
+				   " ORDER BY ended_ms LIMIT ?2)";
 
 /* The one number that a statement gives, or 0. */
 static int64_t prune_number(sqlite3_stmt *st)
@@ -29,29 +34,63 @@ static int64_t prune_number(sqlite3_stmt *st)
 	return n;
 }
 
-/* When those ended that may be forgotten now: before this; 0: none. */
-static int64_t prune_before(struct store *s)
+/* Whether there is more than may be, beside what lives. */
+static bool prune_too_much(struct store *s)
 {
-	int64_t old = (int64_t)(io_realtime_ns() / 1000000) - s->keep.days * 86400000LL;
+	return prune_number(s->size) - prune_number(s->living) > (int64_t)s->keep.mib << 20;
+}
 
-	if (prune_number(s->size) > (int64_t)s->keep.mib << 20)
-		return INT64_MAX;
-	sqlite3_bind_int64(s->too_old, 1, old);
-	return prune_number(s->too_old) ? old : 0;
+/* Some of those that ended before that: how many, or -errno (logged). */
+static int prune_before(struct store *s, int64_t before)
+{
+	int rc;
+
+	sqlite3_bind_int64(s->forget, 1, before);
+	sqlite3_bind_int64(s->forget, 2, STORE_PRUNE_ROWS);
+	rc = store_run(s, s->forget);
+	return rc < 0 ? rc : sqlite3_changes(s->db);
+}
+
+/* The same of the owner of whom there is most, whenever they ended. */
+static int prune_most(struct store *s)
+{
+	char owner[OWNER_LEN + 1] = "";
+	bool any = sqlite3_step(s->most) == SQLITE_ROW;
+	int rc;
+
+	if (any)
+		snprintf(owner, sizeof(owner), "%s", (const char *)sqlite3_column_text(s->most, 0));
+	sqlite3_reset(s->most);
+	if (!any)
+		return 0;
+	sqlite3_bind_text(s->forget_of, 1, owner, -1, SQLITE_STATIC);
+	sqlite3_bind_int64(s->forget_of, 2, STORE_PRUNE_ROWS);
+	rc = store_run(s, s->forget_of);
+	return rc < 0 ? rc : sqlite3_changes(s->db);
 }
 
 static void prune_on_timer(struct loop_timer *t)
 {
 	struct store *s = t->arg;
-	int64_t before = prune_before(s);
+	int64_t old = (int64_t)(io_realtime_ns() / 1000000) - s->keep.days * 86400000LL;
+	bool much = prune_too_much(s);
+	int n = 0;
 
-	if (!before)
+	if (!much) {
+		sqlite3_bind_int64(s->too_old, 1, old);
+		if (!prune_number(s->too_old))
+			return;
+	}
+	if (store_log_long(s)) {
+		store_prune_soon(s);
 		return;
-	sqlite3_bind_int64(s->forget, 1, before);
-	sqlite3_bind_int64(s->forget, 2, STORE_PRUNE_ROWS);
-	if (store_run(s, s->forget) < 0)
-		return; /* when the next row is written, again */
-	if (sqlite3_changes(s->db))
+	}
+	if (much)
+		n = prune_most(s);
+	if (n == 0) /* they are too old, or what is too much is none of ours */
+		n = prune_before(s, much ? INT64_MAX : old);
+	/* After an error: when the next row is written. */
+	if (n > 0)
 		loop_timer_set(s->loop, t, STORE_PRUNE_AGAIN_NS);
 }
 

@@ -274,32 +274,15 @@ static void template_load(struct template *t, struct template_vm *vm)
 		template_failed(vm, "%s", err.msg);
 }
 
-/* Room for one more of a size that is not its template's. False: all are in use. */
-static bool template_make_room(struct templates *ts)
+void template_makes_room(struct template_vm *vm)
 {
-	struct template_vm *oldest = NULL;
-	unsigned int n = 0;
-
-	for (size_t i = 0; i < ts->n; i++) {
-		list_for_each (vm, &ts->all[i].vms, struct template_vm, link) {
-			if (template_vm_is_own(vm) || vm->state == TEMPLATE_FAILED)
-				continue;
-			n++;
-			if (vm->state == TEMPLATE_READY && list_empty(&vm->vmm.forks) &&
-			    (!oldest || vm->used_ns < oldest->used_ns))
-				oldest = vm;
-		}
-	}
-	if (n < LIMIT_SIZED)
-		return true;
-	if (!oldest)
-		return false;
-	template_log(oldest, LOG_INFO, "template makes room for another size", NULL);
-	template_vm_end(oldest);
-	return true;
+	template_log(vm, LOG_INFO, "template makes room for another size", NULL);
+	template_vm_end(vm);
+	template_vm_drop(vm);
 }
 
-static struct template_vm *template_vm_new(struct template *t, const struct template_size *size)
+static struct template_vm *template_vm_new(struct template *t, const struct template_size *size,
+					   const char *owner)
 {
 	struct template_vm *vm = calloc(1, sizeof(*vm));
 
@@ -307,7 +290,8 @@ static struct template_vm *template_vm_new(struct template *t, const struct temp
 		return NULL;
 	vm->t = t;
 	vm->size = *size;
-	vm->start_ns = io_now_ns();
+	vm->owner = owner;
+	vm->start_ns = vm->used_ns = io_now_ns();
 	ids_make(vm->id);
 	vm->deadline = (struct loop_timer){.fn = template_on_deadline, .arg = vm};
 	list_init(&vm->waiters);
@@ -332,22 +316,22 @@ static struct template_vm *template_lookup(struct template *t, const struct temp
 }
 
 struct template_vm *template_get(struct template *t, const struct template_size *size,
-				 struct template_waiter *w)
+				 const char *owner, struct template_waiter *w)
 {
 	struct template_size own = template_own_size(t);
 	struct template_vm *vm = template_lookup(t, size);
+	const char *none = NULL;
 
 	list_init(&w->link);
 	if (!vm) {
-		if (!size_equal(size, &own) && !template_make_room(&t->d->templates)) {
-			w->fn(w, NULL, "too many templates of other sizes are being made", "");
-			return NULL;
-		}
-		vm = template_vm_new(t, size);
+		if (!size_equal(size, &own))
+			none = template_make_room(&t->d->templates, owner);
+		vm = none ? NULL : template_vm_new(t, size, owner);
 		if (!vm) {
-			w->fn(w, NULL, "out of memory", "");
+			w->fn(w, NULL, none ? none : "out of memory", "");
 			return NULL;
 		}
+		vm->askers = owners_bit(&t->d->owners, owner);
 		list_add_tail(&vm->waiters, &w->link);
 		if (t->root.fd < 0)
 			template_load(t, vm);
@@ -356,6 +340,7 @@ struct template_vm *template_get(struct template *t, const struct template_size 
 		return NULL;
 	}
 	vm->used_ns = io_now_ns();
+	vm->askers |= owners_bit(&t->d->owners, owner);
 	if (vm->state == TEMPLATE_READY)
 		return vm;
 	list_add_tail(&vm->waiters, &w->link);

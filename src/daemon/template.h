@@ -10,8 +10,9 @@
  *   READY    can be forked
  *   FAILED   could not be made, or has died: made again at the next need
  *
- * VMs of a template's own size stay; of other sizes there are at most
- * LIMIT_SIZED, the least recently used one that is idle makes room.
+ * VMs of a template's own size stay; of other sizes there are at most LIMIT_SIZED. Room is made by
+ * one that nobody waits for any more, or that is idle, the least recently used one; first by those
+ * of the owner who has the most (template_room.c).
  *
  * Thread: the loop's. fork: no state of its own.
  */
@@ -51,7 +52,9 @@ struct template_vm {
 	struct template_size size;
 	char id[SANDBOX_ID_LEN + 1]; /* of the process; no sandbox has it */
 	enum template_state state;
-	bool process; /* its VMM is not reaped yet */
+	const char *owner; /* who asked for it first, as in struct request */
+	uint64_t askers;   /* all who did: owners_bit() */
+	bool process;      /* its VMM is not reaped yet */
 	struct vmm vmm;
 	struct agent agent;
 	struct agent_stream *s;
@@ -122,22 +125,28 @@ struct template_size template_own_size(const struct template *t);
 
 /*
  * The VM when it is READY; else NULL, and the waiter is told later (a failure
- * perhaps inside the call).
+ * perhaps inside the call). owner: who asks; the string stays.
  */
 struct template_vm *template_get(struct template *t, const struct template_size *size,
-				 struct template_waiter *w);
+				 const char *owner, struct template_waiter *w);
 /* Not to be told any more. Harmless when not linked. */
 void template_drop_waiter(struct template_waiter *w);
 /* The VM of the template's own size if it is READY, without making one. */
 struct template_vm *template_ready(struct template *t);
 
-/* Object of GET /v1/templates. New reference, NULL without memory. */
-json_t *template_json(const struct template *t);
+/* Object of GET /v1/templates, with the sizes that the owner has asked for. New reference, NULL
+ * without memory. */
+json_t *template_json(const struct template *t, const char *owner);
 
 /* The last step of making one (rehearsal.c). */
 void template_rehearsed(struct template_vm *vm);
 
-/* --- between template.c, templates.c and template_steps.c -------------------------------- */
+/* --- between template.c, templates.c, template_room.c and template_steps.c --------------- */
+
+/* One of another size than its template's is to be made for this owner. NULL, or why not. */
+const char *template_make_room(struct templates *ts, const char *owner);
+/* It ends; nobody waits for it. */
+void template_makes_room(struct template_vm *vm);
 
 /* Whether it is of its template's own size. */
 bool template_vm_is_own(const struct template_vm *vm);

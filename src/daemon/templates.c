@@ -54,7 +54,7 @@ void templates_begin(struct templates *ts)
 	struct template_size own = template_own_size(&ts->all[0]);
 	struct template_waiter nobody = {.fn = template_nobody};
 
-	template_get(&ts->all[0], &own, &nobody);
+	template_get(&ts->all[0], &own, OWNER_ANY, &nobody);
 	template_drop_waiter(&nobody);
 }
 
@@ -112,13 +112,22 @@ static json_t *template_vm_json(const struct template_vm *vm)
 			 failed ? vm->reason : NULL);
 }
 
-json_t *template_json(const struct template *t)
+/* What somebody else has asked for is his own business. */
+static bool template_vm_seen(const struct template_vm *vm, const char *owner)
+{
+	if (vm->state == TEMPLATE_FAILED && !vm->reason[0])
+		return false;
+	return template_vm_is_own(vm) || strcmp(owner, OWNER_ANY) == 0 ||
+	       vm->askers & owners_bit(&vm->t->d->owners, owner);
+}
+
+json_t *template_json(const struct template *t, const char *owner)
 {
 	json_t *vms = json_array();
 	bool ok = vms != NULL;
 
 	list_for_each (vm, &t->vms, struct template_vm, link)
-		if (vm->state != TEMPLATE_FAILED || vm->reason[0])
+		if (template_vm_seen(vm, owner))
 			ok = ok && json_array_append_new(vms, template_vm_json(vm)) == 0;
 	if (!ok) {
 		json_decref(vms);

@@ -275,9 +275,11 @@ int vmm_boot(struct vmm *v, const struct vmm_params *p, int ctl, struct err *err
 void vmm_init(struct vmm *v, struct vmm_host *h)
 {
 	const struct vmm_ops *ops = v->ops;
+	const char *owner = v->owner;
 
 	*v = (struct vmm){.host = h,
 			  .ops = ops,
+			  .owner = owner,
 			  .console_fd = -1,
 			  .peer_fd = -1,
 			  .gate_fd = -1,

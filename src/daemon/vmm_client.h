@@ -25,6 +25,7 @@
 
 #include "daemon/child.h"
 #include "daemon/limits.h"
+#include "daemon/owner.h"
 #include "daemon/vm_group.h"
 #include "lib/err.h"
 #include "lib/list.h"
@@ -77,6 +78,7 @@ struct vmm_host {
 	struct list claims;      /* those whose process has not spoken yet (vmm_claim.c) */
 	struct cgroups *groups;  /* every VMM gets one; NULL: none does */
 	bool reap_again;         /* what has ended is being moved to its group */
+	bool several_owners;     /* none may have all forks of a template that are under way */
 	/* strays.c */
 	struct loop_timer sweep;
 	uint64_t sweep_ns, began_ticks, stray_logged_ns;
@@ -103,14 +105,23 @@ struct vmm_params {
 /* A request to fork that was not answered. */
 struct vmm_ask {
 	uint32_t id;
-	uint64_t sent; /* vmm->sent when it was */
+	uint64_t sent;             /* vmm->sent when it was */
+	char owner[OWNER_LEN + 1]; /* of the child */
+	bool given_up;             /* the child is not wanted any more */
+};
+
+/* A child that was given up, and has a process: that ends by itself. */
+struct vmm_leaver {
+	pid_t pid;
+	char owner[OWNER_LEN + 1];
 };
 
 struct vmm {
 	struct vmm_host *host;
 	const struct vmm_ops *ops;
-	pid_t pid;        /* 0: none (yet) */
-	struct list link; /* host->vmms, or host->claims */
+	const char *owner; /* whose it will be, set like ops; NULL: nobody's yet */
+	pid_t pid;         /* 0: none (yet) */
+	struct list link;  /* host->vmms, or host->claims */
 	struct loop_src ctl, proc;
 	int console_fd;
 	uint32_t next_id;
@@ -124,10 +135,14 @@ struct vmm {
 	unsigned int nrejects;
 	struct loop_timer exit_timer;
 
-	struct list forks; /* children that were not told of yet, oldest first */
+	struct list forks; /* children that were not told of yet, by arrival */
 	struct vmm_ask asks[LIMIT_FORKS_IN_FLIGHT];
 	unsigned int in_flight; /* of asks */
-	struct loop_timer deaf; /* no more may be asked until it answers one of them */
+	struct vmm_leaver leavers[LIMIT_FORKS_IN_FLIGHT];
+	unsigned int nleavers;
+	struct loop_timer
+		deaf; /* no more may be asked until it answers one of them; or one waits */
+	bool mute;    /* that has lasted too long */
 
 	struct vmm *parent;    /* until told of */
 	struct list fork_link; /* parent->forks */

@@ -90,6 +90,8 @@ void vmm_guest_flush(struct vmm *v);
 
 /* CTL_FORKED */
 void vmm_on_forked(struct vmm *v, struct ctl_msg *m);
+/* A process has been reaped that is nobody's. */
+void vmm_fork_reaped(struct vmm_host *h, pid_t pid);
 /* Children that were not told of end. reason: the parent's, or NULL. */
 void vmm_end_forks(struct vmm *v, const char *reason);
 /* Takes it out of its parent's queue and ends it. */

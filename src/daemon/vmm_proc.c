@@ -132,6 +132,7 @@ void vmm_host_reap(struct vmm_host *h)
 		}
 		if (waitid(P_PID, (id_t)si.si_pid, &si, WEXITED | WNOHANG) < 0)
 			return;
+		vmm_fork_reaped(h, si.si_pid);
 		strays_log(h, si.si_pid);
 	}
 }

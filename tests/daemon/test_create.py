@@ -1,6 +1,8 @@
 """Sandboxes as forks of a template: what can go wrong in between, the pool, bursts."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -12,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import SANITIZED, Daemon, at_once, stdout_of, wait_for
+from conftest import SANITIZED, Daemon, at_once, make_guest, stdout_of, wait_for
 
 CONSOLE = "end of the guest's console:\n"
 
@@ -52,6 +54,8 @@ def test_a_template_that_answers_no_fork(start: Callable[..., Daemon]) -> None:
     assert [r.status_code for r in answers] == [503] * 16
     wait_for(lambda: "does not answer what it was asked" in d.log_text(), 90)
     wait_for(lambda: len(d.children()) <= 1)
+    assert "template ended" in d.log_text() and "does not answer its forks" in d.log_text()
+    assert "killed by signal" not in d.log_text()
     d.http.post("/v1/sandboxes")
     assert d.log_text().count("template booting") == 2
 
@@ -268,6 +272,27 @@ def test_pool(start: Callable[..., Daemon]) -> None:
     assert "fork" in {r.json()["source"] for r in replies}
     wait_for(lambda: pool_of(d) == 3)
     assert d.log_text().count("template booting") == boots == 2, "and never a boot"
+
+
+def test_the_pools_of_several_templates(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """They are filled in turn: one that is never full keeps no other one empty."""
+    guest = make_guest(tmp_path / "g")
+    for name in ("default", "other"):
+        where = guest / "templates" / name
+        where.mkdir(parents=True)
+        shutil.copy(guest / "rootfs.erofs", where)
+        (where / "template.json").write_text(json.dumps({"name": name}))
+    d = start(guest=guest, args=["--pool", "20"])
+    d.create(template="other")
+    d.create(template="default", forkable=False)
+    d.create(template="default")
+
+    def filled() -> dict[str, int]:
+        all_of = d.http.get("/v1/templates").json()["templates"]
+        return {t["name"]: t["vms"][0]["pool"] for t in all_of}
+
+    wait_for(lambda: filled()["other"] >= 3, 30)
+    assert filled()["default"] < 12
 
 
 def test_pool_by_environment(start: Callable[..., Daemon]) -> None:

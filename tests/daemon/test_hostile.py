@@ -481,3 +481,123 @@ def test_room_for_who_is_let_in(start: Callable[..., Daemon]) -> None:
         w.close()
     wait_for(lambda: d.fds() < 60)
     assert Wire(d.port).ask("GET", "/v1/sandboxes").status_code == 200
+
+
+def ask_as(w: Wire, key: str, path: str = "/v1/sandboxes") -> int:
+    """The status of a request with this key."""
+    return w.ask("GET", path, headers={"Authorization": f"Bearer {key}"}).status_code
+
+
+def begin_as(port: int, key: str) -> socket.socket:
+    """A connection on which a create has begun: two bytes of its body are to come."""
+    s = socket.create_connection(("127.0.0.1", port), timeout=60)
+    s.sendall(
+        b"POST /v1/sandboxes HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
+        + f"Authorization: Bearer {key}\r\n\r\n".encode()
+    )
+    return s
+
+
+def test_one_key_leaves_others_connections(start: Callable[..., Daemon]) -> None:
+    """
+    However many a key opens, and keeps by asking what anybody may ask: others come in. It loses those
+    of its own that have had nothing to do for the longest, and none that has.
+    """
+    d = start(
+        prefix=["prlimit", "--nofile=1024"],
+        args=["--max-sandboxes", "2"],
+        env={"PODFLARE_API_KEYS": "a,b,c"},
+    )
+    d.http.close()
+    half = 1024 // 8 // 2
+    busy = begin_as(d.port, "a")
+    wires = [Wire(d.port) for _ in range(3 * half)]
+    for w in wires:
+        assert ask_as(w, "a") == 200
+    for w in wires[1 - half :]:
+        assert w.ask("GET", "/v1/healthz").status_code == 200 and w.opened == 1
+    other = [Wire(d.port) for _ in range(2 * half)]
+    for w in other:
+        assert ask_as(w, "b") == 200
+    # Both have what they may, and there is no place: the third key finds one all the same.
+    third = Wire(d.port)
+    assert ask_as(third, "c") == 200
+    busy.sendall(b"{}")
+    assert busy.recv(65536).startswith(b"HTTP/1.1 200 ")
+    busy.close()
+    for w in (third, *wires, *other):
+        w.close()
+    wait_for(lambda: d.fds() < 60, 30)
+
+
+def test_a_key_that_is_busy_on_all_its_connections(start: Callable[..., Daemon]) -> None:
+    """Another request of it is refused, in words; those of others are not, on whatever connection."""
+    d = start(
+        prefix=["prlimit", "--nofile=1024"],
+        args=["--max-sandboxes", "2"],
+        env={"PODFLARE_API_KEYS": "a,b"},
+    )
+    d.http.close()
+    both, more = Wire(d.port), Wire(d.port)
+    assert ask_as(both, "b") == 200
+    busy = [begin_as(d.port, "a") for _ in range(1024 // 8 // 2)]
+    wait_for(lambda: ask_as(more, "a") == 503)
+    r = more.ask("GET", "/v1/sandboxes", headers={"Authorization": "Bearer a"})
+    assert r.json()["code"] == "overloaded" and "half of all connections" in r.json()["error"]
+    assert ask_as(more, "b") == 200 and ask_as(both, "a") == 503 and ask_as(both, "b") == 200
+    busy.pop().close()
+    wait_for(lambda: ask_as(both, "a") == 200)
+    for w in (both, more, *busy):
+        w.close()
+    wait_for(lambda: d.fds() < 60, 30)
+
+
+def flood(d: Daemon, request: bytes, status: bytes, n: int) -> None:
+    """So many requests, some in one packet; all are answered with that."""
+    for at in range(0, n, 50):
+        with socket.create_connection(("127.0.0.1", d.port), timeout=60) as s:
+            s.sendall(request * 49 + request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            got = b""
+            while part := s.recv(1 << 20):
+                got += part
+        assert got.count(b"HTTP/1.1 " + status) == 50, at
+
+
+def log_lines(d: Daemon) -> tuple[int, list[tuple[int, str]]]:
+    """Lines of requests, and who made how many more."""
+    text = d.log_text()
+    more = re.findall(r"http_requests beyond what is logged one by one count=(\d+) of=(\w+)", text)
+    return text.count("INFO http_request "), [(int(n), of) for n, of in more]
+
+
+def test_the_log_of_who_is_not_let_in(start: Callable[..., Daemon]) -> None:
+    """Some lines, and the number of the others; who has a key still has his, each of them."""
+    d = start(env={"PODFLARE_API_KEYS": "k"})
+    began = time.monotonic()
+    flood(d, HEALTH, b"200", 2000)
+    d.http.headers["Authorization"] = "Bearer k"
+    for _ in range(200):
+        assert d.http.get("/v1/sandboxes").status_code == 200
+    assert d.log_text().count("path=/v1/sandboxes status=200") == 200
+    wait_for(lambda: log_lines(d)[1])
+    wait_for(lambda: log_lines(d)[0] - 200 + sum(n for n, _ in log_lines(d)[1]) == 2000)
+    seconds = time.monotonic() - began
+    lines, more = log_lines(d)
+    assert lines - 200 <= 100 + 10 * (seconds + 1) and {of for _, of in more} == {"strangers"}
+
+
+def test_the_log_of_one_key(start: Callable[..., Daemon]) -> None:
+    """Much more, but not without a bound; those of another key are all there."""
+    d = start(env={"PODFLARE_API_KEYS": "a,b"})
+    began = time.monotonic()
+    flood(d, b"GET /v1/tree HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer a\r\n\r\n", b"200", 9000)
+    d.http.headers["Authorization"] = "Bearer b"
+    for _ in range(100):
+        assert d.http.get("/v1/sandboxes").status_code == 200
+    seconds = time.monotonic() - began
+    assert d.log_text().count("path=/v1/sandboxes status=200") == 100
+    assert d.stop() == 0, "what was not told yet is told at the end"
+    lines, more = log_lines(d)
+    assert lines + sum(n for n, _ in more) == 9100
+    assert lines - 100 <= 5000 + 200 * (seconds + 1)
+    assert more and {len(of) for _, of in more} == {32}

@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
+import socket
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import httpx
 import pytest
 
 from conftest import Daemon, wait_for
-from egress import grant
+from egress import grant, mode, policies
 from operations import GENERAL, ON_ONE, REQUESTS, prepare, request_of
 from spec import OPERATIONS
 
@@ -54,8 +58,14 @@ def ids(c: httpx.Client) -> list[str]:
 class Two:
     """A daemon with two keys."""
 
-    def __init__(self, start: Callable[..., Daemon], **more: Any) -> None:
-        self.d = start(env={"PODFLARE_API_KEYS": ",".join(KEYS)}, **more)
+    def __init__(
+        self,
+        start: Callable[..., Daemon],
+        args: list[str] | None = None,
+        vmms: str = "normal",
+        **env: str,
+    ) -> None:
+        self.d = start(env={"PODFLARE_API_KEYS": ",".join(KEYS), **env}, args=args, mode=vmms)
         self.ann, self.bob = (as_key(self.d, k) for k in KEYS)
 
 
@@ -251,6 +261,120 @@ def test_after_a_restart(start: Callable[..., Daemon]) -> None:
     for key in KEYS:
         with as_key(d, key) as c:
             assert c.get(f"/v1/sandboxes/{mine}").status_code == 404
+
+
+def in_vain(pool: ThreadPoolExecutor, ask: Callable[[], httpx.Response]) -> list[Future]:
+    """Six questions, of which two wait for an answer that never comes: the others are refused at once."""
+    asked = [pool.submit(ask) for _ in range(6)]
+    wait_for(lambda: sum(f.done() for f in asked) == 4)
+    assert {f.result().status_code for f in asked if f.done()} == {429}
+    return [f for f in asked if not f.done()]
+
+
+def test_comparisons_of_one_key_leave_room(start: Callable[..., Daemon]) -> None:
+    """A guest of one key that never answers takes half of the places, and not for long."""
+    two = Two(start, PODFLARE_PING_AFTER="3")
+    a, b = new(two.ann), new(two.bob)
+    of_ann, of_bob = (f"/v1/sandboxes/{x}/diff/{fork(c, x)}" for c, x in ((two.ann, a), (two.bob, b)))
+    run(two.ann, a, '#fake:set {"changes_mute": true}')
+    with ThreadPoolExecutor(6) as pool:
+        began = time.monotonic()
+        waiting = in_vain(pool, lambda: two.ann.get(of_ann))
+        for _ in range(5):
+            assert two.bob.get(of_bob).status_code == 200
+        assert {f.result().status_code for f in waiting} == {502}
+        assert 3 <= time.monotonic() - began < 20
+        assert waiting[0].result().json() == {
+            "error": "the guest's agent did not answer",
+            "code": "agent_error",
+        }
+    run(two.ann, a, '#fake:set {"changes_mute": false}')
+    assert two.ann.get(of_ann).status_code == 200
+
+
+def test_tests_of_one_key_leave_room(start: Callable[..., Daemon]) -> None:
+    """Likewise of policies."""
+    two = Two(start)
+    body = {"host": "a.test", "allow": ["a.test"]}
+    mode(two.d, "mute")
+    with ThreadPoolExecutor(6) as pool:
+        waiting = in_vain(pool, lambda: two.ann.post("/v1/policy/test", json=body))
+        wait_for(lambda: len(policies(two.d)) == 2)
+        mode(two.d, "")
+        assert two.bob.post("/v1/policy/test", json=body).json()["verdict"] == "allow"
+        assert {f.result().status_code for f in waiting} == {502}
+    assert two.ann.post("/v1/policy/test", json=body).json()["verdict"] == "allow"
+
+
+def test_who_leaves_has_a_place_until_the_process_is_gone(start: Callable[..., Daemon]) -> None:
+    """However many ask for a test and leave: there are no more proxies than there are places."""
+    two = Two(start)
+    body = json.dumps({"host": "a.test", "allow": ["a.test"]}).encode()
+    head = f"POST /v1/policy/test HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS[0]}\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    most = 0
+    for i in range(200):
+        with socket.create_connection(("127.0.0.1", two.d.port)) as s:
+            s.sendall(request)
+            time.sleep(0.004)
+        if i % 10 == 9:
+            text = two.bob.get("/v1/metrics").text
+            most = max(most, int(re.search(r"^podflare_egress_proxies (\d+)$", text, re.M)[1]))
+    assert 1 <= most <= 2
+    wait_for(lambda: "podflare_egress_proxies 0\n" in two.bob.get("/v1/metrics").text)
+    test = two.ann.post("/v1/policy/test", json={"host": "a.test", "allow": ["a.test"]})
+    assert test.json()["verdict"] == "allow"
+
+
+def test_creates_that_are_given_up_hold_up_nobody_else(start: Callable[..., Daemon]) -> None:
+    """Their forks are under way, and take half a second each: few are, and nobody waits for more."""
+    two = Two(start, vmms="fork:slow 0.5")
+    new(two.bob)  # the template is ready
+    head = f"POST /v1/sandboxes HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEYS[0]}\r\n"
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", two.d.port)) as s:
+            s.sendall(f"{head}Content-Length: 2\r\n\r\n{{}}".encode())
+            time.sleep(0.1)
+    began = time.monotonic()
+    new(two.bob)
+    assert time.monotonic() - began < 5
+    new(two.ann)
+
+
+def test_forks_of_a_template_in_turn(start: Callable[..., Daemon]) -> None:
+    """Who has asked for many waits for them; another key's goes before most of them."""
+    two = Two(start, vmms="fork:slow 0.3")
+    new(two.bob)  # the template is ready
+    with ThreadPoolExecutor(40) as pool:
+        many = [pool.submit(new, two.ann) for _ in range(40)]
+        time.sleep(0.5)
+        new(two.bob)
+        assert sum(not f.done() for f in many) >= 12
+        assert all(f.result() for f in many)
+
+
+def test_commands_whose_client_has_left_take_no_descriptors_of_others(start: Callable[..., Daemon]) -> None:
+    """Of guests that never end them: a key has as many as half of the connections there may be."""
+    d = start(env={"PODFLARE_API_KEYS": ",".join(KEYS)}, prefix=["prlimit", "--nofile=1024"])
+    ann, bob = (as_key(d, k) for k in KEYS)
+    own = new(bob)
+    boxes = [new(ann) for _ in range(3)]
+    before, most = d.fds(), 1024 // 8 // 2
+    for i in range(120):
+        body = json.dumps({"code": "#fake:deaf", "context_id": f"c{i}"}).encode()
+        head = f"POST /v1/sandboxes/{boxes[i % 3]}/exec HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Authorization: Bearer {KEYS[0]}\r\nContent-Length: {len(body)}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", d.port)) as s:
+            s.sendall(head.encode() + body)
+            time.sleep(0.01)
+    r = ann.post(f"/v1/sandboxes/{boxes[0]}/exec", json={"code": "1", "language": "bash"})
+    assert (r.status_code, r.json()["code"]) == (429, "too_many_requests"), r.text
+    assert "too many commands run" in r.json()["error"]
+    assert d.fds() - before <= most + 8
+    assert run(bob, own, "echo mine") == "mine"
+    for sid in boxes:
+        ann.delete(f"/v1/sandboxes/{sid}").raise_for_status()
+    assert run(ann, new(ann), "echo again") == "again"
 
 
 def test_keys_are_nowhere(start: Callable[..., Daemon]) -> None:

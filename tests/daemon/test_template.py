@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import shutil
 import socket
 import subprocess
@@ -244,6 +245,82 @@ def test_more_sizes_at_once_than_there_may_be(start: Callable[..., Daemon]) -> N
     assert sorted(r.status_code for r in replies) == [200] * 8 + [503] * 2
     late = [r.json() for r in replies if r.status_code == 503]
     assert "too many templates of other sizes are being made" in late[0]["error"]
+
+
+def begin_sizes(d: Daemon, sizes: range, key: str = "") -> list[socket.socket]:
+    """Creates of these sizes, each with a connection of its own; they are under way."""
+    head = f"Authorization: Bearer {key}\r\n" if key else ""
+    socks = []
+    for mib in sizes:
+        body = json.dumps({"memory_mib": mib}).encode()
+        s = socket.create_connection(("127.0.0.1", d.port), timeout=60)
+        s.sendall(
+            f"POST /v1/sandboxes HTTP/1.1\r\nHost: localhost\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        socks.append(s)
+        wait_for(lambda n=f" memory_mib={mib} ": n in d.log_text() or select.select(socks[-1:], [], [], 0)[0])
+    return socks
+
+
+class Hanging:
+    """Template VMs of other sizes hang at their start, for as long as one is in it."""
+
+    def __init__(self, d: Daemon) -> None:
+        self.path, self.d = d.tmp / "vmm", d
+
+    def __enter__(self) -> None:
+        self.path.write_text(self.path.read_text().replace("--mode=normal", "--mode=no-ready"))
+
+    def __exit__(self, *_: object) -> None:
+        # Those that were started have read what it says.
+        lines = [Path(f"/proc/{pid}/cmdline") for pid in self.d.children()]
+        wait_for(lambda: all(b"fake_vmm" in line.read_bytes() for line in lines))
+        self.path.write_text(self.path.read_text().replace("--mode=no-ready", "--mode=normal"))
+
+
+def test_boots_that_nobody_waits_for_make_room(start: Callable[..., Daemon]) -> None:
+    """Those of clients that have left go first, and their processes with them."""
+    d = start()
+    d.templates_ready()
+    with Hanging(d):
+        for s in begin_sizes(d, range(200, 208)):
+            s.close()
+    wait_for(lambda: d.log_text().count("ended=early") == 8)
+    ids = [d.create(memory_mib=m) for m in range(500, 512)]
+    assert stdout_of(d.exec(ids[0], "echo alive")) == "alive"
+    have = sorted(v["memory_mib"] for v in templates(d)["default"]["vms"])
+    assert have == [*range(504, 512), 1024]
+    for sid in ids:
+        d.http.delete(f"/v1/sandboxes/{sid}").raise_for_status()
+    wait_for(lambda: len(d.children()) == 9)
+
+
+def test_one_key_leaves_others_sizes(start: Callable[..., Daemon]) -> None:
+    """It has half of them in the making at most, takes none from a key that has fewer, and sees its own."""
+    d = start(env={"PODFLARE_API_KEYS": "a,b"})
+    d.http.headers["Authorization"] = "Bearer b"
+    d.templates_ready()
+    with Hanging(d):
+        waiting = begin_sizes(d, range(200, 208), "a")
+        for s in waiting[4:]:
+            assert b"are being made for this key" in s.recv(65536)
+    d.create(memory_mib=500)
+    for s in waiting:
+        s.close()
+    wait_for(lambda: d.log_text().count("ended=early") == 4)
+    d.http.headers["Authorization"] = "Bearer a"
+    for mib in range(300, 312):
+        d.create(memory_mib=mib)
+    assert {v["memory_mib"] for v in templates(d)["default"]["vms"]} == {*range(305, 312), 1024}
+    d.http.headers["Authorization"] = "Bearer b"
+    before = boots(d)
+    vms = {v["memory_mib"]: v["state"] for v in templates(d)["default"]["vms"]}
+    assert vms == {1024: "ready", 500: "ready"}
+    d.create(memory_mib=500)
+    d.create(memory_mib=311)
+    assert boots(d) == before
+    assert {v["memory_mib"] for v in templates(d)["default"]["vms"]} == {1024, 500, 311}
 
 
 def test_a_template_that_dies_is_made_again(daemon: Daemon) -> None:

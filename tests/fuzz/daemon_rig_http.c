@@ -105,9 +105,11 @@ void http_upgrade_close(struct request *r)
 	close_fd(&c->socket);
 }
 
-void http_conn_known(struct http_conn *c)
+bool http_conn_known(struct http_conn *c, unsigned int key)
 {
+	(void)key;
 	MUST(!c); /* there are no connections here */
+	return true;
 }
 
 void http_wake(struct request *r)

@@ -11,6 +11,7 @@
 #include "daemon/egress/host.h"
 #include "daemon/egress/proxy_group.h"
 #include "daemon/egress/proxy_impl.h"
+#include "daemon/held.h"
 #include "daemon/limits.h"
 #include "lib/fdpass.h"
 #include "lib/json_safe.h"
@@ -77,6 +78,12 @@ void proxy_leave(struct proxy *p, bool owner)
 	loop_timer_set(p->host->loop, &p->limit, PROXY_LEAVE_NS);
 }
 
+void proxy_drop(struct proxy *p)
+{
+	p->leaving = true;
+	proxy_kill(p, "it is not needed any more");
+}
+
 static void on_limit(struct loop_timer *t)
 {
 	struct proxy *p = t->arg;
@@ -117,6 +124,7 @@ bool proxy_reap(struct proxy *p)
 		proxy_group_end(p->group);
 	end(p, text);
 	audit_share_unref(p->share);
+	held_give_place(&p->place);
 	loop_timer_cancel(&p->limit);
 	loop_defer_free(p->host->loop, p);
 	return true;

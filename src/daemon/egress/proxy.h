@@ -32,6 +32,7 @@
 
 struct audit_share;
 struct egress_host;
+struct held;
 struct proxy;
 struct proxy_group;
 
@@ -66,6 +67,7 @@ struct proxy {
 	uint64_t serial, answered; /* of policies: sent, and answered */
 	uint64_t test;             /* serial of the question under way, 0: none */
 	uint64_t tests;
+	struct held *place;        /* given back when the process is gone; NULL: none */
 	struct audit_share *share; /* of its sandbox, a reference; NULL: it may write all */
 	uint64_t id_base;          /* added to the ids of its records */
 	uint64_t streams;          /* id of the last */
@@ -92,6 +94,8 @@ __must_check int proxy_test(struct proxy *p, const char *host, uint16_t port, co
 void proxy_poll(struct proxy *p);
 /* See above. owner: whether there still is one. */
 void proxy_leave(struct proxy *p, bool owner);
+/* The same for one that has nothing to say any more, and no owner: SIGKILL. */
+void proxy_drop(struct proxy *p);
 /* SIGKILL; ops->ended follows, with this reason. */
 void proxy_kill(struct proxy *p, const char *reason);
 /* SIGCHLD. False: it may have ended, and cannot be reaped while it is moved to its group. */
