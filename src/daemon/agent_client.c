@@ -22,11 +22,73 @@
 /* So much is held back by agent_cork(). */
 #define CORK_MAX 16384u
 
+static int agent_take(struct agent_stream *s, struct frame *f);
+
+static void agent_new_turn(struct agent *a)
+{
+	a->round = a->loop->rounds;
+	a->turn_frames = AGENT_TURN_FRAMES;
+	a->turn_bytes = AGENT_TURN_BYTES;
+}
+
+/* It goes on behind those that wait already, in the next round of the loop. */
+static void agent_wait(struct agent_stream *s)
+{
+	struct agent *a = s->agent;
+
+	if (!list_empty(&s->wait) || a->last)
+		return;
+	list_add_tail(&a->waiting, &s->wait);
+	if (!loop_timer_armed(&a->turn))
+		loop_timer_set(a->loop, &a->turn, 0);
+}
+
+/* Whether there is something left of the turn. */
+static bool agent_turn_left(struct agent *a)
+{
+	if (!a->last && a->round != a->loop->rounds)
+		agent_new_turn(a);
+	return a->turn_frames > 0 && a->turn_bytes > 0;
+}
+
+/* Whether the next frame may be this stream's: nobody gets ahead of those that wait. */
+static bool agent_has_turn(struct agent_stream *s)
+{
+	struct agent *a = s->agent;
+
+	if (a->last)
+		return agent_turn_left(a) && s->last_bytes > 0;
+	return (a->serving == s || list_empty(&a->waiting)) && agent_turn_left(a);
+}
+
+/* Those that wait now, each once, as far as the turn goes. */
+static void agent_on_turn(struct loop_timer *t)
+{
+	struct agent *a = t->arg;
+	unsigned int n = 0;
+
+	list_for_each (s, &a->waiting, struct agent_stream, wait)
+		n++;
+	for (; n && !list_empty(&a->waiting) && agent_turn_left(a); n--) {
+		struct agent_stream *s = list_entry(a->waiting.next, struct agent_stream, wait);
+
+		list_del(&s->wait);
+		a->serving = s;
+		s->fn(s);
+		a->serving = NULL;
+	}
+	if (!list_empty(&a->waiting) && !loop_timer_armed(t))
+		loop_timer_set(a->loop, t, 0);
+}
+
 void agent_init(struct agent *a, struct loop *loop, struct vmm *vmm)
 {
 	*a = (struct agent){.loop = loop, .vmm = vmm};
 	list_init(&a->streams);
 	list_init(&a->idle);
+	list_init(&a->waiting);
+	a->turn = (struct loop_timer){.fn = agent_on_turn, .arg = a};
+	agent_new_turn(a);
 }
 
 void agent_free(struct agent *a)
@@ -35,6 +97,7 @@ void agent_free(struct agent *a)
 		agent_close(s);
 	list_for_each_safe (s, &a->streams, struct agent_stream, link)
 		agent_close(s);
+	loop_timer_cancel(&a->turn);
 }
 
 /* Asks the loop for what the stream waits for. */
@@ -62,28 +125,22 @@ static void agent_flush(struct agent_stream *s)
 	}
 }
 
-static void agent_begin_turn(struct agent_stream *s)
-{
-	loop_timer_cancel(&s->turn);
-	s->turn_frames = AGENT_TURN_FRAMES;
-	s->turn_bytes = AGENT_TURN_BYTES;
-}
-
-static void agent_on_turn(struct loop_timer *t)
-{
-	struct agent_stream *s = t->arg;
-
-	agent_begin_turn(s);
-	s->fn(s);
-}
-
 void agent_last_turn(struct agent *a)
 {
+	loop_timer_cancel(&a->turn);
+	a->last = true;
+	a->turn_frames = AGENT_LAST_FRAMES;
+	a->turn_bytes = AGENT_LAST_BYTES;
 	list_for_each (s, &a->streams, struct agent_stream, link) {
-		loop_timer_cancel(&s->turn);
-		s->turn_frames = AGENT_LAST_FRAMES;
-		s->turn_bytes = AGENT_LAST_BYTES;
+		list_del(&s->wait);
+		s->last_bytes = AGENT_LAST_OF_ONE;
 	}
+}
+
+void agent_spend(struct agent_stream *s, size_t bytes)
+{
+	s->agent->turn_bytes -= (ssize_t)bytes;
+	s->last_bytes -= (ssize_t)bytes;
 }
 
 static void agent_on_event(struct loop_src *src, uint32_t events)
@@ -98,8 +155,10 @@ static void agent_on_event(struct loop_src *src, uint32_t events)
 	if (events & EPOLLOUT)
 		agent_flush(s);
 	s->drained = false;
-	agent_begin_turn(s);
-	s->fn(s);
+	if (agent_has_turn(s))
+		s->fn(s);
+	else
+		agent_wait(s);
 	if (s->fd < 0 || !s->fn || s->eof)
 		return;
 	/* A hang-up cannot be masked; an owner that does not read now comes back for the rest. */
@@ -144,10 +203,10 @@ static struct agent_stream *agent_connect(struct agent *a, unsigned int limit, s
 	s->fd = sv[0];
 	s->src = (struct loop_src){.fd = -1, .fn = agent_on_event, .arg = s};
 	s->grace = (struct loop_timer){.fn = agent_on_grace, .arg = s};
-	s->turn = (struct loop_timer){.fn = agent_on_turn, .arg = s};
 	frame_reader_init(&s->in);
 	frame_writer_init(&s->out, STREAM_OUT_MAX);
 	list_init(&s->link);
+	list_init(&s->wait);
 	a->nstreams++;
 	if (loop_add(a->loop, &s->src, s->fd, EPOLLIN) < 0) {
 		agent_close(s);
@@ -163,7 +222,6 @@ static struct agent_stream *agent_begin(struct agent_stream *s, agent_stream_fn 
 	s->user = user;
 	s->drained = true;
 	s->pings = 0;
-	agent_begin_turn(s);
 	list_add_tail(&s->agent->streams, &s->link);
 	return s;
 }
@@ -231,12 +289,12 @@ void agent_release(struct agent_stream *s)
 	struct agent *a = s->agent;
 	struct frame f;
 
-	agent_begin_turn(s);
+	list_del(&s->wait);
 	/* Bytes behind the final frame, or ours still unsent: the two sides disagree. An answer to
 	 * a PING that is on its way would meet the next conversation. The look for more may find
 	 * the stream's end, which would be told when there is no owner any more. */
 	if (s->error || s->mute || s->held || s->pings || a->nidle >= LIMIT_IDLE_STREAMS ||
-	    frame_writer_pending(&s->out) || agent_next(s, &f) != 0 || s->eof ||
+	    frame_writer_pending(&s->out) || agent_take(s, &f) != 0 || s->eof ||
 	    buf_len(&s->in.in)) {
 		agent_close(s);
 		return;
@@ -262,8 +320,10 @@ void agent_close(struct agent_stream *s)
 		a->nidle--;
 	list_del(&s->link);
 	loop_del(&s->src);
+	list_del(&s->wait);
+	if (a->serving == s)
+		a->serving = NULL;
 	loop_timer_cancel(&s->grace);
-	loop_timer_cancel(&s->turn);
 	close_fd(&s->fd);
 	frame_reader_free(&s->in);
 	frame_writer_free(&s->out);
@@ -300,7 +360,7 @@ void agent_send(struct agent_stream *s, uint8_t type, const void *payload, size_
 		/* No memory, or more than agent_room(). Its owner hears of it: no answer will come.
 		 */
 		s->error = rc;
-		loop_timer_set(s->agent->loop, &s->turn, 0);
+		agent_wait(s);
 		return;
 	}
 	s->pings += type == FRAME_PING;
@@ -341,21 +401,17 @@ static int agent_check(struct agent_stream *s, const struct frame *f)
 /* A whole frame was read: 1, or -EPROTO. */
 static int agent_took(struct agent_stream *s, const struct frame *f)
 {
-	s->turn_frames--;
-	s->turn_bytes -= f->len;
+	s->agent->turn_frames--;
+	agent_spend(s, f->len);
 	s->error = agent_check(s, f);
 	return s->error ? s->error : 1;
 }
 
-int agent_next(struct agent_stream *s, struct frame *f)
+/* agent_next(), whosever turn it is. */
+static int agent_take(struct agent_stream *s, struct frame *f)
 {
 	if (s->error)
 		return s->error;
-	if (s->turn_frames <= 0 || s->turn_bytes <= 0) {
-		if (!loop_timer_armed(&s->turn))
-			loop_timer_set(s->agent->loop, &s->turn, 0);
-		return 0;
-	}
 	for (;;) {
 		int rc = frame_reader_next(&s->in, f);
 		ssize_t n;
@@ -382,6 +438,14 @@ int agent_next(struct agent_stream *s, struct frame *f)
 			return s->error;
 		}
 	}
+}
+
+int agent_next(struct agent_stream *s, struct frame *f)
+{
+	if (s->error || agent_has_turn(s))
+		return agent_take(s, f);
+	agent_wait(s);
+	return 0;
 }
 
 void agent_refused(struct agent *a, uint32_t id, int errnum)

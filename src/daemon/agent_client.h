@@ -10,11 +10,12 @@
  * until it returns 0, or stops earlier when it has no use for more: what it
  * does not take is not read, and the guest is slowed down.
  *
- * Turns: of one stream no more than AGENT_TURN_FRAMES frames or AGENT_TURN_BYTES
- * bytes are taken before the loop has seen to everybody else, its timers
- * included; then agent_next() returns 0 though there may be more, and fn is
- * called for that. So a guest that writes as fast as it is read keeps nobody
- * waiting, and no deadline from coming.
+ * Turns: of all streams of a sandbox together no more than AGENT_TURN_FRAMES
+ * frames or AGENT_TURN_BYTES bytes are taken before the loop has seen to
+ * everybody else, its timers included; then agent_next() returns 0 though there
+ * may be more, and fn is called for that. So a guest that writes as fast as it is
+ * read, on as many streams as it has, keeps nobody waiting, and no deadline from
+ * coming. Its streams wait for each other in a row, so each of them gets on.
  *
  * The end of a stream is told a moment late (AGENT_EOF_NS): a VMM that dies
  * closes its streams before its control socket, and the owner is better told
@@ -48,7 +49,14 @@ struct agent {
 	struct vmm *vmm;
 	struct list streams; /* in conversation */
 	struct list idle;    /* kept for the next */
+	struct list waiting; /* for their turn, by wait; first come, first served */
 	unsigned int nstreams, nidle;
+	struct loop_timer turn;       /* armed while some wait */
+	struct agent_stream *serving; /* whose turn it is; NULL: nobody has waited for it */
+	uint64_t round;               /* of the loop, which what is left of the turn is for */
+	int turn_frames;              /* that may still be taken in it */
+	ssize_t turn_bytes;
+	bool last; /* agent_last_turn() was called: this is the last one */
 	bool hold;
 	uint64_t hold_ns, hold_at; /* how long it was held before; since when it is */
 };
@@ -67,9 +75,8 @@ struct agent_stream {
 	bool mute;    /* the other side takes no more; what it said before is still read */
 	bool eof;     /* the other side has closed; error follows when grace is over */
 	struct loop_timer grace;
-	struct loop_timer turn; /* armed: its turn is over, the rest is taken in the next one */
-	int turn_frames;        /* that may still be taken in this one */
-	ssize_t turn_bytes;
+	struct list wait;   /* in agent->waiting, or in none */
+	ssize_t last_bytes; /* that are still taken in the last turn */
 	unsigned int pings; /* without an answer */
 	int error;          /* negative errno; what agent_next() returns from now on */
 	agent_stream_fn *fn;
@@ -93,8 +100,10 @@ void agent_hold(struct agent *a);
 void agent_unhold(struct agent *a);
 /* How long it has been held in all: time in which the guest could do nothing. */
 uint64_t agent_held_ns(const struct agent *a);
-/* The sandbox ends: what its streams still hold is taken now, or not at all. */
+/* The sandbox ends: what its streams still hold is taken now, within bounds, or not at all. */
 void agent_last_turn(struct agent *a);
+/* What is made of the last frame takes as long as so many bytes more would have. */
+void agent_spend(struct agent_stream *s, size_t bytes);
 /* The conversation ended with its final frame: the stream may serve the next. */
 void agent_release(struct agent_stream *s);
 /* Ends the conversation: the agent stops what runs on it. NULL is fine. */

@@ -5,6 +5,7 @@
 #include "daemon/agent_failure.h"
 #include "daemon/agent_client.h"
 #include "lib/cleanup.h"
+#include "daemon/limits.h"
 #include "lib/json_safe.h"
 #include "lib/plain.h"
 
@@ -43,7 +44,7 @@ void agent_failure_text(char *out, size_t len, const char *text)
 
 void agent_failure_parse(const struct frame *f, struct agent_failure *out)
 {
-	json_t *o = json_safe_loadb((const char *)f->payload, f->len, 0, NULL);
+	json_t *o = json_safe_load_few((const char *)f->payload, f->len, LIMIT_AGENT_VALUES, 0);
 	const char *word = json_string_value(json_object_get(o, "code"));
 	const char *text = json_string_value(json_object_get(o, "message"));
 	const char *none = o || !json_safe_lacked()

@@ -23,8 +23,10 @@ static int listing_frame(struct listing *l, const struct frame *f)
 {
 	int rc;
 
-	if (f->type == FRAME_DATA_OUT)
+	if (f->type == FRAME_DATA_OUT) {
+		agent_spend(l->t.s, AGENT_LIST_COST * f->len);
 		return file_list_feed(&l->list, f->payload, f->len);
+	}
 	if (f->type != FRAME_END_OUT)
 		return -EPROTO;
 	rc = file_list_end(&l->list);

@@ -21,7 +21,7 @@
 
 static void put_done(struct transfer *t, const struct frame *f)
 {
-	json_t *o = json_safe_loadb((const char *)f->payload, f->len, 0, NULL);
+	json_t *o = json_safe_load_few((const char *)f->payload, f->len, LIMIT_AGENT_VALUES, 0);
 	json_t *path = json_object_get(o, "path"), *size = json_object_get(o, "size");
 	json_t *complete = json_object_get(o, "complete");
 
@@ -215,7 +215,7 @@ static void get_begin(struct transfer *t, const struct frame *f)
 {
 	static const char *const headers[] = {"Accept-Ranges", "bytes", NULL};
 	struct download *d = (struct download *)t;
-	json_t *o = json_safe_loadb((const char *)f->payload, f->len, 0, NULL);
+	json_t *o = json_safe_load_few((const char *)f->payload, f->len, LIMIT_AGENT_VALUES, 0);
 	const json_t *size = json_object_get(o, "size");
 	json_int_t n = json_integer_value(size);
 

@@ -93,7 +93,8 @@ static void ask_on_limit(struct loop_timer *t)
 
 static void ask_answered(struct ask *a, const struct frame *f)
 {
-	json_t *o = json_safe_loadb((const char *)f->payload, f->len, JSON_REJECT_DUPLICATES, NULL);
+	json_t *o = json_safe_load_few((const char *)f->payload, f->len, LIMIT_AGENT_LIST,
+				       JSON_REJECT_DUPLICATES);
 
 	if (!json_is_object(o) || !a->ops->ok(a->r, o)) {
 		ask_lost(a, agent_error_text(json_safe_fault()));

@@ -5,6 +5,7 @@
  */
 #include "daemon/attach.h"
 #include "daemon/daemon.h"
+#include "daemon/json_span.h"
 #include "daemon/limits.h"
 #include "daemon/probe.h"
 #include "daemon/query.h"
@@ -127,31 +128,24 @@ static int attach_acked(struct attach *a, const struct frame *f)
 	return 0;
 }
 
-static bool position(const json_t *o, const char *name, int64_t *out)
-{
-	const json_t *v = json_object_get(o, name);
-
-	*out = json_integer_value(v);
-	return json_is_integer(v) && *out >= 0;
-}
-
 /* An EVENT: 1 when it is the owner's, 0 when it told where the conversation begins, -errno. */
 static int attach_event(struct attach *a, const struct frame *f)
 {
-	json_t *o = json_safe_loadb((const char *)f->payload, f->len, JSON_REJECT_DUPLICATES, NULL);
-	const char *type = json_string_value(json_object_get(o, "type"));
-	int rc = json_safe_fault();
+	static const char *const names[] = {"type", "stdout", "stderr", "pid"};
+	struct json_span text = {f->payload, f->len}, v[4];
 
 	a->moved = false;
-	if (type && strcmp(type, "position") != 0) {
-		rc = a->attached ? 1 : -EPROTO;
-	} else if (type && position(o, "stdout", &a->offset[0]) &&
-		   position(o, "stderr", &a->offset[1]) && position(o, "pid", &a->pid)) {
-		rc = a->moved = a->attached;
-		a->attached = true;
-	}
-	json_decref(o);
-	return rc;
+	agent_spend(a->s, f->len);
+	if (json_span_members(text, names, v, 4) < 0 || !json_span_is(v[0], '"'))
+		return -EPROTO;
+	if (!json_span_equals(v[0], "position"))
+		return a->attached ? 1 : -EPROTO;
+	if (!json_span_count(v[1], &a->offset[0]) || !json_span_count(v[2], &a->offset[1]) ||
+	    !json_span_count(v[3], &a->pid))
+		return -EPROTO;
+	a->moved = a->attached;
+	a->attached = true;
+	return a->moved;
 }
 
 /* 1: a frame for the owner, 0: it was for us, -errno. */

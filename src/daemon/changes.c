@@ -29,13 +29,38 @@ void changes_free(struct changes *c)
 	*c = (struct changes){0};
 }
 
-bool changes_path_below(const char *path, const char *dir)
+/* Whether path is what was asked for, or below it; asked may have more slashes than it needs. */
+static bool is_in(const char *path, const char *asked)
 {
-	size_t len = strlen(dir);
+	for (;;) {
+		size_t n;
 
-	if (len == 1)
-		return path[1] != '\0'; /* "/" */
-	return strncmp(path, dir, len) == 0 && path[len] == '/';
+		asked += strspn(asked, "/");
+		if (!*asked)
+			return true;
+		n = strcspn(asked, "/");
+		if (strncmp(path + 1, asked, n) != 0 || (path[1 + n] && path[1 + n] != '/'))
+			return false;
+		path += 1 + n;
+		asked += n;
+		if (!*path)
+			return asked[strspn(asked, "/")] == '\0';
+	}
+}
+
+static bool was_asked_for(const struct changes *c, const char *path)
+{
+	bool found = !c->paths;
+	const json_t *v;
+	size_t i;
+
+	json_array_foreach((json_t *)(uintptr_t)c->paths, i, v)
+	{
+		found = is_in(path, json_string_value(v));
+		if (found)
+			break;
+	}
+	return found;
 }
 
 /* --- one line ---------------------------------------------------------------------------- */
@@ -165,10 +190,12 @@ static int changes_line(struct changes *c, const uint8_t *p, size_t len)
 
 	if (rc < 0)
 		return rc;
-	o = json_safe_loadb((const char *)p, len, JSON_REJECT_DUPLICATES, NULL);
+	o = json_safe_load_few((const char *)p, len, LIMIT_AGENT_VALUES, JSON_REJECT_DUPLICATES);
 	rc = json_is_object(o) ? read_change(&e, o) : json_safe_fault();
 	/* The agent sorts: who of two guests does, is compared in turns, and not sorted in one. */
 	if (rc == 0 && c->n && strcmp(c->all[c->n - 1].path, e.path) >= 0)
+		rc = -EPROTO;
+	if (rc == 0 && !was_asked_for(c, e.path))
 		rc = -EPROTO;
 	json_decref(o);
 	if (rc < 0) {

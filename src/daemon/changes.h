@@ -3,7 +3,8 @@
  * What a guest says has changed in its file system (answer to CHANGES): lines
  * of JSON, taken in pieces as they come, and checked. They come in the order of the
  * bytes of their paths: so a directory stands before what is below it, but other
- * names may stand between ("/a", "/a-b", "/a/c").
+ * names may stand between ("/a", "/a-b", "/a/c"). What is not at or below a path that
+ * was asked for is an error.
  *
  * The guest is hostile: entries, bytes and the length of a line are bounded
  * (limits.h), every member is checked, and a path that is not behind the one before
@@ -48,6 +49,7 @@ struct changes {
 	size_t n, cap;
 	size_t bytes; /* that came */
 	struct buf line;
+	const json_t *paths; /* asked for, borrowed: nothing else may come. NULL: anything */
 };
 
 void changes_init(struct changes *c);
@@ -57,6 +59,3 @@ void changes_free(struct changes *c);
 __must_check int changes_feed(struct changes *c, const uint8_t *p, size_t len);
 /* All has come. The same errors. */
 __must_check int changes_end(struct changes *c);
-
-/* Whether path lies below dir. */
-bool changes_path_below(const char *path, const char *dir);

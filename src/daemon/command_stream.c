@@ -122,6 +122,7 @@ static int stream_frame(struct command_stream *cs, const struct frame *f)
 	case FRAME_EVENT:
 		if (cs->a.moved)
 			return stream_moved(cs);
+		agent_spend(cs->a.s, f->len);
 		return exec_events_event(&cs->out, &cs->in, f->payload, f->len, now_ms());
 	case FRAME_EXIT:
 		rc = stream_exit(cs, f);

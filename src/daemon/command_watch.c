@@ -120,9 +120,10 @@ static void watch_on_stream(struct agent_stream *s)
 	if (rc < 0 && sandbox_is_ending(sb))
 		return;
 	w->s = NULL;
-	answer = rc == 1 && f.type == FRAME_OK ? json_safe_loadb((const char *)f.payload, f.len,
-								 JSON_REJECT_DUPLICATES, NULL)
-					       : NULL;
+	answer = rc == 1 && f.type == FRAME_OK
+			 ? json_safe_load_few((const char *)f.payload, f.len, LIMIT_AGENT_LIST,
+					      JSON_REJECT_DUPLICATES)
+			 : NULL;
 	commands = json_object_get(answer, "commands");
 	if (!json_is_array(commands)) {
 		/* Asked again after the slack, if the guest lives then. */

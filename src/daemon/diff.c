@@ -154,9 +154,12 @@ static int side_frame(struct diff_side *s, const struct frame *f)
 		loop_timer_cancel(&s->silence);
 		return 0;
 	}
-	if (f->type == FRAME_DATA_OUT && s->ok)
+	if (f->type == FRAME_DATA_OUT && s->ok) {
+		if (!s->hashes)
+			agent_spend(s->s, AGENT_LIST_COST * f->len);
 		return s->hashes ? hash_bytes(s, f->payload, f->len)
 				 : changes_feed(&s->changes, f->payload, f->len);
+	}
 	if (f->type != FRAME_END_OUT || !s->ok)
 		return -EPROTO;
 	rc = side_complete(s);
@@ -503,6 +506,7 @@ void diff_submit(struct sandbox *a, struct sandbox *b, struct request *r, json_t
 		d->side[i].d = d;
 		d->side[i].silence = (struct loop_timer){.fn = side_on_silence, .arg = &d->side[i]};
 		changes_init(&d->side[i].changes);
+		d->side[i].changes.paths = paths;
 	}
 	r->ops = &diff_ops;
 	r->state = d;

@@ -69,7 +69,8 @@ static void exec_wake(struct exec *e)
 {
 	if (!e->req)
 		return;
-	if (e->state == EXEC_DONE && !e->begun && !e->broken && buf_len(&e->out.out) <= NDJSON_HIGH)
+	if (e->state == EXEC_DONE && !e->begun && !e->broken && ndjson_whole(&e->out) &&
+	    buf_len(&e->out.out) <= NDJSON_HIGH)
 		exec_reply_whole(e);
 	else if (e->heard || e->state == EXEC_DONE)
 		exec_begin_reply(e);
@@ -331,23 +332,17 @@ void exec_disk_failed(struct sandbox *sb, int errnum)
 static ssize_t exec_pull(struct request *r, char *out, size_t max)
 {
 	struct exec *e = r->state;
-	size_t n = buf_len(&e->out.out);
+	ssize_t n;
 
-	if (n < NDJSON_HIGH / 2 && e->state == EXEC_RUNNING && e->paused) {
+	if (ndjson_low(&e->out) && e->state == EXEC_RUNNING && e->paused)
 		exec_pump(e);
-		n = buf_len(&e->out.out);
-	}
-	if (e->broken)
+	n = e->broken ? -ENOMEM : ndjson_take(&e->out, out, max);
+	if (n < 0)
 		return PULL_ABORT;
 	if (n == 0)
 		return e->state == EXEC_DONE ? PULL_END : PULL_WAIT;
-	if (n > max)
-		n = max;
-	memcpy(out, buf_data(&e->out.out), n);
-	buf_consume(&e->out.out, n);
-	ndjson_taken(&e->out);
 	exec_held_settle(e);
-	return (ssize_t)n;
+	return n;
 }
 
 static void exec_end(struct request *r)

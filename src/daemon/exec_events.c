@@ -12,9 +12,13 @@
 #include <stdio.h>
 #include <string.h>
 
+/* So much of a result's text is made at once. */
+#define TEXT_PIECE 16384u
+
 void exec_pending_free(struct exec_pending *in)
 {
-	free(in->owned);
+	free(in->piece);
+	buf_free(&in->text);
 	*in = (struct exec_pending){0};
 }
 
@@ -27,20 +31,38 @@ void exec_pending_bytes(struct exec_pending *in, const struct frame *f)
 	};
 }
 
+/* The next piece of a result's text, when the one before is taken. */
+static int exec_pending_more(struct exec_pending *in)
+{
+	if (in->len || !in->left.len)
+		return 0;
+	if (!in->piece)
+		in->piece = malloc(TEXT_PIECE);
+	if (!in->piece)
+		return -ENOMEM;
+	in->data = in->piece;
+	in->len = json_span_unescape(&in->left, in->piece, TEXT_PIECE);
+	return 0;
+}
+
 int exec_pending_take(struct exec_pending *in, struct ndjson *w, int64_t ts)
 {
-	ssize_t n = ndjson_output(w, in->stream, in->data, in->len, ts);
-	bool text = in->owned != NULL;
+	bool result = in->result;
 
-	if (n < 0)
-		return (int)n;
-	in->data += n;
-	in->len -= (size_t)n;
-	if (in->len)
-		return 0;
+	while (exec_pending_any(in)) {
+		int rc = exec_pending_more(in);
+		ssize_t n = rc < 0 ? rc : ndjson_output(w, in->stream, in->data, in->len, ts);
+
+		if (n < 0)
+			return (int)n;
+		in->data += n;
+		in->len -= (size_t)n;
+		if (in->len)
+			return 0;
+	}
 	exec_pending_free(in);
 	/* A result stands on lines of its own. */
-	return text ? ndjson_break(w, NDJSON_STDOUT, ts) : 0;
+	return result ? ndjson_break(w, NDJSON_STDOUT, ts) : 0;
 }
 
 /* --- events ------------------------------------------------------------------------------ */
@@ -58,23 +80,30 @@ int exec_events_started(struct ndjson *w, const char *exec_id, int64_t grace_ms,
 	return rc;
 }
 
-/* A result in plain mode: the lines of its text/plain. */
-static int plain_result(struct ndjson *w, struct exec_pending *in, struct json_span data,
-			int64_t ts)
-{
-	static const char *const names[] = {"text/plain"};
-	struct json_span text;
-	size_t len;
+/* What an event has: its members by these names, and where they are. */
+static const char *const event_names[] = {"type", "data", "text", "name", "value", "traceback"};
+#define EVENT_NAMES 6u
 
-	if (json_span_members(data, names, &text, 1) < 0)
+struct event {
+	struct json_span v[EVENT_NAMES];
+	struct json_span plain; /* "text/plain" of the data */
+	bool twice;             /* it is there twice */
+	struct buf *text;       /* what all this is in, to be taken over; NULL: a frame */
+};
+
+/* A result in plain mode: the lines of its text/plain. */
+static int plain_result(struct ndjson *w, struct exec_pending *in, struct event *ev, int64_t ts)
+{
+	if (ev->twice)
 		return -EPROTO;
-	if (!json_span_is(text, '"') || text.len <= 2)
+	if (!json_span_is(ev->plain, '"') || ev->plain.len <= 2)
 		return 0;
-	in->owned = json_span_text(text, &len);
-	if (!in->owned)
-		return -ENOMEM;
-	in->data = in->owned;
-	in->len = len;
+	in->result = true;
+	in->left = json_span_inside(ev->plain);
+	if (ev->text) {
+		in->text = *ev->text;
+		*ev->text = (struct buf){.max = ev->text->max};
+	}
 	in->stream = NDJSON_STDOUT;
 	return ndjson_break(w, NDJSON_STDOUT, ts);
 }
@@ -95,52 +124,85 @@ int exec_events_notice(struct ndjson *w, const char *text, int64_t ts)
 	return rc;
 }
 
-/* A sentence of the guest's agent. */
-static int guest_notice(struct ndjson *w, struct json_span text, int64_t ts)
+/* An event in rich mode, of members of what the guest has said. */
+static int rich_event(struct ndjson *w, const char *type, const char *const *names,
+		      const struct json_span *values, size_t n, struct event *ev, int64_t ts)
 {
-	static const char *const names[] = {"data"};
-	_cleanup_free uint8_t *words = NULL;
-	char line[512];
-	size_t len;
+	return ev->text ? ndjson_event_long(w, type, names, values, n, ev->text, ts)
+			: ndjson_event_spans(w, type, names, values, n, ts);
+}
+
+/* A sentence of the guest's agent, which may be anybody in the guest: not to be taken for ours. */
+static int guest_notice(struct ndjson *w, struct event *ev, int64_t ts)
+{
+	static const char *const names[] = {"data", "from"};
+	static const uint8_t guest[] = "\"guest\"";
+	struct json_span v[] = {ev->v[2], {guest, sizeof(guest) - 1}};
+	struct json_span inside = json_span_inside(ev->v[2]);
+	uint8_t words[512];
+	char line[600];
 
 	if (w->rich)
-		return ndjson_event_spans(w, "notice", names, &text, 1, ts);
-	words = json_span_text(text, &len);
-	if (!words)
-		return -ENOMEM;
+		return rich_event(w, "notice", names, v, 2, ev, ts);
 	snprintf(line, sizeof(line), "podflare: %.*s",
-		 (int)(len < sizeof(line) ? len : sizeof(line)), (const char *)words);
+		 (int)json_span_unescape(&inside, words, sizeof(words)), (const char *)words);
 	return ndjson_note(w, NDJSON_STDERR, line, ts);
 }
 
-/* v: name, value, traceback. */
-static int error_event(struct ndjson *w, const struct json_span *v, int64_t ts)
+/* Name, value, traceback. */
+static int error_event(struct ndjson *w, struct event *ev, int64_t ts)
 {
-	static const char *const names[] = {"name", "value", "traceback"};
+	const struct json_span *v = ev->v + 3;
 
 	if (!json_span_is(v[0], '"') || !json_span_is(v[1], '"') ||
 	    (v[2].p && !json_span_is(v[2], '"') && !json_span_is(v[2], '[')))
 		return -EPROTO;
 	/* In plain mode it is only on stderr, where the traceback is in any case. */
-	return w->rich ? ndjson_event_spans(w, "error", names, v, 3, ts) : 0;
+	return w->rich ? rich_event(w, "error", event_names + 3, v, 3, ev, ts) : 0;
+}
+
+static int any_event(struct ndjson *w, struct exec_pending *in, struct event *ev, int64_t ts)
+{
+	const struct json_span *v = ev->v;
+
+	if (json_span_equals(v[0], "result") && json_span_is(v[1], '{'))
+		return w->rich ? rich_event(w, "result", event_names + 1, v + 1, 1, ev, ts)
+			       : plain_result(w, in, ev, ts);
+	if (json_span_equals(v[0], "error"))
+		return error_event(w, ev, ts);
+	if (json_span_equals(v[0], "notice") && json_span_is(v[2], '"'))
+		return guest_notice(w, ev, ts);
+	return -EPROTO;
+}
+
+void exec_events_feed_init(struct json_feed *f)
+{
+	json_feed_init(f, event_names, EVENT_NAMES, 1, "text/plain");
 }
 
 int exec_events_event(struct ndjson *w, struct exec_pending *in, const uint8_t *p, size_t len,
 		      int64_t ts)
 {
-	static const char *const names[] = {"type", "data", "text", "name", "value", "traceback"};
-	struct json_span text = {p, len}, v[6];
+	struct event ev = {.text = NULL};
+	struct json_feed f;
 
-	if (json_span_members(text, names, v, 6) < 0)
+	exec_events_feed_init(&f);
+	if (len == 0 || json_feed_more(&f, p, len) < 0 ||
+	    json_feed_end(&f, p, ev.v, &ev.plain, &ev.twice) < 0)
 		return -EPROTO;
-	if (json_span_equals(v[0], "result") && json_span_is(v[1], '{'))
-		return w->rich ? ndjson_event_spans(w, "result", names + 1, v + 1, 1, ts)
-			       : plain_result(w, in, v[1], ts);
-	if (json_span_equals(v[0], "error"))
-		return error_event(w, v + 3, ts);
-	if (json_span_equals(v[0], "notice") && json_span_is(v[2], '"'))
-		return guest_notice(w, v[2], ts);
-	return -EPROTO;
+	return any_event(w, in, &ev, ts);
+}
+
+int exec_events_long(struct ndjson *w, struct exec_pending *in, const struct json_feed *f,
+		     struct buf *text, int64_t ts)
+{
+	struct event ev = {.text = text};
+	int rc = json_feed_end(f, buf_data(text), ev.v, &ev.plain, &ev.twice);
+
+	if (rc == 0)
+		rc = any_event(w, in, &ev, ts);
+	buf_free(text);
+	return rc;
 }
 
 /* --- the end ----------------------------------------------------------------------------- */
@@ -212,7 +274,8 @@ static bool exit_members(const json_t *o, struct exec_exit *x)
 
 int exec_exit_parse(const struct frame *f, struct exec_exit *out, bool *cancelled)
 {
-	json_t *o = json_safe_loadb((const char *)f->payload, f->len, JSON_REJECT_DUPLICATES, NULL);
+	json_t *o = json_safe_load_few((const char *)f->payload, f->len, LIMIT_AGENT_VALUES,
+				       JSON_REJECT_DUPLICATES);
 	bool ok;
 
 	*out = (struct exec_exit){0};

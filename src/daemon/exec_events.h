@@ -7,24 +7,28 @@
  */
 #pragma once
 
+#include "daemon/json_feed.h"
 #include "daemon/ndjson.h"
 #include "proto/frame.h"
 
 /*
  * Output that was read and not yet taken: bytes inside the frame reader (valid
  * because no further frame is read before they are taken), or the text of a
- * result in plain mode.
+ * result in plain mode, which is made of its JSON piece by piece.
  */
 struct exec_pending {
 	const uint8_t *data;
 	size_t len;
 	enum ndjson_stream stream;
-	uint8_t *owned; /* what data points into, when that is not the frame */
+	bool result;           /* it is the text of one */
+	struct json_span left; /* of it: what is to be unescaped */
+	struct buf text;       /* owned: what left points into, when that is not the frame */
+	uint8_t *piece;        /* owned: what data points into then */
 };
 
 static inline bool exec_pending_any(const struct exec_pending *in)
 {
-	return in->len > 0;
+	return in->len > 0 || in->left.len > 0;
 }
 
 void exec_pending_free(struct exec_pending *in);
@@ -51,6 +55,11 @@ __must_check int exec_events_started(struct ndjson *w, const char *exec_id, int6
 /* The JSON of an EVENT: 0, -EPROTO when it is not what it should be, -ENOMEM. */
 __must_check int exec_events_event(struct ndjson *w, struct exec_pending *in, const uint8_t *p,
 				   size_t len, int64_t ts);
+/* The same of one that has come in parts: before the first of them, and when all were fed. text is
+ * taken over: it is empty afterwards. */
+void exec_events_feed_init(struct json_feed *f);
+__must_check int exec_events_long(struct ndjson *w, struct exec_pending *in,
+				  const struct json_feed *f, struct buf *text, int64_t ts);
 /* A sentence of ours beside the command's output. 0 or -ENOMEM. */
 __must_check int exec_events_notice(struct ndjson *w, const char *text, int64_t ts);
 /*

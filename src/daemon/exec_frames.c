@@ -26,14 +26,22 @@ static int exec_output(struct exec *e, const struct frame *f)
 	return 0;
 }
 
-/* A piece of an event, of the whole no more than LIMIT_EVENT; an empty one takes back those before.
+/*
+ * A piece of an event, of the whole no more than LIMIT_EVENT; an empty one takes back those before.
+ * It is checked at once, so that nothing of the whole takes long: what is wrong with it counts when
+ * the last one comes.
  */
 static int exec_part(struct exec *e, const struct frame *f)
 {
 	int rc = e->req ? exec_hold_event(e, f->len) : 0;
 
-	if (rc == 0 && e->req)
+	if (buf_len(&e->parts) == 0)
+		exec_events_feed_init(&e->fed);
+	if (rc == 0 && e->req) {
 		rc = buf_append(&e->parts, f->payload, f->len);
+		json_feed_more(&e->fed, buf_data(&e->parts), buf_len(&e->parts));
+		agent_spend(e->s, f->len);
+	}
 	if (f->type == FRAME_EVENT_PART && f->len == 0) {
 		buf_free(&e->parts);
 		exec_held_settle(e);
@@ -48,12 +56,12 @@ static int exec_event(struct exec *e, const struct frame *f)
 	if (!e->req)
 		return 0;
 	if (buf_len(&e->parts) == 0) {
+		agent_spend(e->s, f->len);
 		rc = exec_events_event(&e->out, &e->in, f->payload, f->len, exec_now_ms());
 	} else {
 		rc = exec_part(e, f);
 		if (rc == 0)
-			rc = exec_events_event(&e->out, &e->in, buf_data(&e->parts),
-					       buf_len(&e->parts), exec_now_ms());
+			rc = exec_events_long(&e->out, &e->in, &e->fed, &e->parts, exec_now_ms());
 		buf_free(&e->parts);
 		exec_held_settle(e);
 	}

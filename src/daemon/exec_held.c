@@ -58,7 +58,7 @@ int exec_hold_event(struct exec *e, size_t len)
 
 void exec_held_settle(struct exec *e)
 {
-	size_t now = buf_len(&e->parts) + buf_len(&e->out.out) + (e->in.owned ? e->in.len : 0);
+	size_t now = buf_len(&e->parts) + ndjson_size(&e->out) + buf_len(&e->in.text);
 
 	if (now >= e->held_events)
 		return;

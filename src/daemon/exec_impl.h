@@ -58,6 +58,7 @@ struct exec {
 	struct ndjson out;
 	struct exec_pending in; /* output that was not taken yet */
 	struct buf parts;       /* of an event */
+	struct json_feed fed;   /* what is known of them */
 	uint64_t output[2];     /* bytes of stdout and stderr that came */
 	bool paused;            /* the client sets the pace: the stream is not read */
 	struct loop_timer grace;

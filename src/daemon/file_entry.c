@@ -104,7 +104,8 @@ static int list_error(int rc)
 
 static int list_line(struct file_list *l, const uint8_t *p, size_t len)
 {
-	json_t *o = json_safe_loadb((const char *)p, len, JSON_REJECT_DUPLICATES, NULL);
+	json_t *o = json_safe_load_few((const char *)p, len, LIMIT_AGENT_VALUES,
+				       JSON_REJECT_DUPLICATES);
 	json_t *entry = file_entry_json(o);
 	_cleanup_free char *text = json_text(entry);
 	int rc;

@@ -96,7 +96,7 @@ static void freeze_error(struct freeze *f, const struct frame *frame)
 /* It goes on in any case; what it says about the new randomness is for the log. */
 static void freeze_thawed(struct freeze *f, const struct frame *ok)
 {
-	json_t *o = json_safe_loadb((const char *)ok->payload, ok->len, 0, NULL);
+	json_t *o = json_safe_load_few((const char *)ok->payload, ok->len, LIMIT_AGENT_VALUES, 0);
 	const char *why = json_string_value(json_object_get(o, "entropy_error"));
 	char text[160];
 

@@ -1,32 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A checking scanner over one JSON text. It never reads beyond end; nesting is
- * kept in a bit set, not on the stack.
+ * A whole text is one that comes in one piece (json_feed.h). What was checked is
+ * copied and unescaped in pieces, too: a value may be as long as memory allows.
  */
-#include "daemon/json_span.h"
+#include "daemon/json_feed.h"
 #include "lib/utf8.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct scan {
-	const uint8_t *p, *end;
-};
-
-static void skip_blanks(struct scan *s)
-{
-	while (s->p < s->end && (*s->p == ' ' || *s->p == '\t' || *s->p == '\n' || *s->p == '\r'))
-		s->p++;
-}
-
-static bool take(struct scan *s, char c)
-{
-	if (s->p == s->end || *s->p != (uint8_t)c)
-		return false;
-	s->p++;
-	return true;
-}
 
 static int hex_value(uint8_t c)
 {
@@ -54,225 +36,17 @@ static int32_t hex4(const uint8_t *p, const uint8_t *end)
 	return v;
 }
 
-static bool take_string(struct scan *s)
-{
-	if (!take(s, '"'))
-		return false;
-	while (s->p < s->end) {
-		uint8_t c = *s->p++;
-
-		if (c == '"')
-			return true;
-		if (c < 0x20)
-			return false;
-		if (c != '\\')
-			continue;
-		if (s->p == s->end)
-			return false;
-		c = *s->p++;
-		if (c == 'u') {
-			if (hex4(s->p, s->end) < 0)
-				return false;
-			s->p += 4;
-		} else if (!memchr("\"\\/bfnrt", c, 8)) {
-			return false;
-		}
-	}
-	return false;
-}
-
-/* At least one digit. */
-static bool take_digits(struct scan *s)
-{
-	const uint8_t *start = s->p;
-
-	while (s->p < s->end && *s->p >= '0' && *s->p <= '9')
-		s->p++;
-	return s->p > start;
-}
-
-static bool take_number(struct scan *s)
-{
-	take(s, '-');
-	if (!take(s, '0') && !take_digits(s))
-		return false;
-	if (take(s, '.') && !take_digits(s))
-		return false;
-	if (take(s, 'e') || take(s, 'E')) {
-		if (!take(s, '+'))
-			take(s, '-');
-		return take_digits(s);
-	}
-	return true;
-}
-
-static bool take_word(struct scan *s, const char *word)
-{
-	size_t n = strlen(word);
-
-	if ((size_t)(s->end - s->p) < n || memcmp(s->p, word, n) != 0)
-		return false;
-	s->p += n;
-	return true;
-}
-
-/* A value that holds no others. */
-static bool take_leaf(struct scan *s)
-{
-	if (s->p == s->end)
-		return false;
-	switch (*s->p) {
-	case '"':
-		return take_string(s);
-	case 't':
-		return take_word(s, "true");
-	case 'f':
-		return take_word(s, "false");
-	case 'n':
-		return take_word(s, "null");
-	default:
-		return take_number(s);
-	}
-}
-
-/* Name and colon of a member. */
-static bool take_name(struct scan *s)
-{
-	skip_blanks(s);
-	if (!take_string(s))
-		return false;
-	skip_blanks(s);
-	if (!take(s, ':'))
-		return false;
-	skip_blanks(s);
-	return true;
-}
-
-/* What is open: one bit a level, set for an object. */
-struct nesting {
-	uint8_t bits[JSON_SPAN_DEPTH / 8];
-	unsigned int depth;
-};
-
-static bool nesting_is_object(const struct nesting *n)
-{
-	return n->bits[(n->depth - 1) / 8] >> ((n->depth - 1) % 8) & 1;
-}
-
-static bool nesting_open(struct nesting *n, bool object)
-{
-	uint8_t bit = (uint8_t)(1u << n->depth % 8);
-
-	if (n->depth == JSON_SPAN_DEPTH)
-		return false;
-	if (object)
-		n->bits[n->depth / 8] |= bit;
-	else
-		n->bits[n->depth / 8] &= (uint8_t)~bit;
-	n->depth++;
-	return true;
-}
-
-/* Behind a value: closes what ends here, and goes on to the next value of what does not. */
-static bool take_ends(struct scan *s, struct nesting *n)
-{
-	while (n->depth) {
-		bool object = nesting_is_object(n);
-
-		skip_blanks(s);
-		if (take(s, ',')) {
-			skip_blanks(s);
-			return object ? take_name(s) : true;
-		}
-		if (!take(s, object ? '}' : ']'))
-			return false;
-		n->depth--;
-	}
-	return true;
-}
-
-static bool take_value(struct scan *s)
-{
-	struct nesting n = {.depth = 0};
-
-	do {
-		bool object = s->p < s->end && *s->p == '{';
-
-		if (!object && !(s->p < s->end && *s->p == '[')) {
-			if (!take_leaf(s))
-				return false;
-		} else {
-			s->p++;
-			skip_blanks(s);
-			if (!take(s, object ? '}' : ']')) {
-				if (!nesting_open(&n, object) || (object && !take_name(s)))
-					return false;
-				continue; /* to its first value */
-			}
-		}
-		if (!take_ends(s, &n))
-			return false;
-	} while (n.depth);
-	return true;
-}
-
-/* Notes a member that was asked for. False: it is there twice. */
-static bool note(struct json_span name, struct json_span value, const char *const *names,
-		 struct json_span *out, bool *seen, size_t n)
-{
-	for (size_t i = 0; i < n; i++) {
-		if (!json_span_equals(name, names[i]))
-			continue;
-		if (seen[i])
-			return false;
-		seen[i] = true;
-		if (*value.p != 'n')
-			out[i] = value;
-	}
-	return true;
-}
-
 int json_span_members(struct json_span text, const char *const *names, struct json_span *out,
 		      size_t n)
 {
-	struct scan s = {text.p, text.p + text.len};
-	bool seen[8] = {false};
-	bool more;
+	struct json_feed f;
 
+	json_feed_init(&f, names, n, 0, NULL);
 	for (size_t i = 0; i < n; i++)
 		out[i] = (struct json_span){0};
-	if (n > sizeof(seen) || !text.p || !utf8_valid(text.p, text.len))
+	if (!text.p || json_feed_more(&f, text.p, text.len) < 0)
 		return -EPROTO;
-	skip_blanks(&s);
-	if (!take(&s, '{'))
-		return -EPROTO;
-	skip_blanks(&s);
-	more = !take(&s, '}');
-	while (more) {
-		struct json_span name, value;
-
-		skip_blanks(&s);
-		name.p = s.p;
-		if (!take_string(&s))
-			return -EPROTO;
-		name.len = (size_t)(s.p - name.p);
-		skip_blanks(&s);
-		if (!take(&s, ':'))
-			return -EPROTO;
-		skip_blanks(&s);
-		value.p = s.p;
-		if (!take_value(&s))
-			return -EPROTO;
-		value.len = (size_t)(s.p - value.p);
-		if (!note(name, value, names, out, seen, n))
-			return -EPROTO;
-		skip_blanks(&s);
-		more = take(&s, ',');
-		if (!more && !take(&s, '}'))
-			return -EPROTO;
-	}
-	skip_blanks(&s);
-	return s.p == s.end ? 0 : -EPROTO;
+	return json_feed_end(&f, text.p, out, NULL, NULL);
 }
 
 bool json_span_equals(struct json_span s, const char *text)
@@ -280,6 +54,19 @@ bool json_span_equals(struct json_span s, const char *text)
 	size_t n = strlen(text);
 
 	return json_span_is(s, '"') && s.len == n + 2 && memcmp(s.p + 1, text, n) == 0;
+}
+
+bool json_span_count(struct json_span s, int64_t *out)
+{
+	*out = 0;
+	if (!s.p || s.len == 0 || s.len > 18) /* so many digits always fit */
+		return false;
+	for (size_t i = 0; i < s.len; i++) {
+		if (s.p[i] < '0' || s.p[i] > '9')
+			return false;
+		*out = *out * 10 + (s.p[i] - '0');
+	}
+	return true;
 }
 
 static size_t put_utf8(uint8_t *o, uint32_t c)
@@ -331,14 +118,24 @@ static uint32_t unescape(const uint8_t **p, const uint8_t *end)
 	return 0x10000 + ((uint32_t)(high - 0xd800) << 10) + (uint32_t)(low - 0xdc00);
 }
 
-uint8_t *json_span_text(struct json_span s, size_t *len)
+static bool begins_number(uint8_t c)
 {
-	const uint8_t *p = s.p + 1, *end = s.p + s.len - 1;
-	uint8_t *out = malloc(s.len), *o = out;
+	return c == '-' || (c >= '0' && c <= '9');
+}
 
-	if (!out)
-		return NULL;
-	while (p < end) {
+/* Whether a number may go on with it; within one, or at its beginning. */
+static bool is_number(uint8_t c)
+{
+	return begins_number(c) || c == '+' || c == '.' || c == 'e' || c == 'E';
+}
+
+size_t json_span_unescape(struct json_span *left, uint8_t *out, size_t max)
+{
+	const uint8_t *p = left->p, *end = left->p + left->len;
+	uint8_t *o = out;
+
+	/* Room for the longest character. */
+	while (p < end && (size_t)(o - out) + 4 <= max) {
 		if (*p != '\\') {
 			*o++ = *p++;
 			continue;
@@ -346,57 +143,123 @@ uint8_t *json_span_text(struct json_span s, size_t *len)
 		p++;
 		o += put_utf8(o, unescape(&p, end));
 	}
-	*len = (size_t)(o - out);
-	return out;
+	*left = (struct json_span){p, (size_t)(end - p)};
+	return (size_t)(o - out);
 }
 
-/* Of a string in a text that was checked, its marks included. */
-static size_t string_length(const uint8_t *p)
+struct json_span json_span_inside(struct json_span s)
 {
-	size_t n = 1;
-
-	while (p[n] != '"')
-		n += p[n] == '\\' ? 2 : 1;
-	return n + 1;
+	return (struct json_span){s.p + 1, s.len - 2};
 }
 
-/* Of a number that begins here; 0: none does. */
-static size_t number_length(const uint8_t *p, const uint8_t *end)
+/* Whether the number that begins here is longer than all readers take one for. */
+static bool is_long_number(const uint8_t *p, const uint8_t *end)
 {
 	size_t n = 0;
 
-	if (*p != '-' && (*p < '0' || *p > '9'))
-		return 0;
-	while (p + n < end && ((p[n] >= '0' && p[n] <= '9') || memchr("+-.eE", p[n], 5)))
+	while (p + n < end && n <= JSON_SPAN_NUMBER && is_number(p[n]))
 		n++;
+	return n > JSON_SPAN_NUMBER;
+}
+
+void json_copy_init(struct json_copy *c, struct json_span s)
+{
+	*c = (struct json_copy){.left = s};
+}
+
+/* The rest of a string, as far as max goes. */
+static size_t copy_string(struct json_copy *c, const uint8_t *p, size_t max, uint8_t *o)
+{
+	size_t n = 0;
+
+	while (n < max && c->string) {
+		if (c->escape)
+			c->escape = false;
+		else if (p[n] == '\\')
+			c->escape = true;
+		else if (p[n] == '"')
+			c->string = false;
+		n++;
+	}
+	memcpy(o, p, n);
 	return n;
+}
+
+/* The rest of a number, as far as max goes. */
+static size_t copy_number(struct json_copy *c, const uint8_t *p, size_t max, uint8_t *o)
+{
+	size_t n = 0;
+
+	while (n < max && is_number(p[n])) {
+		o[n] = p[n];
+		n++;
+	}
+	c->number = n == max;
+	return n;
+}
+
+/* What is between strings and numbers; a word is there, too. */
+static size_t copy_between(const uint8_t *p, size_t max, uint8_t *o)
+{
+	size_t n = 0;
+
+	while (n < max && p[n] != '"' && !begins_number(p[n])) {
+		o[n] = p[n] == '\n' || p[n] == '\r' ? ' ' : p[n];
+		n++;
+	}
+	return n;
+}
+
+size_t json_copy_some(struct json_copy *c, uint8_t *out, size_t max)
+{
+	const uint8_t *p = c->left.p, *end = c->left.p + c->left.len;
+	uint8_t *o = out, *stop = out + max;
+
+	/* Room for a byte, and for quotation marks around a number that ends with it. */
+	while (p < end && stop - o >= 3) {
+		size_t room = (size_t)(stop - o) - 2, left = (size_t)(end - p), n;
+
+		if (room > left)
+			room = left;
+		if (c->string) {
+			n = copy_string(c, p, room, o);
+		} else if (c->number) {
+			n = copy_number(c, p, room, o);
+			if (c->quoted && (!c->number || n == left)) {
+				o[n] = '"';
+				o++;
+				c->quoted = false;
+			}
+		} else if (begins_number(*p)) {
+			c->number = true;
+			c->quoted = is_long_number(p, end);
+			if (c->quoted)
+				*o++ = '"';
+			continue;
+		} else if (*p == '"') {
+			c->string = true;
+			*o = '"';
+			n = 1;
+		} else {
+			n = copy_between(p, room, o);
+		}
+		p += n;
+		o += n;
+	}
+	c->left = (struct json_span){p, (size_t)(end - p)};
+	return (size_t)(o - out);
 }
 
 int json_span_append(struct buf *out, struct json_span s)
 {
-	/* Two quotation marks for each number that is too long. */
-	uint8_t *start = buf_reserve(out, s.len + 2 * (s.len / JSON_SPAN_NUMBER)), *o = start;
-	const uint8_t *p = s.p, *end = s.p + s.len;
+	/* Two quotation marks for each number that is too long, and room to go on. */
+	size_t max = s.len + 2 * (s.len / JSON_SPAN_NUMBER);
+	uint8_t *start = buf_reserve(out, max + 3);
+	struct json_copy c;
 
 	if (!start)
 		return -ENOMEM;
-	while (p < end) {
-		size_t n = *p == '"' ? string_length(p) : number_length(p, end);
-		bool quote = *p != '"' && n > JSON_SPAN_NUMBER;
-
-		if (n == 0) { /* between values, or of a word */
-			*o++ = *p == '\n' || *p == '\r' ? ' ' : *p;
-			p++;
-			continue;
-		}
-		if (quote)
-			*o++ = '"';
-		memcpy(o, p, n);
-		o += n;
-		p += n;
-		if (quote)
-			*o++ = '"';
-	}
-	buf_commit(out, (size_t)(o - start));
+	json_copy_init(&c, s);
+	buf_commit(out, json_copy_some(&c, start, max + 3));
 	return 0;
 }

@@ -2,7 +2,8 @@
 /*
  * JSON that a guest wrote and that is passed on as it came: checked whole, its
  * members found, nothing built of it. A text of 8 MiB costs no memory beyond
- * itself, and numbers keep all their digits, as strings if there are many.
+ * itself, and numbers keep all their digits, as strings if there are many. One
+ * that comes in pieces is checked in pieces (json_feed.h).
  *
  * Accepted is RFC 8259 in UTF-8, nested at most JSON_SPAN_DEPTH deep. An escape
  * of half a surrogate pair is let through: Python writes such.
@@ -43,16 +44,29 @@ static inline bool json_span_is(struct json_span s, char first)
 
 /* Whether it is this string, written without escapes. */
 bool json_span_equals(struct json_span s, const char *text);
+/* Whether it is a whole number from 0 to 10^18 - 1, and which. */
+bool json_span_count(struct json_span s, int64_t *out);
 
 /*
- * Text of a string, as a new array of s.len bytes at most (not ended by a NUL; a
- * NUL may be in it). Half a surrogate pair becomes U+FFFD. NULL: no memory.
+ * Texts and values that may be long are made in pieces. What is inside of a string, between its
+ * marks; then a piece of its text (a NUL may be in it; half a surrogate pair becomes U+FFFD): bytes
+ * that were written to out, of max, which is 4 at least; left is what remains.
  */
-uint8_t *json_span_text(struct json_span s, size_t *len);
+struct json_span json_span_inside(struct json_span s);
+size_t json_span_unescape(struct json_span *left, uint8_t *out, size_t max);
 
 /*
- * Appends it on one line: line ends between tokens become blanks; and a number of more than
- * JSON_SPAN_NUMBER characters a string of them, as not all readers take it for a number. As
- * buf_append().
+ * A value on one line: line ends between tokens become blanks; and a number of more than
+ * JSON_SPAN_NUMBER characters a string of them, as not all readers take it for a number.
  */
+struct json_copy {
+	struct json_span left; /* len 0: all was copied */
+	bool string, escape;   /* within a string; behind its backslash */
+	bool number, quoted;   /* within a number; it becomes a string */
+};
+
+void json_copy_init(struct json_copy *c, struct json_span s);
+/* The next piece: bytes that were written to out, of max, which is 3 at least. */
+size_t json_copy_some(struct json_copy *c, uint8_t *out, size_t max);
+/* All of it. As buf_append(), but -ENOMEM in either case. */
 __must_check int json_span_append(struct buf *out, struct json_span s);

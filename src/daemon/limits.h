@@ -59,6 +59,8 @@
 #define LIMIT_OUTPUT_SPARE (1u << 20) /* more than output_limit that an agent may send */
 #define LIMIT_ARGV         1024u      /* words */
 #define LIMIT_TERMINAL     1000       /* columns or rows */
+#define LIMIT_AGENT_VALUES 64u        /* in one object of an agent: an entry, an end, an answer */
+#define LIMIT_AGENT_LIST   8192u      /* in a list: 32 commands of 200 words each are 7000 */
 #define LIMIT_EVENT        (8u << 20) /* one event of a guest, joined from its parts */
 #define LIMIT_EXEC_PAST    256u       /* ended commands whose ids a sandbox remembers */
 #define STDIN_WINDOW       65536u     /* bytes of stdin that the agent has not confirmed */
@@ -160,9 +162,13 @@
 #define PROXY_RESTART_NS     (60 * SECOND_NS)
 #define PROXY_ANSWER_NS      (20 * SECOND_NS) /* that a proxy may take to answer */
 #define PROXY_LEAVE_NS       SECOND_NS        /* from the end of its orders to its exit */
-#define PROXY_POLL_MAX       1024u            /* messages; its socket holds fewer */
-#define PROXY_PEM_MAX        16384u           /* of a certificate or key */
-#define PROXY_ADDRESSES_MAX  64u              /* of one name */
+#define PROXY_TURN_MESSAGES  64u              /* taken before everybody else has a turn */
+#define PROXY_TURN_BYTES     65536u           /* the same; a message may have as many */
+#define PROXY_POLL_MESSAGES  1024u            /* taken at once; its socket holds fewer */
+#define PROXY_POLL_BYTES     (256u << 10)     /* the same */
+#define PROXY_VALUES         (64u + 4u * PROXY_ADDRESSES_MAX) /* of a message */
+#define PROXY_PEM_MAX        16384u                           /* of a certificate or key */
+#define PROXY_ADDRESSES_MAX  64u                              /* of one name */
 
 /* Comparing two sandboxes; of each (entries: also of a list of files): */
 #define LIMIT_CHANGES       100000u     /* entries, as in the agent */
@@ -174,13 +180,15 @@
 #define DIFF_LIMIT_NS       (120 * SECOND_NS)
 
 /*
- * What is taken of one stream of an agent before everybody else has a turn; and, when its sandbox
- * ends, of what it had written: more than the socket holds of what an honest agent sends.
+ * What is taken of all streams of one agent before everybody else has a turn; and, when its sandbox
+ * ends, of what it had written: of one stream more than its socket holds.
  */
 #define AGENT_TURN_FRAMES 64
 #define AGENT_TURN_BYTES  (256u << 10)
-#define AGENT_LAST_FRAMES 8192
-#define AGENT_LAST_BYTES  (1u << 20)
+#define AGENT_LAST_FRAMES 16384
+#define AGENT_LAST_BYTES  (4u << 20)
+#define AGENT_LAST_OF_ONE (256u << 10)
+#define AGENT_LIST_COST   3u /* of entries that are parsed one by one: as so many bytes more */
 
 /* Bytes that wait in the daemon for one stream; beyond, its source is not read. */
 #define STREAM_OUT_MAX (160u << 10) /* frames to an agent */

@@ -21,6 +21,7 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -34,6 +35,8 @@
  * socket and pidfd of its egress proxy.
  */
 #define FDS_PER_SANDBOX (3 + LIMIT_IDLE_STREAMS + 2)
+/* Bytes from which on an allocation is a mapping of its own, which goes when it is freed. */
+#define MEMORY_MAPPED (512 << 10)
 /* A connection's socket, and a stream: of its request, or of a command whose client has left. */
 #define FDS_PER_CONNECTION 2
 /* Ours, images of templates, those of template VMs, and what forks under way hold for a moment. */
@@ -322,6 +325,10 @@ int main(int argc, char **argv)
 	}
 	/* Requests and grants of egress have secrets in them. */
 	json_safe_begin();
+	/* Large buffers come and go. By itself the library keeps the memory of the next one as
+	 * large as the largest that was freed. */
+	mallopt(M_TRIM_THRESHOLD, 2 * MEMORY_MAPPED);
+	mallopt(M_MMAP_THRESHOLD, MEMORY_MAPPED);
 	rc = config_load(&d.config, argc, argv, &err);
 	log_init(d.config.log_format, LOG_INFO);
 	log_never_wait();

@@ -2,7 +2,8 @@
 /*
  * Event lines. Output goes straight from the frame into the escaped line, never
  * through a JSON tree. Invariant: out holds at most NDJSON_HIGH bytes plus what was
- * held and one event; held[] at most one line (plain) or one piece (rich).
+ * held and one event; held[] at most one line (plain) or one piece (rich); behind
+ * is empty but while a long event is under way.
  */
 #include "daemon/ndjson.h"
 #include "daemon/limits.h"
@@ -19,6 +20,8 @@
 #define PIECE_MAX (NDJSON_HELD + 16u)
 /* Names, braces and two numbers around the data. */
 #define AROUND_MAX 192u
+/* So much of a long event becomes lines at once. */
+#define LONG_PIECE 32768u
 /* Room for what is added although the lines are full: a sentence, and the exit with its denials. */
 #define SPARE (32768u + LIMIT_DENIED * 4096u)
 
@@ -27,6 +30,7 @@ void ndjson_init(struct ndjson *w, bool rich)
 	*w = (struct ndjson){.rich = rich};
 	/* What is held, an event, and behind it a sentence of ours and the exit. */
 	buf_init(&w->out, NDJSON_HIGH + 2 * JSON_ESCAPE_MAX * PIECE_MAX + LIMIT_EVENT + SPARE);
+	buf_init(&w->behind, w->out.max);
 	buf_init(&w->held[NDJSON_STDOUT], PIECE_MAX);
 	buf_init(&w->held[NDJSON_STDERR], PIECE_MAX);
 }
@@ -34,13 +38,32 @@ void ndjson_init(struct ndjson *w, bool rich)
 void ndjson_free(struct ndjson *w)
 {
 	buf_free(&w->out);
+	buf_free(&w->big.text);
+	w->big.active = false;
+	buf_free(&w->behind);
 	buf_free(&w->held[NDJSON_STDOUT]);
 	buf_free(&w->held[NDJSON_STDERR]);
 }
 
 bool ndjson_full(const struct ndjson *w)
 {
-	return buf_len(&w->out) >= NDJSON_HIGH;
+	return w->big.active || buf_len(&w->out) >= NDJSON_HIGH;
+}
+
+bool ndjson_low(const struct ndjson *w)
+{
+	return !w->big.active && buf_len(&w->out) < NDJSON_HIGH / 2;
+}
+
+size_t ndjson_size(const struct ndjson *w)
+{
+	return buf_len(&w->out) + buf_len(&w->big.text) + buf_len(&w->behind);
+}
+
+/* Where the next line goes. */
+static struct buf *lines(struct ndjson *w)
+{
+	return w->big.active ? &w->behind : &w->out;
 }
 
 static size_t put_str(char *o, const char *s)
@@ -60,7 +83,7 @@ static size_t put_tail(struct ndjson *w, char *o, int64_t ts)
 static int emit_as(struct ndjson *w, enum ndjson_stream s, const uint8_t *p, size_t len,
 		   bool base64, bool counts, int64_t ts)
 {
-	char *o = (char *)buf_reserve(&w->out, JSON_ESCAPE_MAX * len + AROUND_MAX);
+	char *o = (char *)buf_reserve(lines(w), JSON_ESCAPE_MAX * len + AROUND_MAX);
 	size_t n = 0;
 
 	if (!o)
@@ -74,7 +97,7 @@ static int emit_as(struct ndjson *w, enum ndjson_stream s, const uint8_t *p, siz
 	if (w->offsets)
 		n += (size_t)sprintf(o + n, ",\"offset\":%" PRIu64, w->offset[s]);
 	n += put_tail(w, o + n, ts);
-	buf_commit(&w->out, n);
+	buf_commit(lines(w), n);
 	return 0;
 }
 
@@ -234,21 +257,21 @@ static int begin_event(struct ndjson *w, const char *type, int64_t ts)
 	if (rc < 0)
 		return rc;
 	snprintf(text, sizeof(text), "{\"type\":\"%s\"", type);
-	return buf_append(&w->out, text, strlen(text)) < 0 ? -ENOMEM : 0;
+	return buf_append(lines(w), text, strlen(text)) < 0 ? -ENOMEM : 0;
 }
 
 static int end_event(struct ndjson *w, int64_t ts)
 {
 	char text[AROUND_MAX];
 
-	return buf_append(&w->out, text, put_tail(w, text, ts)) < 0 ? -ENOMEM : 0;
+	return buf_append(lines(w), text, put_tail(w, text, ts)) < 0 ? -ENOMEM : 0;
 }
 
 int ndjson_event(struct ndjson *w, const char *type, const json_t *fields, int64_t ts)
 {
 	int rc = begin_event(w, type, ts);
 
-	if (rc == 0 && put_members(&w->out, fields) < 0)
+	if (rc == 0 && put_members(lines(w), fields) < 0)
 		rc = -ENOMEM;
 	return rc == 0 ? end_event(w, ts) : rc;
 }
@@ -264,11 +287,84 @@ int ndjson_event_spans(struct ndjson *w, const char *type, const char *const *na
 		if (!values[i].p)
 			continue;
 		snprintf(text, sizeof(text), ",\"%s\":", names[i]);
-		if (buf_append(&w->out, text, strlen(text)) < 0 ||
-		    json_span_append(&w->out, values[i]) < 0)
+		if (buf_append(lines(w), text, strlen(text)) < 0 ||
+		    json_span_append(lines(w), values[i]) < 0)
 			rc = -ENOMEM;
 	}
 	return rc == 0 ? end_event(w, ts) : rc;
+}
+
+/* --- an event in pieces ------------------------------------------------------------------ */
+
+int ndjson_event_long(struct ndjson *w, const char *type, const char *const *names,
+		      const struct json_span *values, size_t n, struct buf *text, int64_t ts)
+{
+	struct ndjson_long *b = &w->big;
+	int rc = b->active || n > NDJSON_LONG_VALUES ? -ENOMEM : begin_event(w, type, ts);
+
+	if (rc < 0) {
+		buf_free(text);
+		return rc;
+	}
+	*b = (struct ndjson_long){.active = true, .text = *text};
+	*text = (struct buf){.max = text->max};
+	for (size_t i = 0; i < n; i++) {
+		if (!values[i].p)
+			continue;
+		b->name[b->n] = names[i];
+		b->value[b->n++] = values[i];
+	}
+	b->tail[put_tail(w, b->tail, ts)] = '\0';
+	return 0;
+}
+
+/* The next piece of it into out. */
+static int long_goes_on(struct ndjson *w)
+{
+	struct ndjson_long *b = &w->big;
+	char text[AROUND_MAX];
+	uint8_t *o;
+	int rc;
+
+	if (b->copy.left.len) {
+		o = buf_reserve(&w->out, LONG_PIECE);
+		if (!o)
+			return -ENOMEM;
+		buf_commit(&w->out, json_copy_some(&b->copy, o, LONG_PIECE));
+		return 0;
+	}
+	if (b->i < b->n) {
+		snprintf(text, sizeof(text), ",\"%s\":", b->name[b->i]);
+		json_copy_init(&b->copy, b->value[b->i++]);
+		return buf_append(&w->out, text, strlen(text)) < 0 ? -ENOMEM : 0;
+	}
+	rc = buf_append(&w->out, b->tail, strlen(b->tail));
+	if (rc == 0)
+		rc = buf_append(&w->out, buf_data(&w->behind), buf_len(&w->behind));
+	buf_free(&b->text);
+	buf_free(&w->behind);
+	b->active = false;
+	return rc < 0 ? -ENOMEM : 0;
+}
+
+ssize_t ndjson_take(struct ndjson *w, void *out, size_t max)
+{
+	size_t n;
+
+	while (w->big.active && buf_len(&w->out) < LONG_PIECE) {
+		int rc = long_goes_on(w);
+
+		if (rc < 0)
+			return rc;
+	}
+	n = buf_len(&w->out);
+	if (n > max)
+		n = max;
+	if (n)
+		memcpy(out, buf_data(&w->out), n);
+	buf_consume(&w->out, n);
+	ndjson_taken(w);
+	return (ssize_t)n;
 }
 
 void ndjson_taken(struct ndjson *w)
@@ -285,8 +381,8 @@ int ndjson_exit(struct ndjson *w, int code, const json_t *extra, int64_t ts)
 	if (rc < 0)
 		return rc;
 	snprintf(text, sizeof(text), ",\"data\":%d", code);
-	if (buf_append(&w->out, text, strlen(text)) < 0 ||
-	    (w->rich && put_members(&w->out, extra) < 0))
+	if (buf_append(lines(w), text, strlen(text)) < 0 ||
+	    (w->rich && put_members(lines(w), extra) < 0))
 		return -ENOMEM;
 	return end_event(w, ts);
 }

@@ -13,7 +13,9 @@
  * Bounded: when ndjson_full(), output is not taken; the caller keeps it (and
  * stops reading its source) until lines were consumed. An event is always taken,
  * so a caller that makes none when it is full never has more than one, of
- * LIMIT_EVENT bytes at most, behind the rest. Every call returns
+ * LIMIT_EVENT bytes at most, behind the rest. One that may be that long is kept as
+ * it came, and becomes a line in pieces, as ndjson_take() asks for them; until it
+ * has, it is full, and what is told nevertheless comes behind it. Every call returns
  * -ENOMEM when memory is short; the stream should then be ended.
  * Not synchronised. fork: plain memory.
  */
@@ -28,12 +30,27 @@
 
 enum ndjson_stream { NDJSON_STDOUT, NDJSON_STDERR };
 
+#define NDJSON_LONG_VALUES 3u
+
+/* An event that becomes a line in pieces. */
+struct ndjson_long {
+	bool active;
+	struct buf text; /* owned: where its values are */
+	const char *name[NDJSON_LONG_VALUES];
+	struct json_span value[NDJSON_LONG_VALUES];
+	size_t n, i; /* values; of these, that were begun */
+	struct json_copy copy;
+	char tail[64];
+};
+
 struct ndjson {
 	bool rich;
 	bool offsets;       /* output events tell the position behind them */
 	uint64_t offset[2]; /* by enum ndjson_stream: of the output that was emitted */
 	uint64_t seq;
-	struct buf out;     /* finished lines */
+	struct buf out; /* finished lines; and the beginning of a long one */
+	struct ndjson_long big;
+	struct buf behind;  /* lines that come after it */
 	struct buf held[2]; /* by enum ndjson_stream */
 };
 
@@ -41,6 +58,15 @@ void ndjson_init(struct ndjson *w, bool rich);
 void ndjson_free(struct ndjson *w);
 
 bool ndjson_full(const struct ndjson *w);
+/* There is room for much more. */
+bool ndjson_low(const struct ndjson *w);
+/* All that there is to take is in out. */
+static inline bool ndjson_whole(const struct ndjson *w)
+{
+	return !w->big.active;
+}
+/* Bytes of memory that lines take. */
+size_t ndjson_size(const struct ndjson *w);
 
 /* Bytes of the command: how many were taken (fewer than len when it became full), or -ENOMEM. */
 ssize_t ndjson_output(struct ndjson *w, enum ndjson_stream s, const uint8_t *p, size_t len,
@@ -64,7 +90,17 @@ __must_check int ndjson_event(struct ndjson *w, const char *type, const json_t *
 __must_check int ndjson_event_spans(struct ndjson *w, const char *type, const char *const *names,
 				    const struct json_span *values, size_t n, int64_t ts);
 
-/* Lines were taken: gives memory back that a large event had needed. */
+/*
+ * The same of values within text, which is taken over: it is empty afterwards, whatever came of it.
+ * names stay the caller's, NDJSON_LONG_VALUES at most.
+ */
+__must_check int ndjson_event_long(struct ndjson *w, const char *type, const char *const *names,
+				   const struct json_span *values, size_t n, struct buf *text,
+				   int64_t ts);
+
+/* Takes bytes of lines, max at most: how many; 0: there are none. Or -ENOMEM. */
+ssize_t ndjson_take(struct ndjson *w, void *out, size_t max);
+/* Lines were taken from out: gives memory back that a large event had needed. */
 void ndjson_taken(struct ndjson *w);
 
 /* The last line. `extra`: members that rich mode adds (may be NULL). Emits what is held first. */

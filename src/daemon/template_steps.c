@@ -7,6 +7,7 @@
 #include "daemon/agent_failure.h"
 #include "daemon/renew.h"
 #include "daemon/template.h"
+#include "daemon/limits.h"
 #include "lib/json_safe.h"
 
 #include <errno.h>
@@ -103,7 +104,7 @@ static void script_stderr(struct template_vm *vm, const struct frame *f)
 /* EXIT of the script. False: it failed. */
 static bool script_ended(struct template_vm *vm, const struct frame *f)
 {
-	json_t *o = json_safe_loadb((const char *)f->payload, f->len, 0, NULL);
+	json_t *o = json_safe_load_few((const char *)f->payload, f->len, LIMIT_AGENT_VALUES, 0);
 	const json_t *code = json_object_get(o, "exit_code");
 	json_int_t n = json_is_integer(code) ? json_integer_value(code) : -1;
 	char *end = vm->warm_err + vm->warm_err_len;

@@ -74,6 +74,12 @@ bool json_few_values(const char *text, size_t len, size_t max)
 	return n <= max;
 }
 
+json_t *json_safe_load_few(const char *text, size_t len, size_t max, size_t flags)
+{
+	lacked = false;
+	return json_few_values(text, len, max) ? json_safe_loadb(text, len, flags, NULL) : NULL;
+}
+
 bool json_safe_lacked(void)
 {
 	return lacked;

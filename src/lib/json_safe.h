@@ -27,8 +27,13 @@ json_t *json_safe_loadb(const char *text, size_t len, size_t flags, json_error_t
  * takes many times the memory of its text. Of what is no JSON the answer means nothing.
  */
 bool json_few_values(const char *text, size_t len, size_t max);
+/*
+ * As json_safe_loadb(), of a text with at most max values; NULL of one with more, before anything
+ * of it is built. For what somebody wrote who may want it to take long.
+ */
+json_t *json_safe_load_few(const char *text, size_t len, size_t max, size_t flags);
 
-/* Whether memory was missing in this thread's last json_safe_loadb(). */
+/* Whether memory was missing in this thread's last load. */
 bool json_safe_lacked(void);
 /* Why what it returned is not what was expected: -ENOMEM, or -EPROTO. */
 int json_safe_fault(void);

@@ -226,11 +226,12 @@ static int loop_timeout(const struct loop *l, int limit_ms)
 	return limit_ms >= 0 && (uint64_t)limit_ms < ms ? limit_ms : (int)ms;
 }
 
+/* Those that are set meanwhile have to wait for the next round, as the time may stand still. */
 static void loop_run_timers(struct loop *l)
 {
-	uint64_t now = io_now_ns();
+	uint64_t now = io_now_ns(), turns = l->turns;
 
-	while (l->timers && l->timers->at_ns <= now) {
+	while (l->timers && l->timers->at_ns <= now && l->timers->turn < turns) {
 		struct loop_timer *t = l->timers;
 
 		loop_timer_cancel(t);
@@ -244,6 +245,7 @@ int loop_run_once(struct loop *l, int timeout_ms)
 
 	if (n < 0)
 		return errno == EINTR ? 0 : -errno;
+	l->rounds++;
 	l->nev = n;
 	for (l->iev = 0; l->iev < l->nev;) {
 		struct epoll_event e = l->ev[l->iev++];

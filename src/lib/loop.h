@@ -2,7 +2,8 @@
 /*
  * Event loop: epoll for descriptors, a heap for one-shot timers, and nothing that
  * wakes up without a reason. Timers of the same time come in the order in which
- * they were set; thousands of them cost each other next to nothing.
+ * they were set, and one that is set by another not before all descriptors had their
+ * turn; thousands of them cost each other next to nothing.
  *
  * Sources and timers are embedded in the caller's objects; the loop allocates
  * nothing after loop_init(). A source may be removed or changed from inside
@@ -57,6 +58,7 @@ struct loop {
 	_Atomic int quit;
 	struct loop_timer *timers; /* the first, on top of the heap */
 	uint64_t turns;
+	uint64_t rounds; /* that loop_run_once() has begun */
 	struct list garbage;
 	struct loop_src wake;
 	struct epoll_event ev[64];

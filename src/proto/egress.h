@@ -34,6 +34,9 @@
  *   {"type":"used","bytes":N}  what this process has counted by now, ends included; where there is
  *         a limit of bytes: after each sixteenth of it, 16 MiB at most
  *
+ * There are no other members, and no message has more than some 300 values: the daemon ends a proxy
+ * that sends such.
+ *
  * Record (decision and end): "time" (RFC 3339, UTC, milliseconds), "id" (of the request, counts
  * from 1), "stream", "exec", "proto" ("connect", "socks", "http", "gateway", "intercept"), "host",
  * "port", "method" (or null; never a path: it may hold a secret), "address" (or null), "rule" (or

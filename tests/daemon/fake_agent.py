@@ -437,6 +437,15 @@ class Stream(Files, Commands):
                 self.send(STDOUT, b"between\n")
             self.send(EVENT, pieces[-1])
             self.exit(0, "exited", start)
+        elif word == "split":
+            # An event in pieces of so many bytes.
+            step, _, text = rest.partition(" ")
+            whole, n = text.encode(), int(step)
+            pieces = [whole[i : i + n] for i in range(0, len(whole), n)]
+            for piece in pieces[:-1]:
+                self.send(EVENT_PART, piece)
+            self.send(EVENT, pieces[-1])
+            self.exit(0, "exited", start)
         elif word == "partial":
             # The beginning of an event, so many bytes of it; and nothing more.
             for i in range(0, int(rest), CHUNK):

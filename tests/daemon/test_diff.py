@@ -148,6 +148,17 @@ def test_malformed_lines(daemon: Daemon, raw: str) -> None:
     assert diff(daemon, a, b).status_code == 200
 
 
+@pytest.mark.parametrize("asked,told", [("/tmp/d", "/tmp"), ("/tmp/d", "/tmp/dd"), ("/tmp/d", "/etc/passwd")])
+def test_changes_that_nobody_asked_for(daemon: Daemon, asked: str, told: str) -> None:
+    a, b = pair(daemon)
+    tell(daemon, b, entry(told))
+    r = diff(daemon, a, b, path=asked)
+    assert r.status_code == 502 and r.json()["code"] == "agent_error"
+    # At it, and below, however it is written.
+    tell(daemon, b, entry(asked), entry(f"{asked}/x"))
+    assert diff(daemon, a, b, path=f"/{asked}//").status_code == 200
+
+
 @pytest.mark.parametrize(
     "hashes,short",
     [({"/tmp/f": "z" * 64}, False), ({"/tmp/f": "a" * 63}, False), ({"/tmp/f": "a" * 64}, True)],

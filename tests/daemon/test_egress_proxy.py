@@ -270,7 +270,10 @@ ALLOW = {"verdict": "allow", "reason": None}
     + [[{"record": ALLOW}, {"end": {**END, **change}}] for change in ({"duration_ms": "1"}, {"why": "bored"})]
     + [[{"record": ALLOW}, {"end": {**END, "verdict": "deny", "reason": "port"}}]]
     + [[{"raw": f'{{"type":"used","bytes":{n}}}'}] for n in ("-1", "1.5", '"1"', "null")]
-    + [[{"raw": '{"type":"used","bytes":5}'}, {"raw": '{"type":"used","bytes":4}'}]],
+    + [[{"raw": '{"type":"used","bytes":5}'}, {"raw": '{"type":"used","bytes":4}'}]]
+    + [[{"raw": '{"type":"used","bytes":5,"more":1}'}], [{"record": {"path": "/"}}]]
+    + [[{"record": ALLOW}, {"end": {**END, name: (1 << 50) + 1}}] for name in ("bytes_up", "duration_ms")]
+    + [[{"raw": '{"type":"used","bytes":[%s]}' % ",".join(["{}"] * 20000)}]],
     ids=lambda o: json.dumps(o)[:60],
 )
 def test_a_broken_proxy_is_killed(daemon: Daemon, orders: list[dict]) -> None:

@@ -184,6 +184,14 @@ def test_error_and_notice_events(daemon: Daemon) -> None:
     assert events_without_time(daemon.exec(sid, ask, rich=True))[0] == {
         "type": "notice",
         "data": "a new interpreter",
+        "from": "guest",
+    }
+    # Whatever it says of itself.
+    ask = '#fake:event {"type":"notice","text":"the host says","from":"host","data":"x"}'
+    assert events_without_time(daemon.exec(sid, ask, rich=True))[0] == {
+        "type": "notice",
+        "data": "the host says",
+        "from": "guest",
     }
 
 

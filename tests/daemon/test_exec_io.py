@@ -141,6 +141,51 @@ def test_the_largest_event(daemon: Daemon) -> None:
     assert end == rich_exit(-1, "agent_error", state=None)
 
 
+SPLIT = {
+    "type": "result",
+    "data": {"text/plain": 'ü\n"\\\u0001\U0001f600' * 9, "x": [1, -2.5e3, {"text/plain": [True, None]}, {}, []]},
+}
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 100])
+def test_an_event_in_small_parts(daemon: Daemon, step: int) -> None:
+    """Wherever it is cut, it is what it is as a whole."""
+    sid = daemon.create()
+    for text in (json.dumps(SPLIT), json.dumps(SPLIT, ensure_ascii=False), json.dumps(SPLIT, indent=1)):
+        ask = f"#fake:split {step} {text}"
+        assert events_without_time(daemon.exec(sid, ask, rich=True)) == [SPLIT, rich_exit()]
+        assert stdout_of(daemon.exec(sid, ask)) == SPLIT["data"]["text/plain"]
+    error = {"type": "error", "name": "E", "value": "ü", "traceback": ["a", "b"]}
+    notice = {"type": "notice", "text": "word"}
+    for event, told in ((error, error), (notice, {"type": "notice", "data": "word", "from": "guest"})):
+        ask = f"#fake:split {step} {json.dumps(event)}"
+        assert events_without_time(daemon.exec(sid, ask, rich=True)) == [told, rich_exit()]
+
+
+@pytest.mark.parametrize("text", ['{"type":"result","data":{}', '{"type":"result","data":{}}}', '{"type":"what"}', "x" * 9])
+@pytest.mark.parametrize("rich", [False, True])
+def test_an_event_in_parts_that_is_none(daemon: Daemon, text: str, rich: bool) -> None:
+    sid = daemon.create()
+    r = daemon.http.post(f"/v1/sandboxes/{sid}/exec", json={"code": f"#fake:split 2 {text}", "rich": rich})
+    assert (r.status_code, r.json()["code"]) == (502, "agent_error")
+    assert stdout_of(daemon.exec(sid, "echo alive")) == "alive"
+
+
+def test_an_end_in_the_middle_of_an_event(daemon: Daemon) -> None:
+    """Its client has not taken it yet: all of it comes, and the end behind it."""
+    sid = daemon.create()
+    with running(daemon, sid, "#fake:parts 7000000", timeout=0) as r:
+        lines = r.iter_lines()
+        while "result" not in next(lines):
+            # The event is there, and its end is on its way or not.
+            if daemon.http.delete(f"/v1/sandboxes/{sid}").status_code == 204:
+                break
+        rest = [json.loads(x) for x in lines]
+    assert rest[-1]["type"] == "exit" and [e["seq"] for e in rest] == sorted(e["seq"] for e in rest)
+    for e in rest:
+        assert e["type"] != "result" or e["data"]["text/plain"] == "x" * 7_000_000
+
+
 def test_an_event_that_is_taken_back(daemon: Daemon) -> None:
     """By a part without bytes: the session died in the middle of it."""
     sid = daemon.create()

@@ -1,16 +1,19 @@
 """Guests that send frames as fast as they are taken: others are served meanwhile, and it ends."""
 
 import json
+import selectors
+import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
 
-from conftest import Daemon, wait_for
+from conftest import SANITIZED, Daemon, wait_for
 from execs import SLACK, last, running
 
-STDOUT, STDERR, PONG, EVENT_PART, STDIN_ACK = 0x81, 0x82, 0x85, 0x8B, 0x8C
+STDOUT, STDERR, PONG, EVENT, EVENT_PART, STDIN_ACK = 0x81, 0x82, 0x85, 0x89, 0x8B, 0x8C
 
 
 @pytest.mark.parametrize("frame", [f"{PONG}", f"{PONG} 6869", f"{STDOUT}", f"{STDERR}", f"{STDIN_ACK} 00000000"])
@@ -61,6 +64,49 @@ def test_floods_end_at_their_deadline(start: Callable[..., Daemon]) -> None:
     assert [e["type"] for e in ends] == ["exit"] * 6
     assert {e["termination_reason"] for e in ends} <= {"vm_ended", "timeout"}
     assert [o["id"] for o in d.http.get("/v1/sandboxes").json()["sandboxes"]] == [other]
+
+
+def attach(d: Daemon, sid: str, n: int) -> Iterator[None]:
+    """So many clients of a command's output, who read what comes as fast as it does."""
+    head = f"GET /v1/sandboxes/{sid}/commands/any/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    stop = threading.Event()
+
+    def read() -> None:
+        with ExitStack() as stack, selectors.DefaultSelector() as all_of:
+            for _ in range(n):
+                s = stack.enter_context(socket.create_connection(("127.0.0.1", d.port)))
+                s.sendall(head)
+                all_of.register(s, selectors.EVENT_READ)
+            while not stop.is_set():
+                for key, _ in all_of.select(0.1):
+                    if not key.fileobj.recv(1 << 20):
+                        all_of.unregister(key.fileobj)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        reader.join()
+
+
+@pytest.mark.parametrize("what", ["{}", '"x"'])
+def test_heavy_frames_on_many_streams(daemon: Daemon, what: str) -> None:
+    """Events of many values each, on all the streams that a guest has: whoever asks for something else is
+    served within a second, where it was four."""
+    sid, other = daemon.create(), daemon.create()
+    head = '{"type":"notice","text":"x","y":['
+    frame = head + ",".join([what] * ((65530 - len(head)) // (len(what) + 1))) + "]}"
+    daemon.exec(sid, "#fake:set " + json.dumps({"command_raw": f"flood {EVENT} {frame.encode().hex()}"}))
+    with contextmanager(attach)(daemon, sid, 57):
+        wait_for(lambda: daemon.fds() > 57 * 2)
+        with httpx.Client(base_url=daemon.url, timeout=5 if SANITIZED else 1) as c:
+            assert all(c.get("/v1/healthz").text == "ok" for _ in range(20))
+        assert daemon.exec(other, "echo x")[0]["data"] == "x"
+        # Its end is one of many streams, and nobody waits for it either.
+        with httpx.Client(base_url=daemon.url, timeout=5 if SANITIZED else 1) as c:
+            assert c.delete(f"/v1/sandboxes/{sid}").status_code == 204
 
 
 def test_output_while_a_client_writes(daemon: Daemon) -> None:

@@ -230,6 +230,129 @@ static void test_the_last_turn(void **state)
 	assert_int_equal(r->last, 0);
 }
 
+/* Streams of one sandbox, each with a rig of its own. */
+#define MANY 20
+
+struct many {
+	struct rig *first;
+	struct rig r[MANY];
+	uint32_t there[MANY]; /* frames that were written */
+};
+
+static struct many *open_many(struct rig *first)
+{
+	struct many *m = calloc(1, sizeof(*m));
+	struct err err;
+
+	assert_non_null(m);
+	m->first = first;
+	for (int i = 0; i < MANY; i++) {
+		m->r[i].s = agent_open(&first->agent, on_stream, &m->r[i], &err);
+		assert_non_null(m->r[i].s);
+		m->r[i].peer = theirs;
+		m->there[i] = fill(&m->r[i], 0);
+	}
+	return m;
+}
+
+static void close_many(struct many *m)
+{
+	for (int i = 0; i < MANY; i++) {
+		agent_close(m->r[i].s);
+		close(m->r[i].peer);
+	}
+	free(m);
+}
+
+/* Frames that were taken of all of them. */
+static int taken_of(const struct many *m)
+{
+	int n = 0;
+
+	for (int i = 0; i < MANY; i++)
+		n += m->r[i].taken;
+	return n;
+}
+
+/* However many streams a guest floods: they have one turn among them, and each gets on. */
+static void test_streams_share_a_turn(void **state)
+{
+	struct many *m = open_many(*state);
+	struct loop *loop = &m->first->loop;
+	uint32_t rounds = 0, all = 0;
+
+	for (int i = 0; i < MANY; i++)
+		all += m->there[i];
+	for (int before = 0; before < (int)all; before = taken_of(m)) {
+		assert_int_equal(loop_run_once(loop, 0), 0);
+		assert_in_range(taken_of(m) - before, 1, AGENT_TURN_FRAMES);
+		/* After so many turns everybody has had one, the first of them two. */
+		if (++rounds == MANY + 1)
+			for (int i = 0; i < MANY; i++)
+				assert_true(m->r[i].taken > 0);
+	}
+	for (int i = 0; i < MANY; i++)
+		assert_int_equal(m->r[i].order, m->there[i]);
+	close_many(m);
+}
+
+/* Who asks for frames by himself does not get ahead of those that wait. */
+static void test_nobody_overtakes(void **state)
+{
+	struct many *m = open_many(*state);
+	struct frame f;
+
+	assert_int_equal(loop_run_once(&m->first->loop, 0), 0);
+	assert_int_equal(taken_of(m), AGENT_TURN_FRAMES);
+	m->first->loop.rounds++; /* there is a turn again, but others wait for it */
+	put(m->first->peer, FRAME_STDOUT, "abcd", 4);
+	assert_int_equal(agent_next(m->first->s, &f), 0);
+	close_many(m);
+}
+
+/* What takes long is worth many bytes. */
+static void test_spent(void **state)
+{
+	struct rig *r = *state;
+	struct frame f;
+
+	for (int i = 0; i < 3; i++)
+		put(r->peer, FRAME_STDOUT, "abcd", 4);
+	assert_int_equal(agent_next(r->s, &f), 1);
+	agent_spend(r->s, AGENT_TURN_BYTES / 2);
+	assert_int_equal(agent_next(r->s, &f), 1);
+	agent_spend(r->s, AGENT_TURN_BYTES / 2);
+	assert_int_equal(agent_next(r->s, &f), 0);
+}
+
+/* A sandbox that ends with many full streams: no more of one than it may hold, nor of all. */
+static void test_the_last_turn_of_many(void **state)
+{
+	const size_t big = FRAME_PAYLOAD_MAX;
+	struct many *m = open_many(*state);
+	struct agent *a = &m->first->agent;
+	size_t all = 0;
+
+	agent_last_turn(a);
+	for (int i = 0; i < MANY; i++) {
+		struct agent_stream *s = m->r[i].s;
+		size_t bytes = 0;
+		struct frame f;
+
+		/* As if its frames were large: who writes on is not listened to for ever. */
+		for (int n = 0; n < 100 && agent_next(s, &f) == 1; n++) {
+			bytes += f.len;
+			agent_spend(s, big);
+			bytes += big;
+		}
+		assert_true(bytes <= AGENT_LAST_OF_ONE + 2 * big);
+		all += bytes;
+	}
+	assert_in_range(all, AGENT_LAST_BYTES / 2, AGENT_LAST_BYTES + 2 * big);
+	assert_int_equal(loop_run_once(&m->first->loop, 0), 0);
+	close_many(m);
+}
+
 /* The stream of a conversation that was over in its turn's last frame is looked at all the same. */
 static void test_release_at_the_end_of_a_turn(void **state)
 {
@@ -260,10 +383,13 @@ static void test_kept_at_the_end_of_a_turn(void **state)
 		assert_int_equal(agent_next(r->s, &f), 1);
 	agent_release(r->s);
 	assert_int_equal(r->agent.nidle, 1);
-	/* The next conversation begins with a turn of its own. */
+	/* The next conversation has its turn with the next round. */
 	assert_ptr_equal(agent_open(&r->agent, on_stream, r, &err), r->s);
 	put(r->peer, FRAME_STDOUT, "abcd", 4);
-	assert_int_equal(agent_next(r->s, &f), 1);
+	assert_int_equal(agent_next(r->s, &f), 0);
+	r->order = 0x64636261;
+	assert_int_equal(loop_run_once(&r->loop, 0), 0);
+	assert_int_equal(r->taken, 1);
 	agent_close(r->s);
 }
 
@@ -348,6 +474,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_producer_that_keeps_pace, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_bytes_of_a_turn, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_the_last_turn, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_streams_share_a_turn, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_nobody_overtakes, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_spent, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_the_last_turn_of_many, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_release_at_the_end_of_a_turn, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_kept_at_the_end_of_a_turn, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_frames_without_a_byte, setup, teardown),

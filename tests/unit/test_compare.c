@@ -136,14 +136,52 @@ static void test_too_much(void **state)
 	free(endless);
 }
 
-static void test_path_below(void **state)
+/* A guest tells of what was asked for, and of nothing else. */
+static void test_paths_asked_for(void **state)
 {
+	static const struct {
+		const char *asked, *path;
+		int rc;
+	} cases[] = {
+		{"/", "/a", 0},          {"/", "/", 0},
+		{"//", "/a/b", 0},       {"/a", "/a", 0},
+		{"/a", "/a/b", 0},       {"/a//b/", "/a/b", 0},
+		{"//a/b", "/a/b/c", 0},  {"/a", "/ab", -EPROTO},
+		{"/a", "/", -EPROTO},    {"/a/b", "/a", -EPROTO},
+		{"/ab", "/a", -EPROTO},  {"/a/b", "/a/bc", -EPROTO},
+		{"/a", "/b/a", -EPROTO}, {"/a/b/", "/a", -EPROTO},
+	};
+
 	(void)state;
-	assert_true(changes_path_below("/a", "/"));
-	assert_false(changes_path_below("/", "/"));
-	assert_true(changes_path_below("/a/b", "/a"));
-	assert_false(changes_path_below("/ab", "/a"));
-	assert_false(changes_path_below("/a", "/a"));
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		json_t *paths = json_pack("[s, s]", "/never/this", cases[i].asked);
+		struct changes c;
+		char line[96];
+		int n = snprintf(line, sizeof(line), "{\"path\":\"%s\",\"type\":\"gone\"}\n",
+				 cases[i].path);
+
+		changes_init(&c);
+		c.paths = paths;
+		assert_int_equal(changes_feed(&c, (const uint8_t *)line, (size_t)n), cases[i].rc);
+		changes_free(&c);
+		json_decref(paths);
+	}
+}
+
+/* One entry of many values takes long to build: it is refused before. */
+static void test_many_values(void **state)
+{
+	static char line[40000];
+	struct changes c;
+	size_t n = (size_t)sprintf(line, "{\"path\":\"/a\",\"type\":\"gone\",\"x\":[0");
+
+	(void)state;
+	for (int i = 0; i < 70; i++)
+		n += (size_t)sprintf(line + n, ",{}");
+	n += (size_t)sprintf(line + n, "]}\n");
+	changes_init(&c);
+	assert_int_equal(changes_feed(&c, (const uint8_t *)line, n), -EPROTO);
+	changes_free(&c);
 }
 
 static void test_base64(void **state)
@@ -383,7 +421,8 @@ int main(void)
 		cmocka_unit_test(test_good_lines),
 		cmocka_unit_test(test_bad_lines),
 		cmocka_unit_test(test_too_much),
-		cmocka_unit_test(test_path_below),
+		cmocka_unit_test(test_paths_asked_for),
+		cmocka_unit_test(test_many_values),
 		cmocka_unit_test(test_base64),
 		cmocka_unit_test(test_plain),
 		cmocka_unit_test(test_below),

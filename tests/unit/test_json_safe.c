@@ -7,6 +7,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <errno.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -193,12 +194,28 @@ static void test_few_values(void **state)
 	assert_true(json_few_values(NULL, 0, 1));
 }
 
+/* Nothing is built of what has too many; and that is no want of memory. */
+static void test_load_few(void **state)
+{
+	const char *text = "{\"a\": [{}, {}], \"b\": null}";
+	json_t *o = json_safe_load_few(text, strlen(text), 5, 0);
+
+	(void)state;
+	assert_int_equal(json_object_size(o), 2);
+	json_decref(o);
+	assert_null(json_safe_load_few(text, strlen(text), 4, 0));
+	assert_false(json_safe_lacked());
+	assert_int_equal(json_safe_fault(), -EPROTO);
+	assert_null(json_safe_load_few(NULL, 0, 4, 0));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_loading), cmocka_unit_test(test_loading_nonsense),
-		cmocka_unit_test(test_text),    cmocka_unit_test(test_text_sizes),
-		cmocka_unit_test(test_clone),   cmocka_unit_test(test_few_values),
+		cmocka_unit_test(test_loading),  cmocka_unit_test(test_loading_nonsense),
+		cmocka_unit_test(test_text),     cmocka_unit_test(test_text_sizes),
+		cmocka_unit_test(test_clone),    cmocka_unit_test(test_few_values),
+		cmocka_unit_test(test_load_few),
 	};
 
 	json_safe_begin();

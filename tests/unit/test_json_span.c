@@ -4,7 +4,7 @@
  */
 #include "unit.h"
 
-#include "daemon/json_span.h"
+#include "daemon/json_feed.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -115,15 +115,19 @@ static void test_depth(void **state)
 
 static void text_is(const char *json, const char *text, size_t len)
 {
-	size_t n = 0;
-	uint8_t *got;
+	/* In the smallest pieces that there are, and in one. */
+	for (size_t step = 4; step <= 100; step += 96) {
+		uint8_t got[100];
+		struct json_span left;
+		size_t n = 0;
 
-	assert_int_equal(scan(json), 0);
-	got = json_span_text(v[0], &n);
-	assert_non_null(got);
-	assert_int_equal(n, len);
-	assert_memory_equal(got, text, len);
-	free(got);
+		assert_int_equal(scan(json), 0);
+		left = json_span_inside(v[0]);
+		while (left.len)
+			n += json_span_unescape(&left, got + n, step);
+		assert_int_equal(n, len);
+		assert_memory_equal(got, text, len);
+	}
 }
 
 static void test_text(void **state)
@@ -159,6 +163,122 @@ static void test_one_line(void **state)
 	buf_free(&out);
 }
 
+/* Byte by byte, and in two pieces at every place: nothing else comes of it than of the whole. */
+static void test_pieces(void **state)
+{
+	static const struct {
+		const char *text;
+		int rc;
+	} cases[] = {
+		{" { \"b\" : [1, {\"a\": 2}, []] ,\"x\":0,\"a\":-1.5e+3 } ", 0},
+		{"{\"a\":null,\"b\":\"\\\"\\u00e9\xc3\xa9\xf0\x9f\x98\x80\"}", 0},
+		{"{\"a\":[[],[[]],{\"c\":{}},true,false,null,0,-0.5E-1,\"\"]}", 0},
+		{"{\"a\":1,\"a\":1}", -EPROTO},
+		{"{\"a\":1e}", -EPROTO},
+		{"{\"a\":\"\xc3\"}", -EPROTO},
+		{"{\"a\":{}}}", -EPROTO},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		const uint8_t *text = (const uint8_t *)cases[i].text;
+		size_t len = strlen(cases[i].text);
+		struct json_span got[2];
+
+		assert_int_equal(scan(cases[i].text), cases[i].rc);
+		for (size_t cut = 0; cut <= len; cut++) {
+			struct json_feed f;
+
+			json_feed_init(&f, names, 2, 0, NULL);
+			if (cut == 0)
+				for (size_t n = 1; n < len; n++)
+					json_feed_more(&f, text, n);
+			else
+				json_feed_more(&f, text, cut);
+			json_feed_more(&f, text, len);
+			assert_int_equal(json_feed_end(&f, text, got, NULL, NULL), cases[i].rc);
+			if (cases[i].rc == 0)
+				assert_memory_equal(got, v, sizeof(v));
+			/* The beginning of a text is none. */
+			json_feed_init(&f, names, 2, 0, NULL);
+			json_feed_more(&f, text, cut);
+			if (cut < len - 1)
+				assert_int_equal(json_feed_end(&f, text, got, NULL, NULL), -EPROTO);
+		}
+	}
+}
+
+/* A member of a member, as the only one that is looked at below. */
+static void test_inner(void **state)
+{
+	static const struct {
+		const char *text, *inner;
+		bool twice;
+	} cases[] = {
+		{"{\"b\":{\"i\":1},\"a\":{\"x\":{\"i\":2},\"i\":[3]},\"c\":{\"i\":4}}", "[3]",
+		 false},
+		{"{\"a\":{\"i\":1,\"i\":2}}", NULL, true},
+		{"{\"a\":[{\"i\":1}]}", NULL, false},
+		{"{\"a\":{\"i\":null}}", NULL, false},
+		{"{\"a\":{}}", NULL, false},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		const uint8_t *text = (const uint8_t *)cases[i].text;
+		struct json_span got[2], inner;
+		struct json_feed f;
+		bool twice;
+
+		json_feed_init(&f, names, 2, 0, "i");
+		assert_int_equal(json_feed_more(&f, text, strlen(cases[i].text)), 0);
+		assert_int_equal(json_feed_end(&f, text, got, &inner, &twice), 0);
+		assert_int_equal(twice, cases[i].twice);
+		if (cases[i].inner)
+			span_is(inner, cases[i].inner);
+		else
+			assert_null(inner.p);
+	}
+}
+
+static void test_counts(void **state)
+{
+	int64_t n;
+
+	(void)state;
+	assert_int_equal(scan("{\"a\":0,\"b\":999999999999999999}"), 0);
+	assert_true(json_span_count(v[0], &n));
+	assert_int_equal(n, 0);
+	assert_true(json_span_count(v[1], &n));
+	assert_int_equal(n, 999999999999999999);
+	assert_int_equal(scan("{\"a\":-1,\"b\":1000000000000000000}"), 0);
+	assert_false(json_span_count(v[0], &n));
+	assert_false(json_span_count(v[1], &n));
+	assert_int_equal(scan("{\"a\":1.0,\"b\":\"1\"}"), 0);
+	assert_false(json_span_count(v[0], &n));
+	assert_false(json_span_count(v[1], &n));
+	assert_false(json_span_count((struct json_span){0}, &n));
+}
+
+/* Copied in pieces of three bytes, it is what it is in one. */
+static void copy_in_pieces(const struct buf *whole)
+{
+	struct json_copy c;
+	size_t n = 0;
+
+	json_copy_init(&c, v[0]);
+	while (c.left.len) {
+		uint8_t piece[3];
+		size_t k = json_copy_some(&c, piece, sizeof(piece));
+
+		assert_in_range(k, 1, sizeof(piece));
+		assert_true(n + k <= buf_len(whole));
+		assert_memory_equal(piece, buf_data(whole) + n, k);
+		n += k;
+	}
+	assert_int_equal(n, buf_len(whole));
+}
+
 /* Python reads no integer of 4300 digits; a text of them is read by everybody. */
 static void test_long_numbers(void **state)
 {
@@ -184,6 +304,16 @@ static void test_long_numbers(void **state)
 		assert_int_equal(json_span_append(&out, v[0]), 0);
 		assert_int_equal(buf_len(&out), strlen(wanted));
 		assert_memory_equal(buf_data(&out), wanted, buf_len(&out));
+		copy_in_pieces(&out);
+		buf_free(&out);
+		/* One that is the whole value. */
+		snprintf(text, sizeof(text), "{\"a\":%s}", number);
+		snprintf(wanted, sizeof(wanted), "%s%s%s", mark, number, mark);
+		assert_int_equal(scan(text), 0);
+		assert_int_equal(json_span_append(&out, v[0]), 0);
+		assert_int_equal(buf_len(&out), strlen(wanted));
+		assert_memory_equal(buf_data(&out), wanted, buf_len(&out));
+		copy_in_pieces(&out);
 		buf_free(&out);
 	}
 }
@@ -194,6 +324,8 @@ int main(void)
 		cmocka_unit_test(test_members),  cmocka_unit_test(test_refused),
 		cmocka_unit_test(test_depth),    cmocka_unit_test(test_text),
 		cmocka_unit_test(test_one_line), cmocka_unit_test(test_long_numbers),
+		cmocka_unit_test(test_pieces),   cmocka_unit_test(test_inner),
+		cmocka_unit_test(test_counts),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

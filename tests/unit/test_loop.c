@@ -97,6 +97,43 @@ static void on_pair(struct loop_src *src, uint32_t events)
 	loop_del(&p->src);
 }
 
+struct again {
+	struct loop *loop;
+	struct loop_timer t;
+	int n;
+};
+
+/* As where the clock stands still: the new time is none that is still to come. */
+static void on_again(struct loop_timer *t)
+{
+	struct again *a = t->arg;
+
+	if (++a->n == 100)
+		return;
+	loop_timer_set(a->loop, t, 0);
+	t->at_ns = 1;
+}
+
+/* One that sets itself again keeps the descriptors waiting no longer than for once. */
+static void test_timer_that_sets_itself(void **state)
+{
+	struct loop l;
+	struct again a = {.loop = &l, .t = {.fn = on_again, .arg = &a}};
+
+	(void)state;
+	assert_int_equal(loop_init(&l), 0);
+	loop_timer_set(&l, &a.t, 0);
+	for (int i = 1; i <= 3; i++) {
+		uint64_t rounds = l.rounds;
+
+		assert_int_equal(loop_run_once(&l, 0), 0);
+		assert_int_equal(a.n, i);
+		assert_int_equal(l.rounds, rounds + 1);
+	}
+	loop_timer_cancel(&a.t);
+	loop_free(&l);
+}
+
 /* As a list that is searched would take minutes for: its own processor time is over before. */
 static void test_many_timers(void **state)
 {
@@ -253,6 +290,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_timers_in_order),
 		cmocka_unit_test(test_timer_set_again),
+		cmocka_unit_test(test_timer_that_sets_itself),
 		cmocka_unit_test(test_many_timers),
 		cmocka_unit_test(test_a_fork_has_no_timers),
 		cmocka_unit_test(test_removed_source_stays_silent),

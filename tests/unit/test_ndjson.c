@@ -300,6 +300,71 @@ static void test_largest_event(void **state)
 	json_decref(x);
 }
 
+/* A text as the guest's, in a buffer of its own; and its values. */
+static void guest_text(struct buf *b, const char *head, size_t fill, const char *tail,
+		       struct json_span *v)
+{
+	static const char *const names[] = {"data", "more"};
+	uint8_t *p;
+
+	buf_init(b, LIMIT_EVENT);
+	assert_int_equal(buf_append(b, head, strlen(head)), 0);
+	p = buf_reserve(b, fill);
+	assert_non_null(p);
+	memset(p, 'x', fill);
+	buf_commit(b, fill);
+	assert_int_equal(buf_append(b, tail, strlen(tail)), 0);
+	assert_int_equal(
+		json_span_members((struct json_span){buf_data(b), buf_len(b)}, names, v, 2), 0);
+}
+
+/* What is told while it is on its way comes behind it, numbered as it was told. */
+static void test_long_event(void **state)
+{
+	static const char *const names[] = {"data", "more"};
+	static char text[300000];
+	struct json_span v[2];
+	struct buf b;
+	size_t n = 0;
+	ssize_t k;
+
+	(void)state;
+	ndjson_init(&w, true);
+	out_str("before\n");
+	guest_text(&b, "{\"more\":[1,\n2],\"data\":\"", 200000, "\"}", v);
+	assert_int_equal(ndjson_event_long(&w, "result", names, v, 2, &b, 7), 0);
+	assert_int_equal(b.cap, 0);
+	assert_true(ndjson_full(&w));
+	assert_false(ndjson_low(&w));
+	assert_false(ndjson_whole(&w));
+	assert_int_equal(ndjson_note(&w, NDJSON_STDERR, "behind", 7), 0);
+	assert_true(ndjson_size(&w) > 200000);
+	do {
+		/* It is not made faster than it is taken. */
+		k = ndjson_take(&w, text + n, 1000);
+		assert_in_range(k, 0, 1000);
+		n += (size_t)k;
+		assert_true(buf_len(&w.out) < 100000);
+	} while (k > 0);
+	text[n] = '\0';
+	assert_true(ndjson_whole(&w) && ndjson_low(&w));
+	assert_int_equal(ndjson_size(&w), 0);
+	assert_non_null(strstr(
+		text, "\"before\\n\",\"seq\":0,\"ts\":7}\n{\"type\":\"result\",\"data\":\"xxx"));
+	assert_non_null(
+		strstr(text, "xxx\",\"more\":[1, 2],\"seq\":1,\"ts\":7}\n{\"type\":\"stderr\""));
+	assert_non_null(strstr(text, "\"data\":\"behind\\n\",\"seq\":2,\"ts\":7}\n"));
+	assert_true(n > 200000 && n < 200300);
+	ndjson_free(&w);
+	/* One that is not taken leaves nothing behind. */
+	ndjson_init(&w, true);
+	guest_text(&b, "{\"data\":\"", 100, "\"}", v);
+	assert_int_equal(ndjson_event_long(&w, "result", names, v, 2, &b, 7), 0);
+	assert_int_equal(ndjson_exit(&w, 0, NULL, 7), 0);
+	ndjson_free(&w);
+	assert_int_equal(ndjson_size(&w), 0);
+}
+
 static int step(const char *s)
 {
 	return utf8_step((const uint8_t *)s, strlen(s));
@@ -380,6 +445,7 @@ int main(void)
 		cmocka_unit_test(test_bound),
 		cmocka_unit_test(test_events),
 		cmocka_unit_test(test_largest_event),
+		cmocka_unit_test(test_long_event),
 		cmocka_unit_test(test_utf8_steps),
 		cmocka_unit_test(test_utf8_all),
 		cmocka_unit_test(test_base64),

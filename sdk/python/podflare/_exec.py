@@ -297,6 +297,7 @@ class Collector:
         self._stdout, self._stderr = Tail(OUTPUT), Tail(OUTPUT)
         self._results: List[Result] = []
         self._notices: List[str] = []
+        self._host_notices: List[str] = []
         self._room = RESULTS
         self._results_left_out = self._notices_left_out = 0
         self._error: Optional[ExecError] = None
@@ -318,6 +319,8 @@ class Collector:
                 pass
             elif self._has_room(event.data):
                 self._notices.append(event.data)
+                if event.extra.get("from") != "guest":
+                    self._host_notices.append(event.data)
             else:
                 self._notices_left_out += 1
         elif event.type == "error":
@@ -394,6 +397,7 @@ class Collector:
             results=tuple(self._results),
             error=self._error,
             notices=tuple(notices),
+            host_notices=(*self._host_notices, *notices[len(self._notices) :]),
             exec_id=self._exec_id,
             denied=tuple(Denied.from_reply(one) for one in extra.get("denied") or ()),
             stdout_bytes=stdout,

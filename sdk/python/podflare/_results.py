@@ -42,7 +42,8 @@ class Event:
            or many lines; newlines are in it).
            "exit": the command has ended; always the last event.
            "result": a value that the code showed; "error": an uncaught Python exception;
-           "notice": something that the system wants to say. All three may be ignored.
+           "notice": something that the system wants to say: the sandbox, which code in it may have
+           say anything, where extra["from"] is "guest"; else the daemon. All three may be ignored.
     data   str for stdout, stderr and notice; int (the exit code) for exit; `Result` for result;
            `ExecError` for error; whatever the daemon sent for types of tomorrow.
            Bytes that are not UTF-8 appear as U+FFFD; `raw` has them exactly.
@@ -50,7 +51,7 @@ class Event:
     ts     milliseconds since 1970 by the clock of the host.
     code   the exit code, for exit events; None otherwise.
     extra  everything else that the daemon said, for exit events: "termination_reason", "state",
-           "duration_ms" and so on, as in ExecResult.
+           "duration_ms" and so on, as in ExecResult; for notices "from".
     """
 
     type: str
@@ -275,7 +276,9 @@ class ExecResult:
     signal           number of the signal that killed it, if one did.
     results          values that it showed, in order: see `Result`, and `text`, `png`, `save` here.
     error            the uncaught Python exception, if there was one.
-    notices          what the system has to say, such as that variables were lost.
+    notices          what the system has to say, such as that variables were lost. Most are the word of
+                     the sandbox, and code in it may have it say anything.
+    host_notices     of these, what the daemon and this library say themselves.
     exec_id          name of this call, as in `Sandbox.list_execs`.
     denied           what anything in the sandbox tried to reach while this call ran, and was not let
                      to; at most 32, each with how often.
@@ -295,6 +298,7 @@ class ExecResult:
     results: Tuple[Result, ...] = ()
     error: Optional[ExecError] = None
     notices: Tuple[str, ...] = ()
+    host_notices: Tuple[str, ...] = ()
     exec_id: str = ""
     denied: Tuple[Denied, ...] = ()
     stdout_bytes: bytes = field(default=b"", repr=False)

@@ -175,8 +175,8 @@ class Sandbox(Running, Closing):
         )
 
     def egress_log(self, limit: int = 1000) -> List[EgressRecord]:
-        """What this sandbox has tried to reach, the oldest first: the last `limit` records of the
-        1000 that are kept."""
+        """What this sandbox has tried to reach, the oldest first: the last `limit` records of those
+        that are kept: 256 KiB of them, 1000 at most. The daemon's file has all."""
         return self._call(_calls.egress_log(self.id, limit))
 
     @property

@@ -48,7 +48,8 @@ def test_output_is_put_together_exactly(daemon: FakeDaemon):
             {"type": "stderr", "data": "oops\n"},
             {"type": "stdout", "data": ", now one\r\nand \u2028 line \x85 separators\n"},
             {"type": "result", "data": {"text/plain": "42"}},
-            {"type": "notice", "data": "hm"},
+            {"type": "notice", "data": "hm", "from": "guest"},
+            {"type": "notice", "data": "a disk", "seq": 5},
             {"type": "a-type-of-tomorrow", "data": 1},
             {
                 "type": "exit",
@@ -64,7 +65,7 @@ def test_output_is_put_together_exactly(daemon: FakeDaemon):
     assert r.stderr == "oops\n"
     assert (r.exit_code, r.termination_reason, r.state, r.duration_ms) == (7, "exited", "lost", 12)
     assert r.text == "42" and [one.data for one in r.results] == [{"text/plain": "42"}]
-    assert r.notices == ("hm",)
+    assert r.notices == ("hm", "a disk") and r.host_notices == ("a disk",)
     assert not r.ok
 
 

@@ -195,8 +195,8 @@ void audit_close(struct audit *a)
 void audit_count(struct audit *a, const struct record *r)
 {
 	if (r->end) {
-		a->up += r->up;
-		a->down += r->down;
+		a->up = record_sum(a->up, r->up);
+		a->down = record_sum(a->down, r->down);
 		a->open--;
 	} else {
 		a->decisions[r->allow][r->allow ? EGRESS_R_NONE : r->reason]++;

@@ -84,7 +84,9 @@ static bool share_take(struct audit_share *s)
 
 static bool put_number(json_t *o, const char *name, uint64_t n)
 {
-	return json_object_set_new(o, name, json_integer((json_int_t)n)) == 0;
+	json_int_t most = n < INT64_MAX ? (json_int_t)n : INT64_MAX;
+
+	return json_object_set_new(o, name, json_integer(most)) == 0;
 }
 
 static void held_free(struct share_held *h)
@@ -145,8 +147,8 @@ static void owner_hold(struct share_owner *o, struct share_held *h)
 	if (!to->n)
 		to->json = json_of_owner(o, h->json);
 	to->n += h->n;
-	to->up += h->up;
-	to->down += h->down;
+	to->up = record_sum(to->up, h->up);
+	to->down = record_sum(to->down, h->down);
 	json_incref(h->until);
 	json_decref(to->until);
 	to->until = h->until;
@@ -233,8 +235,8 @@ static void share_hold(struct audit_share *s, const struct record *r)
 	json_t *time = json_object_get(r->json, "time");
 
 	h->n++;
-	h->up += r->up;
-	h->down += r->down;
+	h->up = record_sum(h->up, r->up);
+	h->down = record_sum(h->down, r->down);
 	json_incref(time);
 	json_decref(h->until);
 	h->until = time;

@@ -9,6 +9,7 @@
 #include "daemon/daemon.h"
 #include "daemon/egress/egress_impl.h"
 #include "daemon/probe.h"
+#include "daemon/limits.h"
 #include "lib/json_safe.h"
 
 #include <errno.h>
@@ -105,7 +106,7 @@ static void on_limit(struct loop_timer *t)
 void egress_renewed(struct sandbox *sb, const struct frame *ok)
 {
 	struct egress_sandbox *e = sb->egress;
-	json_t *o = json_safe_loadb((const char *)ok->payload, ok->len, 0, NULL);
+	json_t *o = json_safe_load_few((const char *)ok->payload, ok->len, LIMIT_AGENT_VALUES, 0);
 	const char *why = json_string_value(json_object_get(o, "egress_error"));
 
 	/* Without memory nobody knows: as if it had not been asked, it is asked again. */

@@ -20,7 +20,9 @@ void egress_log_add(struct egress_log *l, char *text)
 		free(text);
 		return;
 	}
-	if (l->n == EGRESS_LOG_MAX) {
+	l->bytes += strlen(text);
+	while (l->n && (l->n == EGRESS_LOG_MAX || l->bytes > EGRESS_LOG_BYTES)) {
+		l->bytes -= strlen(*slot(l, 0));
 		free(*slot(l, 0));
 		l->first = (l->first + 1) % EGRESS_LOG_MAX;
 		l->n--;

@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The last records of one sandbox, as text, oldest first. Bounded: EGRESS_LOG_MAX of
- * them, each of bounded length (record.h).
+ * them, and EGRESS_LOG_BYTES in all; but the last one is always there (record.h says
+ * how long it may be).
  * Thread: the loop's. fork: plain memory.
  */
 #pragma once
 
 #include <stddef.h>
 
-#define EGRESS_LOG_MAX 1000u
+#define EGRESS_LOG_MAX   1000u
+#define EGRESS_LOG_BYTES 262144u
 
 struct egress_log {
 	char **text; /* a ring, made with the first record */
 	size_t first, n;
+	size_t bytes; /* of the texts */
 };
 
 /* Takes over the text, in any case. */

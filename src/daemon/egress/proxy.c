@@ -162,12 +162,13 @@ static void broken(struct proxy *p, const char *what)
 	proxy_kill(p, text);
 }
 
-/* At most so many messages. */
-static void take(struct proxy *p, unsigned int max)
+/* At most so many messages, and no more behind so many bytes. */
+static void take(struct proxy *p, unsigned int max, size_t max_bytes)
 {
 	char text[EGRESS_MSG_MAX];
+	size_t bytes = 0;
 
-	for (unsigned int i = 0; i < max && p->ctl.fd >= 0; i++) {
+	for (unsigned int i = 0; i < max && bytes < max_bytes && p->ctl.fd >= 0; i++) {
 		size_t nfds = 0;
 		ssize_t n = fdpass_recv(p->ctl.fd, text, sizeof(text), NULL, &nfds, MSG_DONTWAIT);
 		const char *what;
@@ -186,6 +187,7 @@ static void take(struct proxy *p, unsigned int max)
 			loop_timer_set(p->host->loop, &p->limit, PROXY_LEAVE_NS);
 			return;
 		}
+		bytes += (size_t)n;
 		what = proxy_message(p, text, (size_t)n);
 		if (what)
 			broken(p, what);
@@ -196,14 +198,14 @@ static void on_ctl(struct loop_src *src, uint32_t events)
 {
 	(void)events;
 	/* Bounded: one that floods us gets its turn again like everybody else. */
-	take(src->arg, 64);
+	take(src->arg, PROXY_TURN_MESSAGES, PROXY_TURN_BYTES);
 }
 
 void proxy_poll(struct proxy *p)
 {
 	/* More than its socket holds. */
 	if (p->ctl.fd >= 0)
-		take(p, PROXY_POLL_MAX);
+		take(p, PROXY_POLL_MESSAGES, PROXY_POLL_BYTES);
 }
 
 static int send_message(struct proxy *p, json_t *o, const int *fd)

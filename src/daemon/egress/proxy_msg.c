@@ -124,8 +124,7 @@ static const char *on_record(struct proxy *p, const json_t *o)
 	}
 	if (r.end) {
 		p->open--;
-		if (__builtin_add_overflow(p->ends, r.up + r.down, &p->ends))
-			p->ends = UINT64_MAX;
+		p->ends = record_sum(p->ends, r.up + r.down);
 	} else {
 		p->open += r.allow;
 	}
@@ -211,22 +210,58 @@ static const char *on_test(struct proxy *p, const json_t *o)
 	return ok ? NULL : "an answer to a question";
 }
 
+/* --- all of them ------------------------------------------------------------------------- */
+
+static const char *const policy_names[] = {"type", "serial", "error", "ca", NULL};
+static const char *const record_names[] = {
+	"type", "time",     "id",         "stream",      "exec",    "proto",  "host",
+	"port", "method",   "address",    "rule",        "verdict", "reason", "detail",
+	"hint", "bytes_up", "bytes_down", "duration_ms", "why",     NULL};
+static const char *const used_names[] = {"type", "bytes", NULL};
+static const char *const test_names[] = {"type",   "serial", "verdict",   "reason", "rule",
+					 "detail", "hint",   "addresses", NULL};
+
+static const struct {
+	const char *type;
+	const char *(*fn)(struct proxy *p, const json_t *o);
+	const char *const *names; /* of its members: there are no others */
+} kinds[] = {
+	{"policy", on_policy, policy_names}, {"decision", on_record, record_names},
+	{"end", on_record, record_names},    {"used", on_used, used_names},
+	{"test", on_test, test_names},
+};
+
+static bool known_members(const json_t *o, const char *const *names)
+{
+	const char *key;
+	json_t *v;
+
+	json_object_foreach((json_t *)(uintptr_t)o, key, v)
+	{
+		const char *const *name = names;
+
+		while (*name && strcmp(*name, key) != 0)
+			name++;
+		if (!*name)
+			return false;
+	}
+	return true;
+}
+
 const char *proxy_message(struct proxy *p, const char *text, size_t len)
 {
-	/* NUL may be in the name that a guest has asked for. */
-	json_t *o = json_safe_loadb(text, len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, NULL);
+	/* NUL may be in the name that a guest has asked for. What has more values than any message
+	 * is not built: that would take long. */
+	json_t *o = json_safe_load_few(text, len, PROXY_VALUES,
+				       JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL);
 	const char *type = json_string_value(json_object_get(o, "type"));
 	const char *what = o || !json_safe_lacked() ? "a message of no known kind"
 						    : "a message that there was no memory for";
 
-	if (type && strcmp(type, "policy") == 0)
-		what = on_policy(p, o);
-	else if (type && (strcmp(type, "decision") == 0 || strcmp(type, "end") == 0))
-		what = on_record(p, o);
-	else if (type && strcmp(type, "used") == 0)
-		what = on_used(p, o);
-	else if (type && strcmp(type, "test") == 0)
-		what = on_test(p, o);
+	for (size_t i = 0; type && i < ARRAY_SIZE(kinds); i++)
+		if (strcmp(type, kinds[i].type) == 0)
+			what = known_members(o, kinds[i].names) ? kinds[i].fn(p, o)
+								: "a member that is not known";
 	json_decref(o);
 	return what;
 }

@@ -13,6 +13,8 @@
 
 /* Of one process. Sums of it over restarts stay numbers that every reader of JSON keeps exact. */
 #define RECORD_ID_MAX (1LL << 40)
+/* Bytes, or milliseconds, of one connection: more than a lifetime of one has. */
+#define RECORD_AMOUNT_MAX (1LL << 50)
 
 json_t *record_text(const json_t *v, size_t max)
 {
@@ -105,9 +107,9 @@ static bool put_end(struct record *r, const json_t *o)
 {
 	json_int_t up, down, took;
 
-	if (!put_number(r, o, "bytes_up", 0, INT64_MAX / 2, &up) ||
-	    !put_number(r, o, "bytes_down", 0, INT64_MAX / 2, &down) ||
-	    !put_number(r, o, "duration_ms", 0, INT64_MAX / 2, &took))
+	if (!put_number(r, o, "bytes_up", 0, RECORD_AMOUNT_MAX, &up) ||
+	    !put_number(r, o, "bytes_down", 0, RECORD_AMOUNT_MAX, &down) ||
+	    !put_number(r, o, "duration_ms", 0, RECORD_AMOUNT_MAX, &took))
 		return false;
 	r->up = (uint64_t)up;
 	r->down = (uint64_t)down;

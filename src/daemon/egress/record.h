@@ -36,5 +36,11 @@ struct record {
 int record_parse(struct record *r, const json_t *o, const char *sandbox, uint64_t base);
 void record_free(struct record *r);
 
+/* Of amounts: as many as there can be, rather than few again. */
+static inline uint64_t record_sum(uint64_t a, uint64_t b)
+{
+	return b > UINT64_MAX - a ? UINT64_MAX : a + b;
+}
+
 /* A piece of text out of a message, cut to max bytes at the end of a character. New reference. */
 json_t *record_text(const json_t *v, size_t max);
