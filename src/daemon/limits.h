@@ -51,19 +51,20 @@
 #define DEFAULT_DISK_MIB     4096
 
 /* Commands. */
-#define DEFAULT_EXEC_S     300u        /* timeout of a call that names none */
-#define LIMIT_EXEC_S       86400u      /* longest timeout */
-#define DEFAULT_OUTPUT     (16u << 20) /* output_limit: bytes of each stream that are kept */
-#define LIMIT_OUTPUT_MIN   (64u << 10)
-#define LIMIT_OUTPUT_MAX   (256u << 20)
-#define LIMIT_OUTPUT_SPARE (1u << 20) /* more than output_limit that an agent may send */
-#define LIMIT_ARGV         1024u      /* words */
-#define LIMIT_TERMINAL     1000       /* columns or rows */
-#define LIMIT_AGENT_VALUES 64u        /* in one object of an agent: an entry, an end, an answer */
-#define LIMIT_AGENT_LIST   8192u      /* in a list: 32 commands of 200 words each are 7000 */
-#define LIMIT_EVENT        (8u << 20) /* one event of a guest, joined from its parts */
-#define LIMIT_EXEC_PAST    256u       /* ended commands whose ids a sandbox remembers */
-#define STDIN_WINDOW       65536u     /* bytes of stdin that the agent has not confirmed */
+#define DEFAULT_EXEC_S      300u        /* timeout of a call that names none */
+#define LIMIT_EXEC_S        86400u      /* longest timeout */
+#define DEFAULT_OUTPUT      (16u << 20) /* output_limit: bytes of each stream that are kept */
+#define LIMIT_OUTPUT_MIN    (64u << 10)
+#define LIMIT_OUTPUT_MAX    (256u << 20)
+#define LIMIT_OUTPUT_SPARE  (1u << 20) /* more than output_limit that an agent may send */
+#define LIMIT_ARGV          1024u      /* words */
+#define LIMIT_TERMINAL      1000       /* columns or rows */
+#define LIMIT_RESIZE_VALUES 16u        /* in a message with new ones */
+#define LIMIT_AGENT_VALUES  64u        /* in one object of an agent: an entry, an end, an answer */
+#define LIMIT_AGENT_LIST    8192u      /* in a list: 32 commands of 200 words each are 7000 */
+#define LIMIT_EVENT         (8u << 20) /* one event of a guest, joined from its parts */
+#define LIMIT_EXEC_PAST     256u       /* ended commands whose ids a sandbox remembers */
+#define STDIN_WINDOW        65536u     /* bytes of stdin that the agent has not confirmed */
 
 #define LIMIT_WATCHED 128u /* kept commands with a timeout; an agent keeps 32 */
 

@@ -223,7 +223,8 @@ static void terminal_output(struct terminal *t)
 /* {"resize": {"cols", "rows"}}. */
 static bool terminal_text(struct terminal *t, const struct websocket_message *m)
 {
-	json_t *o = json_safe_loadb((const char *)m->data, m->len, JSON_REJECT_DUPLICATES, NULL);
+	json_t *o = json_safe_load_few((const char *)m->data, m->len, LIMIT_RESIZE_VALUES,
+				       JSON_REJECT_DUPLICATES);
 	const json_t *size = json_object_get(o, "resize");
 	json_int_t cols = json_integer_value(json_object_get(size, "cols"));
 	json_int_t rows = json_integer_value(json_object_get(size, "rows"));

@@ -216,6 +216,7 @@ def test_requests_that_are_no_handshake(daemon: Daemon, left_out: str) -> None:
         (frame(TEXT, b'{"resize": {"cols": 0, "rows": 1}}'), 1008),
         (frame(TEXT, b'{"resize": {"cols": 1001, "rows": 1}}'), 1008),
         (frame(TEXT, b'{"resize": 7}'), 1008),
+        (frame(TEXT, b'{"resize": {"cols": 80, "rows": 24}, "more": [%s0]}' % (b"0," * 20)), 1008),
     ],
     ids=lambda v: str(v) if isinstance(v, int) else v[:4].hex(),
 )
