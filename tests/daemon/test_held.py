@@ -65,6 +65,39 @@ def test_code_that_waits(daemon: Daemon, tmp_path: Path, member: str) -> None:
         wait_for(lambda: waiting(daemon, sid) == 16, 120)
 
 
+def test_code_of_kept_commands_that_waits(start: Callable[..., Daemon]) -> None:
+    """As that of others: 16 of nearly 4 MiB in a sandbox, and an exec of it has no room either."""
+    d = start(env={"PODFLARE_FREEZE_TIMEOUT": "600", "PODFLARE_REQUESTS_MIB": "176"})
+    other = d.create()
+    body = {"code": "#" + "x" * (4 * MIB - 4096) + "\necho x", "language": "bash"}
+
+    def command(sid: str) -> httpx.Response:
+        return httpx.post(f"{d.url}/v1/sandboxes/{sid}/commands", json=body, timeout=120)
+
+    for _ in range(3):  # and all of it is given back
+        sid = d.create()
+        d.exec(sid, "#fake:once freeze mute")
+        with ExitStack() as stack:
+            frozen = stack.enter_context(socket.create_connection(("127.0.0.1", d.port)))
+            head = f"POST /v1/sandboxes/{sid}/fork HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+            frozen.sendall(head.encode())
+            all_read(d)
+            pool = stack.enter_context(ThreadPoolExecutor(20))
+            calls = [pool.submit(command, sid) for _ in range(20)]
+            wait_for(lambda: sum(c.done() for c in calls) == 4, 120)  # noqa: B023
+            refused = [c.result() for c in calls if c.done()]
+            assert {r.status_code for r in refused} == {429} and "64 MiB" in refused[0].json()["error"]
+            r = d.http.post(f"/v1/sandboxes/{sid}/exec", json=body)
+            assert r.status_code == 429 and r.json()["code"] == "too_many_requests"
+            # What is small goes on, and another sandbox has its own.
+            assert d.exec(other, body["code"])[0]["data"] == "x"
+            assert d.http.delete(f"/v1/sandboxes/{sid}").status_code == 204
+            assert sorted(c.result().status_code for c in calls) == [409] * 16 + [429] * 4
+    for _ in range(20):
+        assert command(other).status_code == 200
+    assert d.exec(other, body["code"])[0]["data"] == "x"
+
+
 def half_a_body(d: Daemon, sid: str, n: int, key: str = "") -> socket.socket:
     """A connection that has sent so many bytes of a body of 4 MiB."""
     s = socket.create_connection(("127.0.0.1", d.port))
