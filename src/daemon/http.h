@@ -15,6 +15,7 @@
 #pragma once
 
 #include "daemon/http_conn.h"
+#include "daemon/http_line.h"
 #include "daemon/route.h"
 #include "lib/buf.h"
 #include "lib/err.h"
@@ -51,7 +52,8 @@ struct request_ops {
 enum request_phase { REQUEST_HEAD, REQUEST_BODY, REQUEST_WAIT, REQUEST_REPLY };
 
 struct request {
-	struct list link; /* http.requests */
+	struct list link;  /* http.requests */
+	struct list waits; /* in http.line, or nowhere */
 	struct http *http;
 	struct http_conn *c;
 	struct MHD_Connection *conn;
@@ -95,6 +97,7 @@ struct http {
 	unsigned int connections, max_connections;
 	struct list strangers;         /* http_conn.h */
 	unsigned int nstrangers, ncut; /* of them; cut for room, and not closed yet */
+	struct http_line line;
 };
 
 /* Binds and listens; nothing is accepted before http_conn_accept(). */
