@@ -150,7 +150,7 @@ static bool test_grant(struct policy_test *t, const json_t *body, struct sandbox
 		reply_error(t->r, 400, "invalid_request", fault.err.msg, NULL, "allow");
 	else if (rc < 0)
 		reply_json(t->r, 500, NULL);
-	return rc == 0;
+	return rc == 0 && api_egress_hold(t->r, &t->grant);
 }
 
 /* Copied, as the body does not stay. */

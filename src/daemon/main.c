@@ -195,6 +195,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	d->egress.reap_arg = &d->vmms;
 	owners_init(&d->owners, c, d->store.salt);
 	owners_share(&d->owners, c->nkeys, &d->held);
+	owners_share_grants(&d->owners, c->nkeys, &d->held);
 	pool_init(&d->pool, d);
 	d->vmms.others = &d->egress;
 	d->vmms.others_own = egress_host_owns;

@@ -28,6 +28,8 @@
 struct owners {
 	char name[CONFIG_KEYS_MAX][OWNER_LEN + 1]; /* as config.keys */
 	struct held held[CONFIG_KEYS_MAX];         /* for each of them */
+	/* Of that, what the grants of its sandboxes may have; the last: of whoever has no key. */
+	struct held grants[CONFIG_KEYS_MAX + 1];
 };
 
 /* From the keys of the configuration. */
@@ -37,6 +39,14 @@ void owners_init(struct owners *o, const struct config *c, const uint8_t salt[OW
 void owners_share(struct owners *o, unsigned int n, struct held *all);
 /* His part; of whoever has none, or NULL: all. */
 struct held *owners_held(struct owners *o, const char *owner, struct held *all);
+
+/*
+ * After that: of what each has, grants (grant.h) may take half, so that those that live as long as
+ * a sandbox leave room for what comes and goes.
+ */
+void owners_share_grants(struct owners *o, unsigned int n, struct held *all);
+/* His part; whoever has none has one of all. */
+struct held *owners_grants(struct owners *o, const char *owner);
 
 /* Whether who asks (NULL: nobody, who has nothing) may see what `owner` has. */
 bool owner_may(const char *asks, const char *owner);

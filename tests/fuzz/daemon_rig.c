@@ -283,6 +283,7 @@ void rig_init(struct rig *g)
 	d->image = (struct image){.kernel_fd = -1, .initramfs_fd = -1};
 	d->store.lock_fd = d->store.reserve.fd = -1;
 	d->held = (struct held){.max = 16u << 20};
+	owners_share_grants(&d->owners, 0, &d->held);
 	registry_init(&d->registry, 8);
 	turns_init(&d->renewals, &d->loop, 0);
 	pool_init(&d->pool, d);
@@ -327,6 +328,7 @@ void rig_free(struct rig *g)
 	}
 	MUST(registry_empty(&d->registry) && list_empty(&d->vmms.vmms));
 	MUST(d->registry.places == 0 && list_empty(&d->http.requests) && d->ndiffs == 0);
+	MUST(d->held.n == 0 && d->owners.grants[CONFIG_KEYS_MAX].n == 0);
 	vmm_host_stop(&d->vmms);
 	templates_free(&d->templates);
 	operator_free(&d->egress.op);
