@@ -28,47 +28,54 @@ SCRIPT=image
 
 KEEP_UNUSED=3
 
-# choose_mode: sets MODE, how mmdebstrap may work here: "root", "unshare" (a user namespace of
-# ours) or "sudo" (as root, where we may make no such namespaces); and CONTAIN, what root puts before a
-# command that has to do with what is in an image, so that it is nobody's root here (contained.py).
-choose_mode() {
-	local as_root=()
-	CONTAIN=()
-	choose_user
-	[ $MODE != unshare ] || return 0
-	[ $MODE = root ] ||
+# choose_runner: sets RUN, what is put before a command that has to do with what is in an image
+# (contained.py, by sudo where we may make no namespaces ourselves), and CONTAINED, whether that makes it
+# nobody's root here.
+choose_runner() {
+	local as_root=() contained=$GUEST_DIR/contained.py
+	CONTAINED=yes
+	RUN=("$contained")
+	if [ "$(id -u)" != 0 ]; then
+		need_tools uidmap:newuidmap
+		! "$contained" --check >>"$LOG" 2>&1 || return 0
+		need_sudo
 		as_root=(sudo -n env ${PODFLARE_DEBIAN_SOURCES:+"PODFLARE_DEBIAN_SOURCES=$PODFLARE_DEBIAN_SOURCES"})
-	if "${as_root[@]}" "$GUEST_DIR/contained.py" --check >>"$LOG" 2>&1; then
-		CONTAIN=("${as_root[@]}" "$GUEST_DIR/contained.py")
-	else
+		RUN=("${as_root[@]}" "$contained")
+	fi
+	if ! "${RUN[@]}" --check >>"$LOG" 2>&1; then
 		say "root cannot make a user namespace here: what packages and recipes run at a build is" \
 			"root of this machine"
+		CONTAINED=no
+		RUN+=(--uncontained)
 	fi
 }
 
-choose_user() {
+# Says why we cannot make namespaces, and sees to it that sudo asks for no password later.
+need_sudo() {
 	local user problem hint
 	user=$(id -un)
-	MODE=root
-	[ "$(id -u)" != 0 ] || return 0
-	need_tools fakeroot:fakeroot uidmap:newuidmap
-	MODE=unshare
-	if ! grep -q "^$user:" /etc/subuid 2>/dev/null || ! grep -q "^$user:" /etc/subgid; then
-		problem="$user has no range of subordinate user ids"
-		hint="sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $user"
-	elif ! unshare --user true 2>/dev/null; then
+	if ! unshare --user true 2>>"$LOG"; then
 		problem="this machine does not let ordinary users make user namespaces"
 		hint="sudo sysctl kernel.unprivileged_userns_clone=1 user.max_user_namespaces=15000"
+	elif has_range "$user" /etc/subuid && has_range "$user" /etc/subgid; then
+		problem="a user namespace with the subordinate ids of $user cannot be made here"
+		problem+=" ($(sed -n 's/^contained.py: //p' "$LOG" | tail -n 1))"
+		hint="sudo apt-get install --reinstall uidmap"
 	else
-		return 0
+		problem="$user has no range of 65536 subordinate user ids"
+		hint="sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $user"
 	fi
-	MODE=sudo
 	if sudo -n true 2>/dev/null || { [ -t 0 ] && command -v sudo >/dev/null && sudo -v; }; then
 		say "$problem; making the root with sudo"
 	else
 		die "the image cannot be built as $user: $problem" \
 			"change that with: $hint" "or build as root"
 	fi
+}
+
+# has_range USER FILE: whether there are enough subordinate ids for him.
+has_range() {
+	awk -F: -v user="$1" '$1 == user && $3 >= 65536 { found = 1 } END { exit !found }' "$2" 2>>"$LOG"
 }
 
 # Runs a long step in the background and a process group of its own, so that a signal ends this
@@ -95,16 +102,32 @@ unmount_below() {
 	done
 }
 
-# Removes the working folder, and nothing that is mounted in it. Files of a build in a user namespace
-# belong to ids of that namespace.
+# Removes a working folder, of this build or an earlier one, and nothing that is mounted in it; false when it
+# is still there. By now another user may have one of that name, where everybody may make some: what is not
+# ours is left alone. Files of a build in namespaces belong to ids of these.
 clean_work() {
-	local rm=(rm -rf --one-file-system)
-	[[ ${1:-} == */podflare-image.* && -d $1 ]] || return 0
-	unmount_below "$1"
-	"${rm[@]}" "$1" 2>/dev/null ||
-		mmdebstrap --unshare-helper "${rm[@]}" "$1"/mmdebstrap.* 2>/dev/null ||
-		sudo -n "${rm[@]}" "$1"/mmdebstrap.* "$1/inside" 2>/dev/null || true
-	"${rm[@]}" "$1"
+	local work=${1:-} rm=(rm -rf --one-file-system)
+	[[ $work == */podflare-image.* && -d $work && ! -L $work && -O $work ]] || return 0
+	unmount_below "$work"
+	"${rm[@]}" "$work" 2>/dev/null ||
+		"$GUEST_DIR/contained.py" "$work/inside" find . -xdev -mindepth 1 -delete >/dev/null 2>&1 ||
+		sudo -n "${rm[@]}" "$work/inside" 2>/dev/null || true
+	"${rm[@]}" "$work" 2>/dev/null
+}
+
+# Removes what earlier builds have left, as far as that is possible: no build fails because one has not tidied up.
+clean_works() {
+	local list=$PODFLARE_CACHE/image.work work works left=()
+	[ -e "$list" ] || return 0
+	mapfile -t works <"$list"
+	for work in "${works[@]}"; do
+		clean_work "$work" || {
+			say "cannot remove $work, which a build has left"
+			left+=("$work")
+		}
+	done
+	rm -f "$list"
+	[ ${#left[@]} -eq 0 ] || printf '%s\n' "${left[@]}" >"$list"
 }
 
 on_exit() {
@@ -113,7 +136,8 @@ on_exit() {
 		kill -TERM -- "-$STEP" 2>/dev/null || true
 		wait "$STEP" 2>/dev/null || true
 	fi
-	clean_work "${WORK:-}"
+	clean_work "${WORK:-}" || true
+	clean_works
 	rm -rf "${STAGE:-}"
 }
 
@@ -125,30 +149,28 @@ step_failed() {
 
 # inside COMMAND...: runs a tool on what a recipe has made, at $TREE.
 inside() {
-	if [ ${#CONTAIN[@]} -gt 0 ]; then
-		"${CONTAIN[@]}" "$WORK/inside" "$@"
-	else
-		"$@"
-	fi
+	"${RUN[@]}" "$WORK/inside" "$@"
 }
 
-# make_root PLAN OUT: the image and its check. Root does that in a folder that is /mnt in there, with
+# make_root PLAN OUT: the image and its check. In namespaces that is in a folder that is /mnt in there, with
 # copies of what it needs, as our own folders may be private.
 make_root() {
-	local plan=$1 out=$2 log=$LOG work=$WORK mode=$MODE scripts=$GUEST_DIR contain=()
-	if [ ${#CONTAIN[@]} -gt 0 ]; then
-		mkdir -p "$WORK/inside/guest"
-		cp -r "$plan" "$WORK/inside/plan"
-		cp "$GUEST_DIR"/{make-root,finish-root}.sh "$WORK/inside/guest/"
-		chmod -R a+rX "$WORK/inside"
-		contain=("${CONTAIN[@]}" --out "$out" --log "$LOG" "$WORK/inside")
-		out=/proc/self/fd/200 log=/proc/self/fd/201
-		plan=/mnt/plan work=/mnt mode=root scripts=/mnt/guest
+	local plan=$1 work=$WORK/inside scripts=$GUEST_DIR
+	local out=/proc/self/fd/200 log=/proc/self/fd/201 run=("${RUN[@]}" --out "$2" --log "$LOG" "$WORK/inside")
+	mkdir "$work"
+	if [ $CONTAINED = yes ]; then
+		mkdir "$work/guest"
+		cp -r "$plan" "$work/plan"
+		cp "$GUEST_DIR"/{make-root,finish-root}.sh "$work/guest/"
+		chmod -R a+rX "$work"
+		plan=/mnt/plan work=/mnt scripts=/mnt/guest
+	else
+		chmod 711 "$WORK" # for apt's account, whom make-root.sh lets to its downloads and nowhere else
 	fi
-	TREE=$work/tree
-	run_step "${contain[@]}" "$scripts/make-root.sh" "$mode" "$plan" "$work" "$out" "$log" ||
+	TREE=$work/pack/tree
+	run_step "${run[@]}" "$scripts/make-root.sh" "$plan" "$work" "$out" "$log" ||
 		step_failed "the image could not be made"
-	"${contain[@]}" fsck.erofs "$out" >>"$LOG" 2>&1 || step_failed "the packed image is damaged"
+	"${run[@]}" fsck.erofs "$out" >>"$LOG" 2>&1 || step_failed "the packed image is damaged"
 }
 
 write_manifest() {
@@ -202,16 +224,16 @@ build() {
 	mkdir -p "$STAGE/entry"
 	LOG=$STAGE/log
 	: >"$LOG"
-	choose_mode
+	choose_runner
 	read -r download disk <"$plan/needs" || true
 	place=${TMPDIR:-/var/tmp}
 	# The root is there twice while it is packed, and the image is about as large.
 	need_space "$place" $((${disk:-350} * 5 / 2)) "building the image"
 	need_space "$PODFLARE_CACHE" $((${disk:-350} * 5 / 4)) "the image"
-	# Not in the cache: in a user namespace we are somebody else, who may not enter a private home.
+	# Not in the cache, which may be in a private home: where there are no namespaces apt's account has to pass.
+	# Nobody else has: there are programs in it that are setuid to whomever the root belongs to.
 	WORK=$(mktemp -d "$place/podflare-image.XXXXXXXX")
-	echo "$WORK" >"$PODFLARE_CACHE/image.work"
-	chmod 711 "$WORK"
+	echo "$WORK" >>"$PODFLARE_CACHE/image.work"
 	say "building template $NAME: $(wc -l <"$plan/packages") Debian packages and what they need" \
 		"(a few minutes${download:+; $download MB to download, $disk MB unpacked})"
 	make_root "$plan" "$STAGE/entry/rootfs.erofs"
@@ -260,7 +282,7 @@ main() {
 		trap on_exit EXIT
 		trap 'exit 130' INT
 		trap 'exit 143' TERM HUP
-		clean_work "$(cat "$PODFLARE_CACHE/image.work" 2>/dev/null || true)"
+		clean_works
 		[ $update = yes ] || state=$(entry_state "$entry") # somebody may have built it by now
 		case $state in
 		damaged*) say "the image in the cache is $state; building it again" ;;

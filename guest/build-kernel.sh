@@ -21,27 +21,57 @@ META=linux-image-cloud-amd64 # names the kernel of today
 KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg # all of Debian's keys, of newer releases, too
 RELEASE_SECONDS=${PODFLARE_FETCH_SECONDS:-300}         # for each step with another release
 
+# Sets FETCH, a folder for apt to work in, and APT_USER, who downloads there. Root's apt has an account without
+# rights read what a server sends, which may not get to our cache: its folder is elsewhere. Where that account
+# cannot be had, as in some containers, root is it. An ordinary user's apt is he himself in any case.
+make_fetch() {
+	local list=$PODFLARE_CACHE/$KIND.work old
+	FETCH=$STAGE/fetch APT_USER=root
+	old=$(cat "$list" 2>/dev/null || true)
+	# What a killed build left, unless the name is somebody else's by now.
+	[[ $old != */podflare-kernel.* || ! -d $old || -L $old || ! -O $old ]] || rm -rf "$old" || true
+	if [ "$(id -u)" != 0 ]; then
+		mkdir -p "$FETCH/download"
+		return
+	fi
+	FETCH=$(mktemp -d "${TMPDIR:-/var/tmp}/podflare-kernel.XXXXXXXX")
+	echo "$FETCH" >"$list"
+	need_space "$FETCH" 200 "the kernel's package"
+	chmod 755 "$FETCH"
+	mkdir "$FETCH/download"
+	if chown _apt "$FETCH/download" 2>>"$LOG" &&
+		/usr/lib/apt/apt-helper drop-privs -- test -w "$FETCH/download" 2>>"$LOG"; then
+		APT_USER=_apt
+	fi
+}
+
+end_fetch() {
+	[ -n "$FETCH" ] || return 0
+	rm -rf "$FETCH" "$PODFLARE_CACHE/$KIND.work"
+	FETCH=
+}
+
 # Runs apt for downloads with package lists of our own, fresh from the registry: for when those of
 # the system are missing or old and we may not change them.
 private_apt() {
-	local tool=$1 dir=$STAGE/apt
+	local tool=$1 dir=$FETCH/apt
 	shift
 	mkdir -p "$dir/state/lists/partial" "$dir/cache/archives/partial"
 	"$tool" -q -o Dir::State="$dir/state" -o Dir::State::status=/var/lib/dpkg/status \
-		-o Dir::Cache="$dir/cache" -o APT::Sandbox::User=root "$@"
+		-o Dir::Cache="$dir/cache" -o APT::Sandbox::User="$APT_USER" "$@"
 }
 
 system_apt() {
 	local tool=$1
 	shift
-	"$tool" -q -o APT::Sandbox::User=root "$@"
+	"$tool" -q -o APT::Sandbox::User="$APT_USER" "$@"
 }
 
 # Runs apt as if this machine knew of nothing but the other release.
 release_apt() {
 	local tool=$1
 	shift
-	timeout --foreground -k 5 "$RELEASE_SECONDS" "$tool" -q -c "$STAGE/apt/apt.conf" "$@" || {
+	timeout --foreground -k 5 "$RELEASE_SECONDS" "$tool" -q -c "$FETCH/apt/apt.conf" "$@" || {
 		local rc=$?
 		[ $rc -ne 124 ] || echo "Connection timed out: $tool took $RELEASE_SECONDS s" >>"$LOG"
 		return $rc
@@ -63,7 +93,7 @@ release_sources() {
 
 # Makes the configuration of release_apt, and lists the other release with it.
 prepare_release() {
-	local dir=$STAGE/apt here
+	local dir=$FETCH/apt here
 	[ -r "$KEYRING" ] || die "missing Debian packages: debian-archive-keyring" \
 		"install it with: tools/install-deps.sh build"
 	here=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
@@ -84,7 +114,7 @@ prepare_release() {
 		Dir::Etc::sourceparts "$dir/none";
 		Dir::Etc::preferences "$dir/none/preferences";
 		Dir::Etc::preferencesparts "$dir/none";
-		APT::Sandbox::User "root";
+		APT::Sandbox::User "$APT_USER";
 		Acquire::AllowInsecureRepositories "false";
 		Acquire::AllowWeakRepositories "false";
 		Acquire::AllowDowngradeToInsecureRepositories "false";
@@ -108,7 +138,10 @@ fetch_with() {
 		awk '/^SHA256:/ { sum = $2 } /^Size:/ { size = $2 } !NF { exit }
 			END { print sum, int(size / 1000000 + 0.5) }') || return 1
 	say "downloading $package ($size MB)"
-	(cd "$STAGE" && "$1" apt-get download "$package") >>"$LOG" 2>&1 || return 1
+	rm -rf "$FETCH/download/"*
+	(cd "$FETCH/download" && "$1" apt-get download "$package") >>"$LOG" 2>&1 || return 1
+	# A copy is looked at: nobody else has that open.
+	cp --no-preserve=all "$FETCH/download/$package"_*.deb "$STAGE/"
 	DEB=$(echo "$STAGE/$package"_*.deb)
 	[ "$(sha256sum <"$DEB" | cut -d' ' -f1)" = "$expected" ] || {
 		echo "Hash Sum mismatch: $DEB" >>"$LOG"
@@ -125,6 +158,7 @@ fetch_failed() {
 fetch_package() {
 	need_space "$PODFLARE_CACHE" 400 "the kernel"
 	need_tools apt:apt-get apt:apt-cache
+	make_fetch
 	if [ -n "$RELEASE" ]; then
 		prepare_release
 		fetch_with release_apt || fetch_failed
@@ -136,6 +170,7 @@ fetch_package() {
 	sha256sum <"$DEB" | cut -d' ' -f1 >"$DEB.sha256"
 	mv "$DEB.sha256" "$DEB_DIR/"
 	mv "$DEB" "$DEB_DIR/"
+	end_fetch
 	DEB=$DEB_DIR/${DEB##*/}
 }
 
@@ -203,7 +238,8 @@ main() {
 	mkdir -p "$out" "$DEB_DIR"
 	STAGE=$PODFLARE_CACHE/tmp/$KIND.$$
 	LOG=$STAGE/log
-	trap 'rm -rf "$STAGE"' EXIT
+	FETCH=
+	trap 'end_fetch; rm -rf "$STAGE"' EXIT
 
 	DEB=$(cached_package)
 	[ $update = no ] || DEB=

@@ -3,22 +3,28 @@
 # Makes a root image from a plan of template.py: the part of build-image.sh that decides the bytes, and so a part
 # of the cache key. No cache, no checks, no explanations here.
 #
-#   make-root.sh root|unshare|sudo PLAN_DIR WORK_DIR OUT LOG
+#   make-root.sh PLAN_DIR WORK_DIR OUT LOG
 #
-# The root is made by mmdebstrap (as root, in a user namespace, or as root by sudo), unpacked to
-# WORK_DIR/tree and packed as OUT. Prints how far it is; what the tools print goes to LOG. The same
-# package versions give the same bytes in all three ways.
+# It is started by contained.py, which leaves of the environment what is needed, and is root: of a namespace or,
+# where there can be none, of the machine. The root is made by mmdebstrap, unpacked to WORK_DIR/pack/tree and
+# packed as OUT. Prints how far it is; what the tools print goes to LOG. The same package versions give the
+# same bytes, whose root it may be.
 
 set -Eeuo pipefail
 export LC_ALL=C
 umask 022
 
+# The root has programs that are setuid, and what a recipe brings may be private: other users of the machine get to
+# nothing in WORK_DIR, wherever that is.
+closed() {
+	(umask 077 && "$@")
+}
+
 SUITE=bookworm
 export UUID=706f6466-6c61-7265-8000-000000000001 # of the file system
 export SOURCE_DATE_EPOCH=1795000000              # no file is newer than this
 
-MODE=$1 PLAN=$2 OUT=$4 LOG=$5
-export WORK=$3 OUT
+PLAN=$1 WORK=$2 OUT=$3 LOG=$4
 
 # The apt lines to build from: those of this machine if it runs the same Debian, so that its mirror
 # is used; else nothing, then mmdebstrap knows.
@@ -57,24 +63,15 @@ show_progress() {
 # Device nodes need rights, and the guest has a devtmpfs. No inline data and no compression: only
 # such files can be mapped straight from the image (DAX). Extended attributes would be those that
 # this machine gives to files.
-UNPACK_AND_PACK='set -e
-	mkdir "$WORK/tree"
-	tar -x -p --numeric-owner --exclude="./dev/*" -C "$WORK/tree"
-	mkfs.erofs --quiet -Enoinline_data -x-1 -T"$SOURCE_DATE_EPOCH" -U "$UUID" "$OUT" "$WORK/tree"'
-
-# An ordinary user owns nothing but his own files; fakeroot lets tar and mkfs.erofs think otherwise.
-# (Not with fakeroot -s: that waits for ever where process 1 does not reap.)
-maybe_fakeroot=(fakeroot)
-as_root=()
-case $MODE in
-root) maybe_fakeroot=() ;;
-sudo) as_root=(sudo -n) ;;
-esac
+unpack_and_pack() {
+	tar -x -p --numeric-owner --exclude="./dev/*" -C "$WORK/pack/tree"
+	mkfs.erofs --quiet -Enoinline_data -x-1 -T"$SOURCE_DATE_EPOCH" -U "$UUID" "$OUT" "$WORK/pack/tree"
+}
 
 # carry NAME DIR: the files of a folder as $WORK/NAME.tar, owned by root, without folders that are not
-# empty: in the root they may be links. In a user namespace the plan may be out of reach, and
-# mmdebstrap carries this in.
+# empty: in the root they may be links. mmdebstrap carries this in.
 carry() {
+	closed touch "$WORK/$1.tar"
 	(cd "$2" && find . \( ! -type d -o -empty \) ! -path . -print0 | sort -z |
 		tar --null --no-recursion -T - -c -f "$WORK/$1.tar" --owner=0 --group=0 --numeric-owner \
 			--mtime="@$SOURCE_DATE_EPOCH" --mode='u=rwX,go=rX')
@@ -84,31 +81,39 @@ packages=$(paste -sd, "$PLAN/packages")
 mapfile -t excludes < <(sed 's/^/--dpkgopt=/' "$PLAN/excludes")
 mapfile -t sources < <(debian_sources)
 carry files "$PLAN/files"
-mkdir "$WORK/scripts"
+closed mkdir "$WORK/scripts"
 cp "$PLAN/customize/"* "$WORK/scripts/" 2>/dev/null || true
 cp "$(dirname "$0")/finish-root.sh" "$WORK/scripts/finish"
 carry scripts "$WORK/scripts"
 
-# $1 is the root. Digits come before "finish".
+# $1 is the root. Digits come before "finish". What of the environment mmdebstrap needs, a proxy's password for
+# one, is not for a recipe.
 RUN_SCRIPTS='for script in "$1"/root/.podflare/*; do
 	case $script in
 	*/finish) echo "podflare: byte code and settings..." >&2 ;;
 	*) echo "podflare: running customize.sh of ${script##*/[0-9][0-9]-}..." >&2 ;;
 	esac
-	chroot "$1" "/root/.podflare/${script##*/}" || {
+	chroot "$1" /usr/bin/env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
+		LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true \
+		SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" "/root/.podflare/${script##*/}" || {
 		echo "podflare: the script ${script##*/} failed" >&2
 		exit 1
 	}
 done
 rm -r "$1/root/.podflare"'
 
+# The unpacked root sets the mode of its own folder, so that above it is what is closed. apt's downloads are not
+# root's: their account may pass to mmdebstrap's. (If it cannot be given that, mmdebstrap has apt do without.)
+closed mkdir "$WORK/root" "$WORK/pack"
+chown _apt "$WORK/root" 2>>"$LOG" || true
+mkdir "$WORK/pack/tree"
+
 exec 3>&1
-"${as_root[@]}" env TMPDIR="$WORK" SOURCE_DATE_EPOCH="$SOURCE_DATE_EPOCH" \
-	mmdebstrap --mode="${MODE/sudo/root}" --variant=apt --format=tar --include="$packages" \
+TMPDIR="$WORK/root" mmdebstrap --mode=root --variant=apt --format=tar --include="$packages" \
 	"${excludes[@]}" \
 	--customize-hook="tar-in $WORK/files.tar /" \
 	--customize-hook='mkdir "$1/root/.podflare"' \
 	--customize-hook="tar-in $WORK/scripts.tar /root/.podflare" \
 	--customize-hook="$RUN_SCRIPTS" \
 	"$SUITE" - "${sources[@]}" 2> >(show_progress >&3) |
-	"${maybe_fakeroot[@]}" bash -c "$UNPACK_AND_PACK" >>"$LOG" 2>&1
+	unpack_and_pack >>"$LOG" 2>&1

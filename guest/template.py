@@ -77,7 +77,7 @@ def plan_folder() -> Iterator[Path]:
             if not Path("/proc", old.suffix[1:]).is_dir():
                 shutil.rmtree(old, ignore_errors=True)
         plan = place / f"plan.{os.getpid()}"
-        plan.mkdir()
+        plan.mkdir(mode=0o700)  # files of a recipe may be private
     except OSError as e:
         raise Failure(
             f"the cache folder {place.parent} cannot be written ({e.strerror}); choose another place"

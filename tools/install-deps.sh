@@ -21,7 +21,7 @@ PACKAGES[compile]="make gcc libc6-dev binutils meson ninja-build pkg-config pyth
 	libmicrohttpd-dev libjansson-dev libmd-dev libsqlite3-dev libseccomp-dev libidn2-dev libc-ares-dev
 	libcurl4-openssl-dev libssl-dev"
 WHY[image]="making the images that run in virtual machines"
-PACKAGES[image]="mmdebstrap debian-archive-keyring erofs-utils lz4 xz-utils zstd uidmap fakeroot
+PACKAGES[image]="mmdebstrap debian-archive-keyring erofs-utils lz4 xz-utils zstd uidmap
 	busybox-static ca-certificates"
 WHY[host]="the emulated host, for machines whose KVM cannot run guests"
 PACKAGES[host]="qemu-system-x86 e2fsprogs"

@@ -72,8 +72,7 @@ int addr_parse(struct addr *a, const char *text, struct err *err)
 	return 0;
 }
 
-/* True when the list has an entry that is more than blanks. */
-static bool has_keys(void)
+bool addr_has_keys(void)
 {
 	const char *keys = getenv("PODFLARE_API_KEYS");
 
@@ -84,7 +83,7 @@ int addr_check_keys(const struct addr *a, struct err *err)
 {
 	const char *disabled = getenv("PODFLARE_AUTH_DISABLED");
 
-	if (a->loopback || has_keys() || (disabled && strcmp(disabled, "1") == 0))
+	if (a->loopback || addr_has_keys() || (disabled && strcmp(disabled, "1") == 0))
 		return 0;
 	return err_text(err, EACCES,
 			"refusing to listen on %s without keys: others can reach this address and "
@@ -93,22 +92,51 @@ int addr_check_keys(const struct addr *a, struct err *err)
 			a->text);
 }
 
+static int set_reuse(int fd, int value)
+{
+	return setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &value, sizeof(value)) < 0 ? -errno : 0;
+}
+
+int addr_let_in(int fd)
+{
+	return set_reuse(fd, 1);
+}
+
+/*
+ * Beside a socket with SO_REUSEADDR that does not listen any other one of that kind may, of any
+ * user: he would get the requests of our clients, with their keys. So ours has it no longer than it
+ * takes to bind where connections of an earlier service still wait (TIME_WAIT).
+ */
+static int bind_alone(int fd, const struct addr *a)
+{
+	const struct sockaddr *sa = (const struct sockaddr *)&a->sa;
+	int rc;
+
+	if (bind(fd, sa, a->len) == 0)
+		return 0;
+	if (errno != EADDRINUSE)
+		return -errno;
+	rc = set_reuse(fd, 1);
+	if (rc == 0 && bind(fd, sa, a->len) < 0)
+		rc = -errno;
+	return rc == 0 ? set_reuse(fd, 0) : rc;
+}
+
 int addr_reserve(struct addr *a, int *out, struct err *err)
 {
 	_cleanup_fd int fd = socket(a->sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	int one = 1;
+	int rc;
 
 	if (fd < 0)
 		return err_set(err, errno, "cannot make a socket");
-	if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0)
-		return err_set(err, errno, "cannot prepare a socket");
-	if (bind(fd, (struct sockaddr *)&a->sa, a->len) < 0) {
-		if (errno == EADDRINUSE)
+	rc = bind_alone(fd, a);
+	if (rc < 0) {
+		if (rc == -EADDRINUSE)
 			return err_text(err, EADDRINUSE,
 					"%s is already in use by another program; choose another "
 					"port with --addr",
 					a->text);
-		return err_set(err, errno, "cannot listen on %s", a->text);
+		return err_set(err, -rc, "cannot listen on %s", a->text);
 	}
 	if (getsockname(fd, (struct sockaddr *)&a->sa, &a->len) < 0)
 		return err_set(err, errno, "cannot read back the address %s", a->text);

@@ -2,7 +2,7 @@
 /*
  * The address on which the API is offered: its text form, the rule which
  * addresses may be used without keys, and the test whether the port is free.
- * Reads the environment in addr_check_keys() only; no state.
+ * Reads the environment in addr_has_keys() and addr_check_keys() only; no state.
  */
 #pragma once
 
@@ -29,13 +29,21 @@ struct addr {
  */
 __must_check int addr_parse(struct addr *a, const char *text, struct err *err);
 
+/* Whether PODFLARE_API_KEYS has an entry that is more than blanks. */
+bool addr_has_keys(void);
+
 /* An address that others can reach needs keys, or the explicit word that none are wanted. */
 __must_check int addr_check_keys(const struct addr *a, struct err *err);
 
 /*
  * Takes the port without listening on it: a descriptor to keep until the
  * service has ended. With port 0 a free one is chosen and written into a.
- * Another program that listens on it, now or later, gets "address in use";
- * only a process that sets SO_REUSEADDR (as QEMU does) may listen beside it.
+ * Another program that wants to listen on it, whosever it is, gets "address in use".
  */
 __must_check int addr_reserve(struct addr *a, int *fd, struct err *err);
+
+/*
+ * From here on one program that sets SO_REUSEADDR (as QEMU does) may listen beside the descriptor;
+ * so it is called when that is about to. 0 or -errno.
+ */
+__must_check int addr_let_in(int fd);

@@ -283,9 +283,9 @@ int box_start(struct box *b, struct loop *l, const struct qemu_config *c, const 
 	b->stop_timer = (struct loop_timer){.fn = on_stop_timer, .arg = b};
 	b->boot_timer = (struct loop_timer){.fn = on_boot_timer, .arg = b};
 	b->pulse_timer = (struct loop_timer){.fn = on_pulse_timer, .arg = b};
-	buf_init(&b->config, 1 << 20);
+	buf_init_secret(&b->config, 1 << 20); /* with keys */
 	b->pause = (struct boxpause){.stands = on_stands, .goes_on = on_goes_on, .arg = b};
-	buf_init(&b->orders, BOX_ORDERS_MAX);
+	buf_init_secret(&b->orders, BOX_ORDERS_MAX);
 	rc = conlog_open(&b->console, console_path, err);
 	if (rc < 0)
 		return rc;
@@ -479,10 +479,6 @@ void box_free(struct box *b)
 	for (int i = 0; i < QEMU_STREAMS; i++)
 		close_fd(&b->qemu.fds[i]);
 	close_fd(&b->qemu.pidfd);
-	if (b->config.data)
-		explicit_bzero(b->config.data, b->config.cap);
-	if (b->orders.data)
-		explicit_bzero(b->orders.data, b->orders.cap);
 	buf_free(&b->config);
 	buf_free(&b->orders);
 	conlog_close(&b->console);

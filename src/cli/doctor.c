@@ -89,8 +89,9 @@ static void print_text(const struct doctor *d)
 	if (d->hardware)
 		printf("\nPodflare can run here in hardware mode.\n");
 	else if (d->emulated)
-		printf("\nPodflare can run here in emulated mode: same isolation, ten to twenty "
-		       "times slower\nthan on a machine with KVM.\n");
+		printf("\nPodflare can run here in emulated mode, ten to twenty times slower "
+		       "than on a machine\nwith KVM, and with the walls that docs/threat-model.md "
+		       "tells of.\n");
 	else
 		printf("\nPodflare cannot run here yet; see FAIL above.\n");
 }

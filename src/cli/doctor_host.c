@@ -212,8 +212,8 @@ static void check_landlock(struct doctor *d)
 
 	if (abi) {
 		doctor_found(f,
-			     "VMMs and proxies are kept from files by Landlock, too (version "
-			     "%d)",
+			     "VMMs, proxies and QEMU are kept from files by Landlock, too "
+			     "(version %d)",
 			     abi);
 		return;
 	}
@@ -222,8 +222,9 @@ static void check_landlock(struct doctor *d)
 		doctor_advise(f, "a second wall behind the system call filter: the word landlock "
 				 "in the kernel's option lsm=, or in CONFIG_LSM");
 	else
-		doctor_advise(f, "does not matter to VMMs in emulated mode, which has its own "
-				 "kernel");
+		doctor_advise(f, "in emulated mode it keeps QEMU from this user's files (VMMs have "
+				 "a kernel of their own there): the word landlock in the kernel's "
+				 "option lsm=, or in CONFIG_LSM");
 }
 
 /* Shortens the path to the nearest directory that exists: the state may still have to be made. */

@@ -10,6 +10,7 @@
 #include "cli/doctor.h"
 #include "lib/cgroup2.h"
 #include "lib/io.h"
+#include "lib/owndir.h"
 
 #include <ctype.h>
 #include <dirent.h>
@@ -19,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define FILE_MAX 4096 /* longer ones are read to here */
 
@@ -255,10 +257,10 @@ static void check_user(const struct place *p, bool root)
 
 static void check_state(const struct place *p)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX], which[PATH_MAX];
 	struct finding *f;
 	struct stat st;
-	bool open;
+	bool open, above;
 
 	if (!p->d->state || snprintf(path, sizeof(path), "%s", p->d->state) >= (int)sizeof(path))
 		if (paths_default_state(path, NULL) < 0)
@@ -271,13 +273,27 @@ static void check_state(const struct place *p)
 		return;
 	}
 	open = st.st_mode & 077;
-	f = doctor_add(p->d, open ? FINDING_NOTE : FINDING_OK, "state");
-	doctor_found(f,
-		     open ? "others can look into the state directory (%.150s)"
-			  : "nobody else can look into the state directory (%.150s)",
-		     path);
-	if (open)
+	above = owndir_above_is_open(path, which);
+	f = doctor_add(p->d, st.st_uid != geteuid() || open || above ? FINDING_NOTE : FINDING_OK,
+		       "state");
+	if (st.st_uid != geteuid()) {
+		doctor_found(f,
+			     "the state directory is not this user's, whose daemon would refuse it "
+			     "(%.130s)",
+			     path);
+		doctor_advise(f, "run podflare, and doctor, as user %u, or chown it", st.st_uid);
+	} else if (open) {
+		doctor_found(f, "others can look into the state directory (%.150s)", path);
 		doctor_advise(f, "chmod 700 %.200s", path);
+	} else if (above) {
+		doctor_found(f,
+			     "others can put a directory of theirs in the place of the state "
+			     "directory: %.120s is not only root's and this user's",
+			     which);
+		doctor_advise(f, "chmod go-w %.150s, or have the state elsewhere", which);
+	} else {
+		doctor_found(f, "nobody else can look into the state directory (%.150s)", path);
+	}
 }
 
 static void check_api(const struct place *p)
@@ -291,9 +307,19 @@ static void check_api(const struct place *p)
 		doctor_advise(f, "name one with --addr, as the daemon's");
 		return;
 	}
-	if (addr.loopback) {
+	if (addr.loopback && addr_has_keys()) {
 		f->level = FINDING_OK;
-		doctor_found(f, "%s: the API is for this machine only", addr.text);
+		doctor_found(f, "%s: the API is for this machine only, and for who has a key",
+			     addr.text);
+		return;
+	}
+	if (addr.loopback) {
+		doctor_found(f,
+			     "%s: the API is for this machine only; a daemon started from here has "
+			     "no keys: every process of every user here has all its sandboxes",
+			     addr.text);
+		doctor_advise(f, "set PODFLARE_API_KEYS, unless nobody else and nothing else runs "
+				 "here: docs/hardening.md");
 		return;
 	}
 	doctor_found(f, "%s: the API can be reached from other machines, and speaks plain HTTP",

@@ -7,6 +7,7 @@
 #include "cli/cli.h"
 #include "lib/io.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <netdb.h>
@@ -120,6 +121,29 @@ int endpoint_from_env(struct endpoint *e, struct err *err)
 					"PODFLARE_API_KEY has characters that no key has");
 	memcpy(e->key, key, len);
 	return endpoint_parse(e, url, err);
+}
+
+/* By its text: what a name leads to is asked for later, and a name of loopback is this one alone.
+ */
+static bool is_loopback(const char *host)
+{
+	struct in6_addr six;
+	struct in_addr four;
+
+	if (inet_pton(AF_INET, host, &four) == 1)
+		return ntohl(four.s_addr) >> 24 == 127;
+	if (inet_pton(AF_INET6, host, &six) == 1)
+		return IN6_IS_ADDR_LOOPBACK(&six) ||
+		       (IN6_IS_ADDR_V4MAPPED(&six) && six.s6_addr[12] == 127);
+	return strcasecmp(host, "localhost") == 0;
+}
+
+void endpoint_tell_key(const struct endpoint *e)
+{
+	if (e->key[0] && !is_loopback(e->host))
+		cli_say("the key goes to %s unencrypted, and whoever is on the way can take it: a "
+			"tunnel keeps it (ssh -L 7070:127.0.0.1:%s %s)",
+			e->authority, e->port, e->host);
 }
 
 int endpoint_wait(int fd, short events, int stop_fd, uint64_t deadline_ns)

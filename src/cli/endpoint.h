@@ -26,6 +26,9 @@ struct endpoint {
  */
 __must_check int endpoint_parse(struct endpoint *e, const char *url, struct err *err);
 
+/* Says so on stderr when the key goes to another machine, readable for all on the way. */
+void endpoint_tell_key(const struct endpoint *e);
+
 /* From PODFLARE_HOSTD_URL, else PODFLARE_HOST, else the default; the key is PODFLARE_API_KEY. */
 __must_check int endpoint_from_env(struct endpoint *e, struct err *err);
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "cli/ownranges.h"
+#include "cli/qemu.h"
 #include "egress/addr.h"
 #include "egress/own_impl.h"
 
@@ -74,7 +75,9 @@ int ownranges_text(char **out, struct err *err)
 {
 	json_t *list = json_array();
 	struct own_addrs *o = NULL;
-	int rc = list ? own_learn_routes(&o) : -ENOMEM;
+	int rc = list && json_array_append_new(list, json_string(QEMU_NET)) == 0
+			 ? own_learn_routes(&o)
+			 : -ENOMEM;
 
 	if (rc == 0 && o)
 		rc = list_prefixes(list, o);

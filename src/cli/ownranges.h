@@ -5,8 +5,9 @@
  * that leads to this machine's own address would reach what listens on it, from within
  * its firewall. So `podflare serve` tells them as they are at its start.
  *
- * Addresses that are not public are refused in any case, and left out.
- * No state. fork: plain memory.
+ * Addresses that are not public are refused in any case, and left out; but for QEMU's own network,
+ * which a wide range of the operator's would open otherwise, with all that listens on loopback
+ * here. No state. fork: plain memory.
  */
 #pragma once
 

@@ -5,6 +5,8 @@
  */
 #include "cli/paths.h"
 
+#include "lib/owndir.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -127,7 +129,7 @@ int paths_default_state(char out[PATH_MAX], struct err *err)
 int paths_make_state(const char *dir, struct err *err)
 {
 	char path[PATH_MAX];
-	struct stat st;
+	int rc;
 
 	if (snprintf(path, sizeof(path), "%s", dir) >= (int)sizeof(path))
 		return err_text(err, ENAMETOOLONG, "the state directory's path is too long");
@@ -141,8 +143,9 @@ int paths_make_state(const char *dir, struct err *err)
 	}
 	if (mkdir(path, 0700) < 0 && errno != EEXIST)
 		return err_set(err, errno, "cannot make the state directory %s", dir);
-	if (stat(path, &st) < 0 || !S_ISDIR(st.st_mode))
-		return err_text(err, ENOTDIR, "the state directory %s is not a directory", dir);
+	rc = owndir_check("the state directory", dir, err);
+	if (rc < 0)
+		return rc;
 	if (access(path, R_OK | W_OK | X_OK) < 0)
 		return err_set(err, errno, "cannot write to the state directory %s", dir);
 	return 0;

@@ -31,5 +31,6 @@ __must_check int paths_template_script(const struct paths *p, char out[PATH_MAX]
 /* The state directory when none is given: $PODFLARE_STATE, $XDG_STATE_HOME or ~/.local/state. */
 __must_check int paths_default_state(char out[PATH_MAX], struct err *err);
 
-/* Makes the directory with its parents, private to the user. */
+/* Makes the directory with its parents, private to the user. One that is there must be his alone.
+ */
 __must_check int paths_make_state(const char *dir, struct err *err);

@@ -241,6 +241,8 @@ static int ask(json_t *body, json_t **answer, struct err *err)
 	};
 	int rc = endpoint_from_env(&to, err);
 
+	if (rc == 0)
+		endpoint_tell_key(&to);
 	return rc < 0 ? rc : http_call(&call, answer, err);
 }
 

@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "cli/qemu.h"
 
+#include "cli/qemu_jail.h"
 #include "cli/tools.h"
 #include "lib/io.h"
 
@@ -113,7 +114,11 @@ int qemu_add_disk(struct qemu_config *c, const char *serial, const char *path, b
 
 static void add_machine(struct args *a, const struct qemu_config *c)
 {
-	args_option(a, "-M", "q35,sata=off,smbus=off,i8042=off,vmport=off");
+	/* Guests' memory is merged with nobody's (KSM), and in no core dump: QEMU does both
+	 * unasked. */
+	args_option(a, "-M",
+		    "q35,sata=off,smbus=off,i8042=off,vmport=off,mem-merge=off,"
+		    "dump-guest-core=off");
 	args_option(a, "-accel", "tcg");
 	args_option(a, "-cpu", "EPYC,+svm,+npt");
 	args_option(a, "-smp", "1");
@@ -179,29 +184,10 @@ static void add_devices(struct args *a, const struct qemu_config *c)
 	}
 }
 
-/* What the daemon is to know (keys) goes to it over a port; QEMU itself gets none of it. */
-static void drop_own_variables(void)
-{
-	char name[64];
-
-	for (char **e = environ; *e;) {
-		size_t len = strcspn(*e, "=");
-
-		if (strncmp(*e, "PODFLARE_", 9) != 0 || len >= sizeof(name)) {
-			e++;
-			continue;
-		}
-		memcpy(name, *e, len);
-		name[len] = '\0';
-		if (unsetenv(name) < 0)
-			_exit(126);
-		e = environ;
-	}
-}
-
-static void qemu_child(char *const argv[], const int fds[QEMU_STREAMS], pid_t parent)
-	__attribute__((noreturn));
-static void qemu_child(char *const argv[], const int fds[QEMU_STREAMS], pid_t parent)
+static void qemu_child(char *const argv[], const struct qemu_config *c, const int fds[QEMU_STREAMS],
+		       pid_t parent) __attribute__((noreturn));
+static void qemu_child(char *const argv[], const struct qemu_config *c, const int fds[QEMU_STREAMS],
+		       pid_t parent)
 {
 	int null = open("/dev/null", O_RDWR);
 	sigset_t none;
@@ -219,8 +205,7 @@ static void qemu_child(char *const argv[], const int fds[QEMU_STREAMS], pid_t pa
 	if (null < 0 || dup2(null, 0) < 0 || dup2(fds[QEMU_CONSOLE], 1) < 0 ||
 	    dup2(fds[QEMU_CONSOLE], 2) < 0)
 		_exit(126);
-	drop_own_variables();
-	execv(argv[0], argv);
+	qemu_jail_exec(argv, c);
 	_exit(127);
 }
 
@@ -251,15 +236,15 @@ static int make_streams(int ours[QEMU_STREAMS], int theirs[QEMU_STREAMS], struct
 	return 0;
 }
 
-static int qemu_spawn(struct qemu *q, struct args *a, const int theirs[QEMU_STREAMS],
-		      struct err *err)
+static int qemu_spawn(struct qemu *q, struct args *a, const struct qemu_config *c,
+		      const int theirs[QEMU_STREAMS], struct err *err)
 {
 	pid_t parent = getpid();
 
 	a->v[a->n] = NULL;
 	q->pid = fork();
 	if (q->pid == 0)
-		qemu_child(a->v, theirs, parent);
+		qemu_child(a->v, c, theirs, parent);
 	if (q->pid < 0)
 		return err_set(err, errno, "cannot start QEMU");
 	q->pidfd = (int)syscall(SYS_pidfd_open, q->pid, 0);
@@ -331,7 +316,7 @@ int qemu_start(struct qemu *q, const struct qemu_config *c, struct err *err)
 		if (args.failed)
 			rc = err_set(err, ENOMEM, "cannot build QEMU's command line");
 		else
-			rc = qemu_spawn(q, &args, theirs, err);
+			rc = qemu_spawn(q, &args, c, theirs, err);
 	}
 	args_free(&args);
 	for (int i = 0; i < QEMU_STREAMS; i++) {

@@ -7,10 +7,10 @@
  * has SVM, one virtual processor, virtio devices. All its streams are
  * socket pairs made here, the console's a pipe; it opens no socket of its own until a port is
  * forwarded. Its user network lets out what podflare-egress in it dials, or
- * nothing at all (restrict=on).
+ * nothing at all (restrict=on). What it may do of the host: qemu_jail.h.
  *
  * fork: qemu_start() makes the child, which gets exactly its streams, dies
- * with this process (PR_SET_PDEATHSIG) and execs at once.
+ * with this process (PR_SET_PDEATHSIG), goes to jail and execs at once.
  */
 #pragma once
 
@@ -24,6 +24,7 @@
 #define QEMU_DISKS_MAX 24    /* q35 has slots for a few more */
 #define QEMU_NETDEV    "net" /* id of the user network */
 #define QEMU_GUEST_IP  "10.0.2.15"
+#define QEMU_NET       "10.0.2.0/24" /* its user network; .2 is this machine's loopback */
 
 /* Streams between us and the machine, in the order of enum qemu_stream. */
 enum qemu_stream {
@@ -54,6 +55,7 @@ struct qemu_config {
 	unsigned int memory_mib;
 	unsigned int tsc_khz; /* of this machine's processor, see tsc.h */
 	enum qemu_network network;
+	uint16_t port; /* here, that will be forwarded; 0: none */
 	struct qemu_disk disks[QEMU_DISKS_MAX];
 	size_t ndisks;
 };

@@ -29,7 +29,7 @@ static const char help[] =
 	"  --egress-config FILE  what sandboxes may be allowed to reach, JSON (default:\n"
 	"                      $PODFLARE_EGRESS_CONFIG or none; docs/egress.md)\n"
 	"  --mode MODE         hardware: guests run on this machine's processor;\n"
-	"                      emulated: in an emulated host, slower, same isolation;\n"
+	"                      emulated: in an emulated host, slower;\n"
 	"                      auto (default): hardware where it works\n"
 	"  --box-memory MIB    memory of the emulated host (default: about half of what is\n"
 	"                      available, 1536 to 8192)\n"

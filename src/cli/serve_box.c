@@ -10,6 +10,7 @@
 #include "cli/boxhost.h"
 #include "cli/cli.h"
 #include "cli/ownranges.h"
+#include "cli/qemu_jail.h"
 #include "cli/serve.h"
 #include "cli/signals.h"
 #include "lib/io.h"
@@ -17,6 +18,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #define READY_LIMIT_MS 300000 /* a first start on a busy machine takes a minute at most */
@@ -70,11 +72,15 @@ static void on_report(void *arg, const char *line)
 static void on_output(void *arg, const char *line)
 {
 	struct serve_box *s = arg;
+	int rc;
 
 	if (strncmp(line, "podflared: ready ", 17) != 0) {
 		cli_say("%s", line);
 		return;
 	}
+	rc = addr_let_in(s->port_fd);
+	if (rc < 0)
+		cli_say("cannot let QEMU have the port: %s", strerror(-rc));
 	box_forward(&s->box, s->serve->addr.host, s->serve->addr.port, DAEMON_PORT);
 }
 
@@ -200,6 +206,7 @@ static int start(struct serve_box *s, struct err *err)
 				"127.0.0.1:%u",
 				sv->addr.port);
 	rc = s->port_fd < 0 ? addr_reserve(&sv->addr, &s->port_fd, err) : 0;
+	config.port = sv->addr.port;
 	if (rc == 0)
 		rc = boxhost_memory(&sv->facts, sv->box_memory_mib, &config.memory_mib, err);
 	if (rc == 0)
@@ -277,13 +284,18 @@ int serve_box(struct serve *sv)
 		cli_say("cannot make an event loop: %s", strerror(-rc));
 		return CLI_FAILED;
 	}
+	/* Keys are in our memory while we live: no process of our user reads it, no core has it. */
+	if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0) {
+		cli_say("PR_SET_DUMPABLE: %s", strerror(errno));
+		loop_free(&s.loop);
+		return CLI_FAILED;
+	}
 	if (host_has_hardware(&sv->facts))
 		snprintf(reason, sizeof(reason), "--mode emulated was given");
 	else
 		host_reason(&sv->facts, reason, sizeof(reason));
-	cli_say("running in an emulated host, because %s: same isolation, ten to twenty times "
-		"slower",
-		reason);
+	cli_say("running in an emulated host, because %s: ten to twenty times slower", reason);
+	qemu_jail_tell();
 	s.signals = (struct signals){.fd = -1, .fn = on_signal, .arg = &s};
 	s.ready_timer = (struct loop_timer){.fn = on_ready_timer, .arg = &s};
 	rc = signals_start(&s.signals, &s.loop, &err);

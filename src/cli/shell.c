@@ -306,6 +306,7 @@ int verb_shell(int argc, char **argv)
 		rc = endpoint_from_env(&s.to, &err);
 	if (rc < 0)
 		return cli_usage_error("shell", "%s", err.msg);
+	endpoint_tell_key(&s.to);
 	rc = run(&s, &c);
 	close_fd(&s.stop_fd);
 	return rc;

@@ -45,8 +45,13 @@ static void listing_fetch(struct listing *l)
 		struct frame f;
 		int rc = agent_next(t->s, &f);
 
-		if (rc == 0)
+		if (rc == 0) {
+			transfer_await(t);
 			return;
+		}
+		transfer_heard(t);
+		if (rc == 1 && f.type == FRAME_PONG)
+			continue;
 		if (rc == 1 && f.type == FRAME_ERROR) {
 			agent_failure_parse(&f, &why);
 			transfer_fail(t, &why);
@@ -138,6 +143,8 @@ void api_file_list(struct request *r)
 	t = transfer_begin(r, sb, FRAME_FILE,
 			   json_pack("{s:s, s:s, s:i}", "op", "list", "path", path, "depth", depth),
 			   sizeof(struct listing), listing_on_stream, &listing_ops);
-	if (t)
-		file_list_init(&((struct listing *)t)->list);
+	if (!t)
+		return;
+	file_list_init(&((struct listing *)t)->list);
+	transfer_await(t);
 }

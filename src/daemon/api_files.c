@@ -42,8 +42,13 @@ static void put_on_stream(struct agent_stream *s)
 	struct transfer *t = s->user;
 	struct agent_failure why;
 	struct frame f;
-	int rc = agent_next(s, &f);
+	int rc;
 
+	do {
+		rc = agent_next(s, &f);
+		if (rc == 1)
+			transfer_heard(t);
+	} while (rc == 1 && f.type == FRAME_PONG);
 	if (rc == 1 && f.type == FRAME_OK) {
 		put_done(t, &f);
 	} else if (rc == 1 && f.type == FRAME_ERROR) {
@@ -51,8 +56,10 @@ static void put_on_stream(struct agent_stream *s)
 		transfer_fail(t, &why);
 	} else if (rc != 0) {
 		transfer_lost(t, rc < 0 ? rc : -EPROTO);
-	} else if (agent_room(s)) {
-		http_wake(t->r);
+	} else {
+		transfer_sends(t, t->r->phase == REQUEST_WAIT);
+		if (agent_room(s))
+			http_wake(t->r);
 	}
 }
 
@@ -68,6 +75,7 @@ static size_t put_body(struct request *r, const void *data, size_t len)
 		len = room;
 	if (len)
 		agent_send(t->s, FRAME_DATA_IN, data, len);
+	transfer_sends(t, false);
 	return len;
 }
 
@@ -146,10 +154,14 @@ void api_put_begin(struct request *r)
 	struct sandbox *sb = api_find_sandbox(r);
 	_cleanup_free char *path = sb ? transfer_path(r) : NULL;
 	json_t *object = path ? put_object(r, path) : NULL;
+	struct transfer *t;
 
-	if (object)
-		transfer_begin(r, sb, FRAME_PUT, object, sizeof(struct transfer), put_on_stream,
-			       &put_ops);
+	if (!object)
+		return;
+	t = transfer_begin(r, sb, FRAME_PUT, object, sizeof(struct transfer), put_on_stream,
+			   &put_ops);
+	if (t)
+		transfer_sends(t, false);
 }
 
 void api_put_finish(struct request *r)
@@ -158,6 +170,7 @@ void api_put_finish(struct request *r)
 
 	if (t->s)
 		agent_send(t->s, FRAME_END_IN, NULL, 0);
+	transfer_sends(t, true);
 }
 
 /* --- download ---------------------------------------------------------------------------- */
@@ -187,8 +200,7 @@ static void get_begin_part(struct download *d, int64_t size)
 		return;
 	}
 	snprintf(text, sizeof(text), "bytes */%" PRId64, size);
-	agent_close(t->s);
-	t->s = NULL;
+	transfer_close(t);
 	if (size < 0)
 		reply_error(t->r, 416, "range_not_satisfiable",
 			    "the size of this file is not known: it has no ranges",
@@ -230,8 +242,13 @@ static void get_fetch(struct transfer *t)
 		struct frame f;
 		int rc = agent_next(t->s, &f);
 
-		if (rc == 0)
+		if (rc == 0) {
+			transfer_await(t);
 			return;
+		}
+		transfer_heard(t);
+		if (rc == 1 && f.type == FRAME_PONG)
+			continue;
 		if (rc == 1 && f.type == FRAME_OK && !t->begun) {
 			get_begin(t, &f);
 		} else if (rc == 1 && f.type == FRAME_DATA_OUT && t->begun) {
@@ -310,6 +327,8 @@ void api_get(struct request *r)
 		return;
 	t = transfer_begin(r, sb, FRAME_GET, get_object(path, &range), sizeof(struct download),
 			   get_on_stream, &get_ops);
-	if (t)
-		((struct download *)t)->range = range;
+	if (!t)
+		return;
+	((struct download *)t)->range = range;
+	transfer_await(t);
 }

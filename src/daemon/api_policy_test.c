@@ -22,6 +22,7 @@ struct policy_test {
 	struct request *r;
 	struct proxy *proxy; /* NULL: it has ended, or was let go */
 	struct grant *grant;
+	struct held *place;         /* where it has one, or NULL */
 	char *host, *method, *path; /* the last two may be NULL */
 	uint16_t port;
 };
@@ -106,7 +107,7 @@ static void test_end(struct request *r)
 	struct policy_test *t = r->state;
 
 	test_let_go(t);
-	r->http->d->egress.ntests--;
+	held_give_place(&t->place);
 	free(t->host);
 	free(t->method);
 	free(t->path);
@@ -184,19 +185,20 @@ static bool test_fields(struct policy_test *t, const json_t *body)
 	return false;
 }
 
-/* One of the places. False: answered. */
+/* One of the places, of which an owner has some. False: answered. */
 static bool test_place(struct policy_test *t)
 {
 	struct daemon *d = t->r->http->d;
+	struct held *h = owners_part(&d->owners, d->owners.tests, t->r->owner, &d->tests);
 
 	if (d->stopping)
 		reply_error(t->r, 503, "stopping", "the daemon is stopping", NULL, NULL);
-	else if (d->egress.ntests > LIMIT_POLICY_TESTS)
+	else if (held_take(h, 1) < 0)
 		reply_error(t->r, 429, "too_many_requests", "too many policies are being tested",
 			    NULL, NULL);
 	else
-		return true;
-	return false;
+		t->place = h;
+	return t->place != NULL;
 }
 
 static void test_start(struct policy_test *t, const struct sandbox *sb)
@@ -222,7 +224,6 @@ static void test_start(struct policy_test *t, const struct sandbox *sb)
 
 void api_policy_test(struct request *r)
 {
-	struct egress_host *h = &r->http->d->egress;
 	json_t *body = fields_parse(r, false);
 	struct policy_test *t = body ? calloc(1, sizeof(*t)) : NULL;
 	struct sandbox *sb = NULL;
@@ -237,11 +238,12 @@ void api_policy_test(struct request *r)
 	t->r = r;
 	r->ops = &test_ops;
 	r->state = t;
-	h->ntests++;
 	/* An allowlist may be long: it is looked at when there is a place for who asks. */
 	go = test_fields(t, body) && api_egress_usable(r) && test_place(t) &&
 	     test_grant(t, body, &sb);
 	api_egress_forget(r, body);
 	if (go)
 		test_start(t, sb);
+	else
+		held_give_place(&t->place);
 }

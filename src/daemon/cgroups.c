@@ -144,12 +144,13 @@ static int settle(struct cgroups *g, int dir, const char *name, uint64_t *move_u
 	int rc;
 
 	remove_left(dir, name);
-	if (mkdirat(dir, name, 0755) < 0 && errno != EEXIST)
+	/* Others could see below it, to the microsecond, how much each VM works. */
+	if (mkdirat(dir, name, 0700) < 0 && errno != EEXIST)
 		return err_set(err, errno, "a control group cannot be made");
 	g->dir_fd = openat(dir, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (g->dir_fd < 0)
 		return err_set(err, errno, "a control group cannot be opened");
-	if (mkdirat(g->dir_fd, "daemon", 0755) < 0 && errno != EEXIST)
+	if (mkdirat(g->dir_fd, "daemon", 0700) < 0 && errno != EEXIST)
 		return err_set(err, errno, "a control group cannot be made");
 	t = io_now_ns();
 	rc = cgroups_write(g->dir_fd, "daemon/cgroup.procs", "0");

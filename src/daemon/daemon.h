@@ -33,11 +33,11 @@ struct daemon {
 	struct store store;
 	struct owners owners;
 	struct registry registry;
-	struct held held; /* for all clients; of each owner: owners.held */
+	struct held held;         /* for all clients; of each owner: owners.held */
+	struct held diffs, tests; /* places of comparisons, of tests of policies; likewise */
 	struct egress_host egress;
 	struct turns renewals;
 	struct http http;
-	unsigned int ndiffs; /* under way */
 	struct child_log child_log;
 	int oom_fd;    /* child.h */
 	bool stopping; /* SIGTERM came: no new sandboxes */

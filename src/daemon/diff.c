@@ -9,6 +9,7 @@
 #include "daemon/daemon.h"
 #include "daemon/intake.h"
 #include "daemon/limits.h"
+#include "daemon/probe.h"
 #include "daemon/reply.h"
 #include "lib/json_safe.h"
 
@@ -24,7 +25,8 @@ struct diff_side {
 	struct sandbox *sb;
 	struct sandbox_user user;
 	struct agent_stream *s;
-	bool ok, done; /* OK has come; the step is over */
+	struct loop_timer silence; /* armed: it has said nothing of this step yet */
+	bool ok, done;             /* OK has come; the step is over */
 	struct changes changes;
 
 	/* HASHES of a batch */
@@ -47,8 +49,8 @@ struct diff {
 	struct loop_timer work; /* comparing goes on in the next turn */
 	struct diff_text text;
 	bool over;
-	bool slot;   /* it is one of daemon.ndiffs */
-	size_t held; /* of its client's account */
+	struct held *place; /* where it has one, or NULL */
+	size_t held;        /* of its client's account */
 };
 
 static void diff_step(struct diff *d);
@@ -68,6 +70,7 @@ static void diff_over(struct diff *d)
 	loop_timer_cancel(&d->work);
 	for (int i = 0; i < 2; i++) {
 		sandbox_drop_user(&d->side[i].user);
+		loop_timer_cancel(&d->side[i].silence);
 		agent_close(d->side[i].s);
 		d->side[i].s = NULL;
 	}
@@ -148,6 +151,7 @@ static int side_frame(struct diff_side *s, const struct frame *f)
 
 	if (f->type == FRAME_OK && !s->ok) {
 		s->ok = true;
+		loop_timer_cancel(&s->silence);
 		return 0;
 	}
 	if (f->type == FRAME_DATA_OUT && s->ok)
@@ -178,6 +182,25 @@ static void side_refused(struct diff_side *s, const struct frame *f)
 	diff_fail(s->d, &why);
 }
 
+/* From the beginning of its answer on the time is that of all; a guest has less until then. */
+static void side_await(struct diff_side *s)
+{
+	loop_timer_set(&s->d->daemon->loop, &s->silence, s->sb->d->config.ping_after_s * SECOND_NS);
+}
+
+static void side_on_silence(struct loop_timer *t)
+{
+	struct agent_failure why = {.status = 502, .code = "agent_error"};
+	struct diff_side *s = t->arg;
+	struct sandbox *sb = s->sb;
+
+	if (sandbox_is_ending(sb))
+		return;
+	snprintf(why.message, sizeof(why.message), "the guest's agent did not answer");
+	diff_fail(s->d, &why);
+	probe_start(sb);
+}
+
 /* Sends as many of the paths as fit. */
 static void side_feed(struct diff_side *s)
 {
@@ -205,6 +228,7 @@ static void side_feed(struct diff_side *s)
 		return;
 	agent_send(s->s, FRAME_END_IN, NULL, 0);
 	s->end_sent = true;
+	side_await(s);
 }
 
 static void side_on_stream(struct agent_stream *stream)
@@ -255,6 +279,7 @@ static bool side_ask(struct diff_side *s, uint8_t type, const char *text)
 		return false;
 	}
 	agent_send(s->s, type, text, strlen(text));
+	side_await(s);
 	return true;
 }
 
@@ -303,13 +328,7 @@ static ssize_t diff_pull(struct request *r, char *out, size_t max)
 	return n < 0 ? PULL_ABORT : n ? n : PULL_END;
 }
 
-static void diff_leave_slot(struct diff *d)
-{
-	d->daemon->ndiffs -= d->slot;
-	d->slot = false;
-}
-
-/* The client sets the pace from here on: what is kept for it is its account's, and no slot. */
+/* The client sets the pace from here on: what is kept for it is its account's, and no place. */
 static bool diff_hold(struct diff *d)
 {
 	size_t n = d->result.cap * sizeof(*d->result.all);
@@ -320,7 +339,7 @@ static bool diff_hold(struct diff *d)
 	if (held_take(intake_held(d->r), n) < 0)
 		return false;
 	d->held = n;
-	diff_leave_slot(d);
+	held_give_place(&d->place);
 	return true;
 }
 
@@ -412,7 +431,7 @@ static void diff_end(struct request *r)
 	struct diff *d = r->state;
 
 	diff_over(d);
-	diff_leave_slot(d);
+	held_give_place(&d->place);
 	held_give(intake_held(r), d->held);
 	for (int i = 0; i < 2; i++) {
 		changes_free(&d->side[i].changes);
@@ -455,9 +474,11 @@ static void diff_start(struct diff *d, struct sandbox *a, struct sandbox *b)
 
 void diff_submit(struct sandbox *a, struct sandbox *b, struct request *r, json_t *paths)
 {
+	struct held *places =
+		owners_part(&a->d->owners, a->d->owners.diffs, r->owner, &a->d->diffs);
 	struct diff *d;
 
-	if (a->d->ndiffs >= LIMIT_DIFFS) {
+	if (held_take(places, 1) < 0) {
 		reply_error(r, 429, "too_many_requests", "too many comparisons are under way",
 			    "wait for one to end", NULL);
 		json_decref(paths);
@@ -465,13 +486,13 @@ void diff_submit(struct sandbox *a, struct sandbox *b, struct request *r, json_t
 	}
 	d = calloc(1, sizeof(*d));
 	if (!d) {
+		held_give(places, 1);
 		reply_json(r, 500, NULL);
 		json_decref(paths);
 		return;
 	}
 	d->daemon = a->d;
-	d->daemon->ndiffs++;
-	d->slot = true;
+	d->place = places;
 	d->r = r;
 	d->paths = paths;
 	d->limit = (struct loop_timer){.fn = diff_on_limit, .arg = d};
@@ -480,6 +501,7 @@ void diff_submit(struct sandbox *a, struct sandbox *b, struct request *r, json_t
 	d->side[1].sb = b;
 	for (int i = 0; i < 2; i++) {
 		d->side[i].d = d;
+		d->side[i].silence = (struct loop_timer){.fn = side_on_silence, .arg = &d->side[i]};
 		changes_init(&d->side[i].changes);
 	}
 	r->ops = &diff_ops;

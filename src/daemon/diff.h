@@ -6,8 +6,9 @@
  * hashes. It costs what changed, not what exists, and does not go through the
  * queue of execs.
  *
- * Bounded: LIMIT_DIFFS at a time, of each side LIMIT_CHANGES entries and
- * LIMIT_CHANGES_BYTES, DIFF_LIMIT_NS in all. Comparing is done in turns of the
+ * Bounded: LIMIT_DIFFS at a time, half of them of one owner where there are others; of each side
+ * LIMIT_CHANGES entries and LIMIT_CHANGES_BYTES, DIFF_LIMIT_NS in all, and PODFLARE_PING_AFTER
+ * until a guest begins to answer. Comparing is done in turns of the
  * loop; the answer is made while it is sent. A long one is none of these any more while
  * its client reads it: what it keeps is in that client's account (held.h).
  * Thread: the loop's. fork: no state of its own.

@@ -55,7 +55,7 @@ static int run_make(struct group_job *j)
 	struct group *c = list_entry(j, struct group, make);
 
 	c->what = "the directory";
-	c->failed = mkdirat(c->g->dir_fd, c->name, 0755) < 0 ? -errno : 0;
+	c->failed = mkdirat(c->g->dir_fd, c->name, 0700) < 0 ? -errno : 0;
 	for (size_t i = 0; c->failed == 0 && i < c->limits.n; i++) {
 		c->what = c->limits.of[i].file;
 		c->failed = group_write(c, c->what, c->limits.of[i].value);

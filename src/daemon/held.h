@@ -6,6 +6,8 @@
  * owner (half of all, where there are others) and of all. What is small (LIMIT_HELD_SMALL)
  * is not counted, so that it goes on when there is room for nothing else.
  *
+ * An account may also be of places, where each takes one.
+ *
  * What is taken is given back by whoever took it, in the same amount.
  * Thread: the loop's. fork: plain memory.
  */
@@ -38,6 +40,14 @@ static inline void held_give(struct held *h, size_t n)
 	h->n -= n;
 	if (h->all)
 		held_give(h->all, n);
+}
+
+/* Gives back the one of a place, and forgets it. Harmless without one. */
+static inline void held_give_place(struct held **h)
+{
+	if (*h)
+		held_give(*h, 1);
+	*h = NULL;
 }
 
 /* So much of it is no more h's matter: only the whole's, which is returned. */

@@ -115,7 +115,8 @@
  * A silent exec: after DEFAULT_PING_S without a frame the agent is asked
  * whether it lives (PODFLARE_PING_AFTER); without an answer in DEFAULT_PONG_S
  * the sandbox is ended (PODFLARE_PONG_WITHIN). Only while an exec runs and the
- * client takes its output: idle means idle.
+ * client takes its output: idle means idle. A transfer of files is asked in the same way, and
+ * fails by itself.
  */
 #define DEFAULT_PING_S 30u
 #define DEFAULT_PONG_S 60u
@@ -148,7 +149,7 @@
 /* Egress. */
 #define LIMIT_GUEST_CONNECTS 64u /* that a VMM has unanswered, as in the VMM */
 #define LIMIT_DENIED         32u /* entries of one exit event */
-#define LIMIT_POLICY_TESTS   4u  /* at a time */
+#define LIMIT_POLICY_TESTS   4u  /* at a time, half of them of one owner where there are others */
 #define PROXY_RESTARTS       5u  /* in PROXY_RESTART_NS */
 #define PROXY_RESTART_NS     (60 * SECOND_NS)
 #define PROXY_ANSWER_NS      (20 * SECOND_NS) /* that a proxy may take to answer */
@@ -162,7 +163,7 @@
 #define LIMIT_CHANGES_BYTES (32u << 20) /* of their lines */
 #define LIMIT_CHANGE_LINE   (64u << 10) /* of one line: two paths, escaped */
 #define LIMIT_HASH_BYTES    (2u << 20)  /* of paths in one HASHES; the agent takes 4 MiB */
-#define LIMIT_DIFFS         4u          /* at a time */
+#define LIMIT_DIFFS         4u          /* at a time, half of them of one owner (held.h) */
 #define LIMIT_DIFF_PATHS    64u         /* of one request */
 #define DIFF_LIMIT_NS       (120 * SECOND_NS)
 
@@ -192,6 +193,10 @@
 #define STORE_PRUNE_ROWS     16        /* in one turn of the loop */
 #define STORE_PRUNE_AGAIN_NS (SECOND_NS / 50)
 #define STORE_LOG_PAGES      1000         /* of the database's log, before it is written back */
+#define STORE_LOG_STEP       250          /* more of them, before that is tried again */
+#define STORE_LOG_MANY       2000         /* ... before old rows are forgotten later */
+#define STORE_LOG_MOST       3000         /* ... before the loop helps */
+#define STORE_LOG_KEPT       "8388608"    /* bytes of its file, when it begins anew */
 #define STORE_BUSY_START_MS  2000         /* another process writes, while it is opened */
 #define STORE_BUSY_MS        100          /* another process writes: the loop waits no longer */
 #define RESERVE_BYTES        (4ull << 20) /* of database and egress.jsonl, on a full disk */

@@ -181,6 +181,8 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	if (rc < 0)
 		return rc;
 	d->held = (struct held){.max = (size_t)c->requests_mib << 20};
+	d->diffs = (struct held){.max = LIMIT_DIFFS};
+	d->tests = (struct held){.max = LIMIT_POLICY_TESTS};
 	registry_init(&d->registry, c->max_sandboxes);
 	turns_init(&d->renewals, &d->loop, 0);
 	rc = store_open(&d->store, &d->loop, c->state_dir,
@@ -194,7 +196,9 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	d->egress.reap_again = reap_again;
 	d->egress.reap_arg = &d->vmms;
 	owners_init(&d->owners, c, d->store.salt);
-	owners_share(&d->owners, c->nkeys, &d->held);
+	owners_share(d->owners.held, c->nkeys, &d->held);
+	owners_share(d->owners.diffs, c->nkeys, &d->diffs);
+	owners_share(d->owners.tests, c->nkeys, &d->tests);
 	owners_share_grants(&d->owners, c->nkeys, &d->held);
 	pool_init(&d->pool, d);
 	d->vmms.others = &d->egress;

@@ -28,18 +28,24 @@ void owners_init(struct owners *o, const struct config *c, const uint8_t salt[OW
 	explicit_bzero(&sum, sizeof(sum));
 }
 
-void owners_share(struct owners *o, unsigned int n, struct held *all)
+void owners_share(struct held each[CONFIG_KEYS_MAX], unsigned int n, struct held *all)
 {
 	for (unsigned int i = 0; i < n; i++)
-		o->held[i] = (struct held){.max = n > 1 ? all->max / 2 : all->max, .all = all};
+		each[i] = (struct held){.max = n > 1 ? all->max / 2 : all->max, .all = all};
+}
+
+struct held *owners_part(struct owners *o, struct held each[CONFIG_KEYS_MAX], const char *owner,
+			 struct held *all)
+{
+	for (unsigned int i = 0; owner && owner[0] && i < CONFIG_KEYS_MAX; i++)
+		if (strcmp(o->name[i], owner) == 0)
+			return &each[i];
+	return all;
 }
 
 struct held *owners_held(struct owners *o, const char *owner, struct held *all)
 {
-	for (unsigned int i = 0; owner && owner[0] && i < CONFIG_KEYS_MAX; i++)
-		if (strcmp(o->name[i], owner) == 0)
-			return &o->held[i];
-	return all;
+	return owners_part(o, o->held, owner, all);
 }
 
 void owners_share_grants(struct owners *o, unsigned int n, struct held *all)

@@ -26,18 +26,22 @@
 #define OWNER_ANY ""
 
 struct owners {
-	char name[CONFIG_KEYS_MAX][OWNER_LEN + 1]; /* as config.keys */
-	struct held held[CONFIG_KEYS_MAX];         /* for each of them */
-	/* Of that, what the grants of its sandboxes may have; the last: of whoever has no key. */
+	char name[CONFIG_KEYS_MAX][OWNER_LEN + 1];                  /* as config.keys */
+	struct held held[CONFIG_KEYS_MAX];                          /* for each of them */
+	struct held diffs[CONFIG_KEYS_MAX], tests[CONFIG_KEYS_MAX]; /* places, for each */
+	/* Of held, what the grants of its sandboxes may have; the last: of whoever has no key. */
 	struct held grants[CONFIG_KEYS_MAX + 1];
 };
 
 /* From the keys of the configuration. */
 void owners_init(struct owners *o, const struct config *c, const uint8_t salt[OWNER_SALT_LEN]);
 
-/* Each may have half of what there is for all; one alone has it all. */
-void owners_share(struct owners *o, unsigned int n, struct held *all);
+/* Each of n may have half of what there is for all; one alone has it all. each: one of o's. */
+void owners_share(struct held each[CONFIG_KEYS_MAX], unsigned int n, struct held *all);
 /* His part; of whoever has none, or NULL: all. */
+struct held *owners_part(struct owners *o, struct held each[CONFIG_KEYS_MAX], const char *owner,
+			 struct held *all);
+/* The same of o->held. */
 struct held *owners_held(struct owners *o, const char *owner, struct held *all);
 
 /*

@@ -11,6 +11,7 @@
 #include "lib/cleanup.h"
 #include "lib/io.h"
 #include "lib/log.h"
+#include "lib/owndir.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -158,12 +159,16 @@ int store_exec(struct store *s, const char *sql, const char *what, struct err *e
 static int store_lock(struct store *s, const char *dir, struct err *err)
 {
 	char path[4096];
+	int rc;
 
 	if (mkdir(dir, 0700) < 0 && errno != EEXIST)
 		return err_set(err, errno, "cannot make the state directory %s", dir);
+	rc = owndir_check("the state directory", dir, err);
+	if (rc < 0)
+		return rc;
 	if (snprintf(path, sizeof(path), "%s/lock", dir) >= (int)sizeof(path) - 16)
 		return err_text(err, ENAMETOOLONG, "the state directory's name is too long");
-	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (s->lock_fd < 0)
 		return err_set(err, errno, "cannot open %s", path);
 	if (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0)
@@ -217,8 +222,9 @@ static int store_aside(struct store *s, const char *path, const char *word, char
 
 static int store_connect(struct store *s, const char *path, struct err *err)
 {
-	if (sqlite3_open_v2(path, &s->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, NULL) !=
-	    SQLITE_OK)
+	const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOFOLLOW;
+
+	if (sqlite3_open_v2(path, &s->db, flags, NULL) != SQLITE_OK)
 		return store_error(s, err, "open");
 	sqlite3_extended_result_codes(s->db, 1);
 	sqlite3_busy_timeout(s->db, STORE_BUSY_START_MS);
@@ -415,6 +421,7 @@ static int store_begin_somehow(struct store *s, const char *path, struct err *er
 int store_open(struct store *s, struct loop *loop, const char *dir, const struct store_keep *keep,
 	       struct err *err)
 {
+	_cleanup_free char *real = NULL;
 	char path[4096], mark[4096];
 	int rc;
 
@@ -422,8 +429,15 @@ int store_open(struct store *s, struct loop *loop, const char *dir, const struct
 	s->dir = dir;
 	rc = store_lock(s, dir, err);
 	if (rc == 0) {
+		/* SQLite follows no link to it then, not even one in the path of the directory. */
+		real = realpath(dir, NULL);
+		if (!real ||
+		    snprintf(path, sizeof(path), "%s/podflare.db", real) >= (int)sizeof(path) - 16)
+			rc = err_set(err, real ? ENAMETOOLONG : errno,
+				     "cannot use the state directory %s", dir);
+	}
+	if (rc == 0) {
 		reserve_open(&s->reserve, loop, dir);
-		snprintf(path, sizeof(path), "%s/podflare.db", dir);
 		if (store_mark(dir, mark) && access(mark, F_OK) == 0)
 			rc = store_replace(s, path, "as was found while it was in use", err);
 	}

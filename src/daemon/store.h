@@ -46,11 +46,16 @@ struct store_sync {
 	sqlite3 *db; /* a connection of its own; NULL: it was not started */
 	struct loop_src src;
 	pthread_t thread;
-	bool running, checkpoint;       /* the thread is there; it does a checkpoint, too */
-	bool wanted, checkpoint_wanted; /* one more, when it is done */
-	bool failed;                    /* the last one, and that was logged */
-	int pages;                      /* of the log */
-	int code, rc;                   /* what became of it: SQLite's, and ours */
+	bool running;                            /* the thread is there */
+	bool checkpoint, database;               /* it does a checkpoint; or syncs the database */
+	bool wanted;                             /* one more, when it is done, ... */
+	bool checkpoint_wanted, database_wanted; /* ... with these */
+	bool failed;                             /* the last one, and that was logged */
+	bool first;                              /* nothing was committed yet */
+	bool all;                                /* the database has all of the log */
+	int pages, tried;                        /* of the log; when a checkpoint ended last */
+	int seen, written; /* of a checkpoint: pages of the log then, and done */
+	int code, rc;      /* what became of it: SQLite's, and ours */
 };
 
 struct store {

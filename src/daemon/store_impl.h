@@ -33,6 +33,8 @@ __must_check int store_sync_start(struct store *s, const char *path, struct err 
 void store_sync_stop(struct store *s);
 /* The log is synced in a thread; and written back, too. */
 void store_sync_soon(struct store *s, bool checkpoint);
+/* The log is so long that what is in no hurry is to be written later; it is being written back. */
+bool store_log_long(struct store *s);
 
 /* Forgets what is too old or too much, in steps, from now on. */
 void store_prune_start(struct store *s);

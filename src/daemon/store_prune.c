@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What has ended is remembered for a time, and as long as there is room: a few
- * rows in one turn of the loop, then everybody else has one. Nothing wakes up while
- * nothing is written.
+ * rows in one turn of the loop, then everybody else has one, and the disk, when it is
+ * behind. Nothing wakes up while nothing is written.
  */
 #define _GNU_SOURCE
 #include "daemon/limits.h"
@@ -47,6 +47,10 @@ static void prune_on_timer(struct loop_timer *t)
 
 	if (!before)
 		return;
+	if (store_log_long(s)) {
+		store_prune_soon(s);
+		return;
+	}
 	sqlite3_bind_int64(s->forget, 1, before);
 	sqlite3_bind_int64(s->forget, 2, STORE_PRUNE_ROWS);
 	if (store_run(s, s->forget) < 0)

@@ -128,6 +128,7 @@ struct vmm {
 	struct vmm_ask asks[LIMIT_FORKS_IN_FLIGHT];
 	unsigned int in_flight; /* of asks */
 	struct loop_timer deaf; /* no more may be asked until it answers one of them */
+	bool mute;              /* that has lasted too long */
 
 	struct vmm *parent;    /* until told of */
 	struct list fork_link; /* parent->forks */

@@ -13,6 +13,10 @@
  * refuses more beyond a number. So a VMM must answer what it was asked, once each, and
  * after it has read it: otherwise it could let requests pile up in its socket by
  * answering them, and nobody else would get any.
+ *
+ * One that answers nothing for long, with as many requests as it may have, is asked for no more. A
+ * template is of no use then, and ends; a sandbox may only wait for its storage, and what runs in
+ * it goes on with that.
  */
 #define _GNU_SOURCE
 #include "daemon/limits.h"
@@ -82,13 +86,6 @@ static int fork_send(struct vmm *parent, struct vmm *v, struct err *err)
 	return 0;
 }
 
-/* Those who asked have been given up, and nobody can ask any more: a template would stay like that.
- */
-void vmm_on_deaf(struct loop_timer *t)
-{
-	vmm_breach(t->arg, "does not answer what it was asked");
-}
-
 /* The first that was not asked for. */
 static struct vmm *fork_waiting(struct vmm *parent)
 {
@@ -102,6 +99,27 @@ static struct vmm *fork_waiting(struct vmm *parent)
 static unsigned int fork_under_way(const struct vmm *parent)
 {
 	return parent->in_flight + (parent->group ? vm_group_guests(parent->group) : 0);
+}
+
+static const char deaf_text[] =
+	"the virtual machine has answered none of its forks, and is asked for no more until it "
+	"does";
+
+/* Those who asked have been given up, and nobody can ask any more. */
+void vmm_on_deaf(struct loop_timer *t)
+{
+	struct vmm *v = t->arg, *w;
+
+	if (v->paused) { /* a template: another one is made */
+		vmm_breach(v, "does not answer what it was asked");
+		vmm_end(v, "the virtual machine does not answer its forks");
+		return;
+	}
+	log_warn("VMM %d has answered none of %u forks: it is asked for no more until it does",
+		 (int)v->pid, v->in_flight);
+	v->mute = true;
+	while ((w = fork_waiting(v)))
+		vmm_fork_failed(w, deaf_text);
 }
 
 void vmm_pump_forks(struct vmm *parent)
@@ -127,6 +145,8 @@ int vmm_fork(struct vmm *v, struct vmm *parent, enum ctl_fork_kind kind, struct 
 	if (parent->ended || parent->ctl.fd < 0)
 		return err_text(err, ENOTCONN,
 				"the virtual machine that it was to be forked from has ended");
+	if (parent->mute)
+		return err_text(err, EBUSY, "%s", deaf_text);
 	v->size = parent->size;
 	rc = vmm_group_make(v, &v->size, parent, err);
 	if (rc < 0)
@@ -182,6 +202,7 @@ static const char *fork_answered(struct vmm *parent, uint32_t id)
 			continue;
 		parent->asks[i] = parent->asks[--parent->in_flight];
 		loop_timer_cancel(&parent->deaf);
+		parent->mute = false;
 		return vmm_has_read(parent, ask.sent) ? NULL : "told of a fork before it was asked";
 	}
 	return "told of a fork that nobody asked for";

@@ -252,6 +252,15 @@ bool egress_ranges_have(const struct egress_ranges *r, const struct sockaddr *sa
 	return b && egress_ranges_find(r, sa->sa_family == AF_INET6, b, 0);
 }
 
+bool egress_ranges_name(const struct egress_ranges *r, const struct sockaddr *sa)
+{
+	struct sockaddr_in6 copy;
+	const uint8_t *b = dialled(sa, &copy);
+	bool v6 = sa->sa_family == AF_INET6;
+
+	return b && egress_ranges_find(r, v6, b, v6 ? 128 : 32);
+}
+
 enum egress_addr_class egress_addr_classify(const struct sockaddr *sa)
 {
 	struct sockaddr_in6 copy;

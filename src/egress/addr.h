@@ -74,6 +74,8 @@ void egress_ranges_free(struct egress_ranges *r);
 
 /* Whether one of the ranges, which may be NULL, has the address. */
 bool egress_ranges_have(const struct egress_ranges *r, const struct sockaddr *sa);
+/* Whether one of them is that address alone (/32, /128). */
+bool egress_ranges_name(const struct egress_ranges *r, const struct sockaddr *sa);
 
 /* Of the address as it is written, without what it carries. */
 enum egress_addr_class egress_addr_classify(const struct sockaddr *sa);

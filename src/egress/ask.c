@@ -135,14 +135,19 @@ int ask_check_address(const struct egress *e, const struct sockaddr *sa, enum ow
 {
 	const struct egress_ranges *ranges = e->policy->ranges;
 	int rc = egress_addr_check(sa, ranges, why);
+	bool named = egress_ranges_have(e->policy->own, sa);
 
 	if (rc < 0)
 		*way = OWN_NO_WAY;
-	else if (egress_ranges_have(e->policy->own, sa))
+	else if (named)
 		*way = OWN_ITSELF;
 	else
 		*way = own_way(e->own, sa);
-	if ((*way != OWN_ITSELF && *way != OWN_UNKNOWN) || egress_ranges_have(ranges, sa))
+	if (*way != OWN_ITSELF && *way != OWN_UNKNOWN)
+		return rc;
+	/* What is said to be ours is not opened by a wide range that was meant for something else.
+	 */
+	if (named ? egress_ranges_name(ranges, sa) : egress_ranges_have(ranges, sa))
 		return rc;
 	snprintf(why, EGRESS_WHY_MAX, "%s",
 		 *way == OWN_ITSELF

@@ -10,10 +10,22 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-int caps_drop(void)
+int caps_keep(uint64_t which)
 {
 	struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
-	struct __user_cap_data_struct none[2] = {0};
+	struct __user_cap_data_struct data[2] = {0};
 
-	return syscall(SYS_capset, &head, none) < 0 ? -errno : 0;
+	if (which && syscall(SYS_capget, &head, data) < 0)
+		return -errno;
+	for (int i = 0; i < 2; i++) {
+		data[i].permitted &= (uint32_t)(which >> 32 * i);
+		data[i].effective = data[i].permitted;
+		data[i].inheritable = 0;
+	}
+	return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
+}
+
+int caps_drop(void)
+{
+	return caps_keep(0);
 }

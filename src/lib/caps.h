@@ -8,5 +8,10 @@
 
 #include "lib/cleanup.h"
 
+#include <stdint.h>
+
 /* Gives all of them up, and what could be had back of them: 0 or -errno. */
 __must_check int caps_drop(void);
+
+/* The same, but for those of these that it has: a bit for each number of linux/capability.h. */
+__must_check int caps_keep(uint64_t which);

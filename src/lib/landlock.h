@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Landlock with nothing allowed: a second wall behind a seccomp filter. What
- * the process holds open already is not touched.
+ * Landlock: a second wall behind a seccomp filter, with nothing allowed, or with what a program of
+ * others needs. What the process holds open already is not touched.
  *
- * Thread: landlock_deny() counts for the calling thread and for what it makes from then on.
- * fork: inherited, and cannot be given back.
+ * Thread: landlock_deny() and landlock_allow() count for the calling thread and for what it makes
+ * from then on. fork: inherited, and cannot be given back.
  */
 #pragma once
 
 #include "lib/cleanup.h"
 
 #include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
 
 /* Version of the kernel's Landlock; 0: it has none, or it is not turned on. */
 int landlock_abi(void);
@@ -23,3 +25,26 @@ int landlock_abi(void);
  * -errno.
  */
 __must_check int landlock_deny(bool dials);
+
+enum landlock_right {
+	LANDLOCK_READ = 1, /* files, and lists of directories */
+	LANDLOCK_EXECUTE = 2,
+	LANDLOCK_WRITE = 4, /* into files that are there */
+	LANDLOCK_IOCTL = 8, /* of a device */
+};
+
+/* A file, or a directory with all below it; behind links, as it is when the rule is made. */
+struct landlock_path {
+	const char *path;
+	unsigned int rights; /* of enum landlock_right */
+};
+
+struct landlock_rules {
+	const struct landlock_path *paths;
+	size_t n;
+	uint16_t port; /* of TCP, that may be bound; 0: none */
+	bool dials;
+};
+
+/* The same, but for this. Paths that are not there are left out. */
+__must_check int landlock_allow(const struct landlock_rules *rules);

@@ -50,7 +50,8 @@
  *   "inject": {"host": {"headers": {"Name": "value"}, "intercept": bool}},
  *   "ca": {"cert_pem","key_pem"}|null,
  *   "allow_ranges": ["192.0.2.0/24"],    addresses that are allowed although they are not public
- *   "own_ranges": ["192.0.2.1/32"],      refused as this host's own addresses are
+ *   "own_ranges": ["192.0.2.1/32"],      refused as this host's own addresses are, but
+ *                                        for those that allow_ranges has alone
  *   "resolve": {"name": ["address"]},    answers instead of a resolver's; for these names only
  *   "resolvers": ["192.0.2.53:53"]|null, null: those of the host
  *   "upstream_ca_pem": "..."|null,       trusted beside the host's

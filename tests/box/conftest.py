@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Sequence
 
 import pytest
 
@@ -56,11 +56,12 @@ def call(podflare: str) -> Callable[..., "subprocess.CompletedProcess[str]"]:
 
 @pytest.fixture
 def spawn(podflare: str) -> Iterator[Callable[..., Run]]:
-    """Starts podflare: spawn(*arguments, **environment). What still runs at the end is killed."""
+    """Starts podflare: spawn(*arguments, **environment), behind the words of a prefix if there is one.
+    What still runs at the end is killed."""
     started: list[Run] = []
 
-    def start(*args: str, **env: str) -> Run:
-        started.append(Run([podflare, *args], clean_env(**env)))
+    def start(*args: str, prefix: Sequence[str] = (), **env: str) -> Run:
+        started.append(Run([*prefix, podflare, *args], clean_env(**env)))
         return started[-1]
 
     yield start

@@ -7,7 +7,6 @@ import os
 import subprocess
 import threading
 import time
-import uuid
 from pathlib import Path
 from typing import Callable
 
@@ -27,18 +26,17 @@ def wait_until(what: str, condition: Callable[[], object], seconds: float) -> No
 
 
 class Run:
-    """A started program. Its descendants inherit an environment variable that nobody else has, so
-    that they are found even when their parent is gone."""
+    """A started program. Its descendants are of its session, so that they are found even when their
+    parent is gone; QEMU has no environment that could tell."""
 
     def __init__(self, argv: list[str], env: dict[str, str]) -> None:
-        self._mark = f"BOX_TEST_MARK={uuid.uuid4().hex}"
-        name, _, value = self._mark.partition("=")
         self.process = subprocess.Popen(
             argv,
-            env={**env, name: value},
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         self.lines: list[tuple[float, str]] = []
         self.errors: list[str] = []
@@ -100,7 +98,8 @@ class Run:
             if not entry.name.isdigit() or int(entry.name) == self.process.pid:
                 continue
             try:
-                if self._mark.encode() in Path(entry.path, "environ").read_bytes().split(b"\0"):
+                stat = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+                if stat[0] not in "ZX" and int(stat[3]) == self.process.pid:
                     command = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ")
                     found[int(entry.name)] = command.decode("utf-8", "replace")
             except OSError:

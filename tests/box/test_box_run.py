@@ -13,6 +13,7 @@ import subprocess
 import pytest
 from conftest import ROOT
 from processes import wait_until
+from stand_in import put_in_place
 
 MEMORY = ("--box-memory", "1536")
 
@@ -250,20 +251,21 @@ def test_bad_requests(call, script, tmp_path):
 
 def test_a_machine_that_hangs_is_started_again(call, script, tmp_path):
     """A stand-in for QEMU that says nothing the first time, and is the real one after that."""
-    fake = tmp_path / "bin" / "qemu-system-x86_64"
-    fake.parent.mkdir()
     real = shutil.which("qemu-system-x86_64", path="/usr/bin:/bin:/usr/local/bin")
-    fake.write_text(
-        f"#!/bin/sh\n[ -e {tmp_path}/second ] && exec {real} \"$@\"\n"
-        f": >{tmp_path}/second\nexec sleep 300\n"
+    been = tmp_path / "disk"
+    been.write_bytes(bytes(512))
+    path = put_in_place(
+        tmp_path,
+        f"#!/bin/sh\n[ \"$(head -c 1 {been})\" = x ] && exec {real} \"$@\"\n"
+        f"printf x 1<>{been}\nexec sleep 300\n",
     )
-    fake.chmod(0o755)
     done = call(
         "box",
         "run",
         *MEMORY,
+        *("--disk", str(been)),
         script("echo here\n"),
-        PATH=f"{fake.parent}:{os.environ['PATH']}",
+        PATH=path,
         PODFLARE_BOX_BOOT_TIMEOUT="20",
     )
     assert done.returncode == 0, done.stderr
@@ -272,16 +274,12 @@ def test_a_machine_that_hangs_is_started_again(call, script, tmp_path):
 
 
 def test_a_machine_that_always_hangs_is_given_up(call, script, tmp_path):
-    fake = tmp_path / "bin" / "qemu-system-x86_64"
-    fake.parent.mkdir()
-    fake.write_text("#!/bin/sh\nexec sleep 300\n")
-    fake.chmod(0o755)
     done = call(
         "box",
         "run",
         *MEMORY,
         script("echo here\n"),
-        PATH=f"{fake.parent}:{os.environ['PATH']}",
+        PATH=put_in_place(tmp_path, "#!/bin/sh\nexec sleep 300\n"),
         PODFLARE_BOX_BOOT_TIMEOUT="1",
     )
     assert done.returncode == 125

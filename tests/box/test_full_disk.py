@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
-from conftest import ROOT
+from stand_in import put_fake, report_of
 
 SERVE = ("serve", "--mode", "emulated", "--box-memory", "1536", "--addr", "127.0.0.1:0")
 GOES_ON = "can be written again: the emulated host goes on"
@@ -30,7 +30,7 @@ def small(tmp_path) -> Iterator[Path]:
     """A file system of 64 MiB."""
     place = tmp_path / "small"
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "small", place], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "small", place], check=True)
     yield place
     subprocess.run(["umount", "-l", place], check=True)
 
@@ -151,17 +151,9 @@ def play(call, tmp_path):
     when it has been told to go on: what serve said, and the order that came after the last."""
 
     def start(*batches: list[str]) -> tuple[str, str]:
-        (tmp_path / "bin").mkdir()
-        (tmp_path / "bin/qemu-system-x86_64").symlink_to(ROOT / "tests/box/fake_qemu.py")
-        report = tmp_path / "report.json"
-        done = call(
-            *SERVE,
-            *("--state", str(tmp_path / "state")),
-            PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-            FAKE_QEMU_REPORT=str(report),
-            FAKE_QEMU_EVENTS=json.dumps(batches),
-        )
-        told = json.loads(report.read_text())
+        state = tmp_path / "state"
+        done = call(*SERVE, "--state", str(state), PATH=put_fake(tmp_path, batches))
+        told = report_of(state)
         (drive,) = [a for a in told["argv"] if "box-state.ext4" in a]
         assert "werror=stop" in drive
         return done.stderr, told["order"]

@@ -193,6 +193,28 @@ def test_state_that_is_no_directory(call, tmp_path):
     assert done.returncode == 1 and str(tmp_path / "file") in done.stderr
 
 
+@pytest.mark.parametrize("mode, said", [(0o777, "others may write to"), (0o770, "others may write to")])
+def test_state_that_others_write_to(call, tmp_path, mode, said):
+    """Or that is theirs: they could have files of this user changed by links in it."""
+    place = tmp_path / "state"
+    place.mkdir()
+    place.chmod(mode)
+    done = call("serve", *EMULATED, "--addr", "127.0.0.1:0", "--state", str(place))
+    assert done.returncode == 1 and f"{said} the state directory {place}" in done.stderr
+    assert list(place.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_state_of_another_user(call, tmp_path):
+    place = tmp_path / "state"
+    place.mkdir()
+    os.chown(place, 12345, 12345)
+    done = call("serve", *EMULATED, "--addr", "127.0.0.1:0", "--state", str(place))
+    assert done.returncode == 1
+    assert f"the state directory {place} belongs to another user (12345, and this is 0)" in done.stderr
+    assert list(place.iterdir()) == []
+
+
 # Life and end.
 
 

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from stand_in import put_fake, report_of
 
 OPTION = "--egress-config"
 
@@ -20,23 +20,17 @@ OPTION = "--egress-config"
 @pytest.fixture
 def started(call, tmp_path):
     """Starts serve in emulated mode: what "QEMU" got, and what serve said."""
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/qemu-system-x86_64").symlink_to(ROOT / "tests/box/fake_qemu.py")
+    path = put_fake(tmp_path)
 
     def start(*args: str, **env: str) -> tuple[dict, str]:
-        report = tmp_path / "report.json"
-        report.unlink(missing_ok=True)
+        (tmp_path / "state/box-state.ext4").unlink(missing_ok=True)
         done = call(
             *("serve", "--mode", "emulated", "--box-memory", "1024", "--addr", "127.0.0.1:0"),
             *("--state", str(tmp_path / "state"), *args),
-            **{
-                "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-                "FAKE_QEMU_REPORT": str(report),
-                **env,
-            },
+            **{"PATH": path, **env},
         )
         assert done.returncode == 1 and "ended unexpectedly" in done.stderr, done.stderr
-        told = json.loads(report.read_text())
+        told = report_of(tmp_path / "state")
         told["files"] = {name: base64.b64decode(data) for name, data in told["files"].items()}
         return told, done.stderr
 
@@ -55,6 +49,8 @@ def test_no_configuration(started):
     told, said = started()
     assert restrict(told) == "off"
     assert "egress.json" not in told["files"] and OPTION not in told["files"]["config"].decode()
+    # Of QEMU's own network nothing is opened by a range that was meant for something else.
+    assert "10.0.2.0/24" in json.loads(told["files"]["own.json"])
     assert "reached from sandboxes" not in said
 
 

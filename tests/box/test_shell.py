@@ -503,3 +503,24 @@ def test_help(call: Callable[..., "subprocess.CompletedProcess[str]"]) -> None:
     done = call("shell", "--help")
     assert done.returncode == 0 and "usage: podflare shell" in done.stdout
     assert re.search(r"^  shell  ", call("help").stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "host, key, told",
+    [
+        ("127.0.0.1", "key_1", False),
+        ("localhost", "key_1", False),
+        ("0.0.0.0", "key_1", True),  # leads to this machine, and is no address of loopback
+        ("0.0.0.0", "", False),
+    ],
+)
+def test_a_key_that_others_can_read(
+    pipe: Pipe, stub: StubDaemon, host: str, key: str, told: bool
+) -> None:
+    """It is told of, once; the shell is what it would be."""
+    url = f"http://{host}:{stub.url.rsplit(':', 1)[1]}"
+    done = pipe(b"echo here\n", PODFLARE_HOSTD_URL=url, PODFLARE_API_KEY=key)
+    assert done.stdout == b"here\n" and done.returncode == 0, done.stderr
+    warnings = [x for x in done.stderr.decode().splitlines() if "unencrypted" in x]
+    assert len(warnings) == told, done.stderr
+    assert not told or "ssh -L" in warnings[0] and url.removeprefix("http://") in warnings[0]

@@ -11,8 +11,8 @@ import signal
 import stat
 import time
 
-DATA, END = 6, 7
-OK, DATA_OUT, END_OUT = 0x86, 0x87, 0x88
+PING, DATA, END = 3, 6, 7
+PONG, OK, DATA_OUT, END_OUT = 0x85, 0x86, 0x87, 0x88
 CHUNK = 65536
 CODES = {
     errno.ENOENT: "not_found",
@@ -60,10 +60,48 @@ class Files:
         if change or self.vmm.state["inert"]:
             raise PermissionError(errno.EPERM, "not a file of this test")
 
+    def only_pongs(self, seconds: float) -> None:
+        """Says nothing for so long but that it lives, when it is asked."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.sock.settimeout(left)
+            try:
+                kind, payload = self.recv()
+            except TimeoutError:
+                break
+            assert kind == PING, kind
+            self.sock.settimeout(None)
+            self.send(PONG, payload)
+        self.sock.settimeout(None)
+
+    def slow_put(self, path: str, seconds: float) -> None:
+        """Takes the beginning piece by piece, and has to think in the end."""
+        size = pings = 0
+        while True:
+            kind, payload = self.recv()
+            if kind == END:
+                break
+            if kind == PING:
+                pings += 1
+                self.send(PONG, payload)
+                continue
+            if size < 1 << 20:
+                time.sleep(seconds / 64)
+            size += len(payload)
+        self.only_pongs(seconds)
+        self.send(OK, {"path": path, "size": size})
+
     def on_put(self, req: dict) -> None:
         """Writes a file; some paths fail in their own way."""
         path = req["path"]
         if path == "/fake/stall":
+            time.sleep(3600)
+        if path.startswith("/fake/slow/"):
+            self.slow_put(path, float(path.rpartition("/")[2]))
+            return
+        if path == "/fake/never-ok":
+            while self.recv()[0] != END:
+                pass
             time.sleep(3600)
         if path == "/fake/early-ok":
             self.send(OK, {"path": path, "size": 0})
@@ -139,6 +177,21 @@ class Files:
             self.send(OK, {"path": path, "size": -1, "mode": 0o644})
             while True:
                 self.send(DATA_OUT, b"x" * CHUNK)
+        if path == "/fake/mute":
+            time.sleep(3600)
+        if path == "/fake/stops":
+            self.send(OK, {"path": path, "size": 100000, "mode": 0o644})
+            self.send(DATA_OUT, b"x" * 50000)
+            time.sleep(3600)
+        if path.startswith("/fake/slow/"):
+            seconds = float(path.rpartition("/")[2])
+            self.only_pongs(seconds)
+            self.send(OK, {"path": path, "size": 100000, "mode": 0o644})
+            for _ in range(2):
+                self.only_pongs(seconds)
+                self.send(DATA_OUT, b"x" * 50000)
+            self.send(END_OUT)
+            return
         if path == "/fake/flood":
             self.send(OK, {"path": path, "size": -1, "mode": 0o644})
             self.send(DATA_OUT, b"x")
@@ -218,7 +271,18 @@ class Files:
         if word == "ok":
             self.send(OK, rest.encode())
             return
+        if word == "slow":
+            self.only_pongs(float(rest))
         self.send(OK, {})
+        if word == "stops":
+            self.send(DATA_OUT, json.dumps(self.entry("/tmp")).encode() + b"\n")
+            time.sleep(3600)
+        if word == "slow":
+            for path in ("/tmp", "/usr"):
+                self.only_pongs(float(rest))
+                self.send(DATA_OUT, json.dumps(self.entry(path)).encode() + b"\n")
+            self.send(END_OUT)
+            return
         if word == "endless":
             while True:
                 self.send(DATA_OUT, rest.encode().ljust(60000, b"\n" if not rest else b" "))

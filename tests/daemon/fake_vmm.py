@@ -234,6 +234,10 @@ class Vmm:
             os.kill(os.getpid(), signal.SIGKILL)
         if word == "hang":
             return
+        if word == "error-late":
+            said = {"code": 12, "text": "no memory"}
+            threading.Timer(float(rest), self.send, (FORKED, ident), said).start()
+            return
         if word == "error":
             self.send(FORKED, ident, code=12, text="cannot fork the VMM: Cannot allocate memory")
         elif word == "lie":

@@ -133,6 +133,9 @@ def test_each_vm_has_one(place: Path, start: Callable[..., Daemon]) -> None:
     r = daemon.http.post(f"/v1/sandboxes/{first}/fork", json={"n": 5})
     assert r.status_code == 200, r.text
     assert vms(place) == sorted(daemon.children()) and len(vms(place)) == 8
+    # What each takes of the processors is nobody else's to watch.
+    made = [own(place), *(p for p in own(place).iterdir() if p.is_dir())]
+    assert len(made) == 10 and {p.stat().st_mode & 0o777 for p in made} == {0o700}
     for sandbox in daemon.http.get("/v1/sandboxes").json()["sandboxes"]:
         assert daemon.http.delete(f"/v1/sandboxes/{sandbox['id']}").status_code == 204
     vms_are(place, 1)

@@ -52,6 +52,8 @@ def test_a_template_that_answers_no_fork(start: Callable[..., Daemon]) -> None:
     assert [r.status_code for r in answers] == [503] * 16
     wait_for(lambda: "does not answer what it was asked" in d.log_text(), 90)
     wait_for(lambda: len(d.children()) <= 1)
+    assert "template ended" in d.log_text() and "does not answer its forks" in d.log_text()
+    assert "killed by signal" not in d.log_text()
     d.http.post("/v1/sandboxes")
     assert d.log_text().count("template booting") == 2
 

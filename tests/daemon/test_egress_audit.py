@@ -185,6 +185,69 @@ def test_a_flood_of_many_kinds(start: Callable[..., Daemon]) -> None:
     assert {x["reason"] for x in rest} == {"not_allowed"}
 
 
+def test_copies_have_the_share_of_their_line(daemon: Daemon) -> None:
+    """Not one each."""
+    sid = daemon.create(egress=grant("allowed.test"))
+    order(daemon, sid, flood=1500)
+    copies = daemon.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 3}).json()["children"]
+    for c in copies:
+        order(daemon, c, flood=1500)
+    own = [x for c in (sid, *copies) for x in lines_of(daemon, c) if "suppressed" not in x]
+    # And one more a second, for all.
+    assert 2000 <= len(own) < 3000
+    for c in copies:
+        daemon.http.delete(f"/v1/sandboxes/{c}")
+    wait_for(lambda: any("suppressed" in x for x in lines_of(daemon, copies[-1])))
+    assert sum(x.get("suppressed", 1) for x in lines_of(daemon, copies[-1])) == 1500
+
+
+def test_a_key_takes_a_share_of_the_file(start: Callable[..., Daemon]) -> None:
+    """However many sandboxes it makes; what another one's do is all there, and everything is counted."""
+    d = start(env={"PODFLARE_API_KEYS": "pk_ann_1f0c,pk_bob_77e2"})
+    d.http.headers["authorization"] = "Bearer pk_bob_77e2"
+    other = d.create(egress=grant("allowed.test"))
+    d.http.headers["authorization"] = "Bearer pk_ann_1f0c"
+    n, each = 12, 2500
+    for i in range(n):
+        sid = d.create(egress=grant("allowed.test"))
+        order(d, sid, flood=each, hosts=50)
+        d.http.delete(f"/v1/sandboxes/{sid}")
+    wait_no_proxy(d)
+    suppressed = metrics(d)["podflare_egress_suppressed_total"]
+    d.http.headers["authorization"] = "Bearer pk_bob_77e2"
+    for i in range(5):
+        ask(d, other, f"quiet{i}.test", name=f"q{i}")
+    assert [x["host"] for x in lines_of(d, other)] == [f"quiet{i}.test" for i in range(5)]
+    d.stop()
+    every = [json.loads(x) for x in (d.state / "egress.jsonl").read_text().splitlines()]
+    every = [x for x in every if x["sandbox"] != other]
+    # And ten more a second.
+    assert 20_000 <= len(every) < 22_000, len(every)
+    assert sum(x.get("suppressed", 1) for x in every) == n * each
+    assert sum(x.get("suppressed", 0) for x in every) == suppressed
+    (last,) = (x for x in every if x["sandbox"] is None)
+    assert last["suppressed"] > 1000 and (last["verdict"], last["reason"]) == ("deny", "not_allowed")
+    assert (last["host"], last["exec"], last["id"], last["stream"]) == (None, None, 0, 0)
+    assert f"owner={last['owner']} " in d.log_text()
+
+
+def test_a_key_that_is_alone_shares_with_nobody(start: Callable[..., Daemon]) -> None:
+    """Its sandboxes have each what a sandbox has."""
+    d = start(env={"PODFLARE_API_KEYS": "pk_ann_1f0c"})
+    d.http.headers["authorization"] = "Bearer pk_ann_1f0c"
+    n, each = 11, 2100
+    for _ in range(n):
+        sid = d.create(egress=grant("allowed.test"))
+        order(d, sid, flood=each, hosts=50)
+        d.http.delete(f"/v1/sandboxes/{sid}")
+    wait_no_proxy(d)
+    d.stop()
+    every = [json.loads(x) for x in (d.state / "egress.jsonl").read_text().splitlines()]
+    assert len(every) >= n * 2000
+    assert all(x["sandbox"] for x in every)
+    assert sum(x.get("suppressed", 1) for x in every) == n * each
+
+
 def test_the_file_is_plain_text(daemon: Daemon) -> None:
     """Nothing in it that a terminal, or a reader, could take for something else."""
     sid = daemon.create(egress=grant("allowed.test"))

@@ -227,6 +227,24 @@ def test_all_children_fail(
         fork(d, sid)
 
 
+def test_an_original_that_answers_no_fork(start: Callable[..., Daemon]) -> None:
+    """It may wait for its storage, and what runs in it goes on with that: it is asked no more."""
+    d = start(env={"PODFLARE_CREATE_TIMEOUT": "1"})
+    sid = d.create()
+    order(d, sid, "fork", *["hang"] * 15, "error-late 75")
+    first = d.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 16}, timeout=120)
+    assert first.status_code == 503 and "was not ready after 1 s" in first.text
+    wait_for(lambda: "has answered none of 16 forks" in d.log_text(), 90)
+    assert alive(d, sid)
+    for _ in range(2):
+        r = d.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 1})
+        assert (r.status_code, r.json()["code"]) == (503, "fork_failed")
+        assert "has answered none of its forks" in r.json()["error"]
+    # One answer, late as it is, and there are forks again.
+    wait_for(lambda: d.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 1}).is_success, 30)
+    assert alive(d, sid)
+
+
 @pytest.mark.parametrize("how", ["mute", "close"])
 def test_a_thaw_that_is_lost(start: Callable[..., Daemon], how: str) -> None:
     """Once it is tried again; then the sandbox is ended, and its children live."""

@@ -322,6 +322,17 @@ def test_refuses_to_start(daemon: Daemon, tmp_path: Path) -> None:
     assert code == 1 and "another podflared uses the state directory" in text
     code, text = run([*args, "--state", "/proc/x"])
     assert code == 1 and "cannot make the state directory /proc/x" in text
+    state = tmp_path / "of others"
+    state.mkdir()
+    state.chmod(0o770)
+    code, text = run([*args, "--state", str(state)])
+    assert code == 1 and f"others may write to the state directory {state}" in text
+    if os.geteuid() == 0:
+        state.chmod(0o700)
+        os.chown(state, 12345, 12345)
+        code, text = run([*args, "--state", str(state)])
+        assert code == 1 and "belongs to another user (12345, and this is 0)" in text
+    assert list(state.iterdir()) == []
     for name, value in (
         ("PODFLARE_LOG_FORMAT", "xml"),
         ("PODFLARE_AUTH_DISABLED", "yes"),
@@ -456,6 +467,26 @@ def test_virtual_machines_go_first(start: Callable[..., Daemon], own: int, their
     assert score(d.proc.pid) == own
     pids = d.children()
     assert len(pids) == 4 and {score(pid) for pid in pids} == {theirs}
+
+
+@pytest.mark.parametrize("name", ["lock", "podflare.db", "podflare.db-wal"])
+def test_links_in_the_state_directory_lead_nowhere(tmp_path: Path, name: str) -> None:
+    """Whoever has put them there: nothing is made or opened where they lead."""
+    state = tmp_path / "links"
+    state.mkdir(mode=0o700)
+    (state / name).symlink_to(tmp_path / "victim")
+    code, text = run([*base_args(tmp_path), "--state", str(state)])
+    assert code == 1, text
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_link_to_the_state_directory(start: Callable[..., Daemon], tmp_path: Path) -> None:
+    """Is its user's own business."""
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    d = start(args=["--state", str(tmp_path / "link")])
+    assert d.exec(d.create(), "echo x")[0]["data"] == "x"
+    assert (tmp_path / "elsewhere/podflare.db").exists()
 
 
 def test_its_own_user_cannot_look_into_it(start: Callable[..., Daemon]) -> None:

@@ -3,7 +3,9 @@
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import httpx
 import pytest
 
 from conftest import Daemon, wait_for
-from egress import grant
+from egress import grant, mode, policies
 from operations import GENERAL, ON_ONE, REQUESTS, prepare, request_of
 from spec import OPERATIONS
 
@@ -54,8 +56,10 @@ def ids(c: httpx.Client) -> list[str]:
 class Two:
     """A daemon with two keys."""
 
-    def __init__(self, start: Callable[..., Daemon], **more: Any) -> None:
-        self.d = start(env={"PODFLARE_API_KEYS": ",".join(KEYS)}, **more)
+    def __init__(
+        self, start: Callable[..., Daemon], args: list[str] | None = None, **env: str
+    ) -> None:
+        self.d = start(env={"PODFLARE_API_KEYS": ",".join(KEYS), **env}, args=args)
         self.ann, self.bob = (as_key(self.d, k) for k in KEYS)
 
 
@@ -251,6 +255,49 @@ def test_after_a_restart(start: Callable[..., Daemon]) -> None:
     for key in KEYS:
         with as_key(d, key) as c:
             assert c.get(f"/v1/sandboxes/{mine}").status_code == 404
+
+
+def in_vain(pool: ThreadPoolExecutor, ask: Callable[[], httpx.Response]) -> list[Future]:
+    """Six questions, of which two wait for an answer that never comes: the others are refused at once."""
+    asked = [pool.submit(ask) for _ in range(6)]
+    wait_for(lambda: sum(f.done() for f in asked) == 4)
+    assert {f.result().status_code for f in asked if f.done()} == {429}
+    return [f for f in asked if not f.done()]
+
+
+def test_comparisons_of_one_key_leave_room(start: Callable[..., Daemon]) -> None:
+    """A guest of one key that never answers takes half of the places, and not for long."""
+    two = Two(start, PODFLARE_PING_AFTER="3")
+    a, b = new(two.ann), new(two.bob)
+    of_ann, of_bob = (f"/v1/sandboxes/{x}/diff/{fork(c, x)}" for c, x in ((two.ann, a), (two.bob, b)))
+    run(two.ann, a, '#fake:set {"changes_mute": true}')
+    with ThreadPoolExecutor(6) as pool:
+        began = time.monotonic()
+        waiting = in_vain(pool, lambda: two.ann.get(of_ann))
+        for _ in range(5):
+            assert two.bob.get(of_bob).status_code == 200
+        assert {f.result().status_code for f in waiting} == {502}
+        assert 3 <= time.monotonic() - began < 20
+        assert waiting[0].result().json() == {
+            "error": "the guest's agent did not answer",
+            "code": "agent_error",
+        }
+    run(two.ann, a, '#fake:set {"changes_mute": false}')
+    assert two.ann.get(of_ann).status_code == 200
+
+
+def test_tests_of_one_key_leave_room(start: Callable[..., Daemon]) -> None:
+    """Likewise of policies."""
+    two = Two(start)
+    body = {"host": "a.test", "allow": ["a.test"]}
+    mode(two.d, "mute")
+    with ThreadPoolExecutor(6) as pool:
+        waiting = in_vain(pool, lambda: two.ann.post("/v1/policy/test", json=body))
+        wait_for(lambda: len(policies(two.d)) == 2)
+        mode(two.d, "")
+        assert two.bob.post("/v1/policy/test", json=body).json()["verdict"] == "allow"
+        assert {f.result().status_code for f in waiting} == {502}
+    assert two.ann.post("/v1/policy/test", json=body).json()["verdict"] == "allow"
 
 
 def test_keys_are_nowhere(start: Callable[..., Daemon]) -> None:

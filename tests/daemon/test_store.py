@@ -53,7 +53,7 @@ class SmallDisk:
         state, disks = tmp / "state", tmp / "disks"
         state.mkdir()
         disks.mkdir()
-        script = f'mount -t tmpfs -o size={SIZE_MIB}m state "{state}" && echo there && exec cat'
+        script = f'mount -t tmpfs -o size={SIZE_MIB}m,mode=700 state "{state}" && echo there && exec cat'
         self.holder = subprocess.Popen(
             ["unshare", "-m", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )

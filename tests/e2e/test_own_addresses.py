@@ -24,7 +24,12 @@ exec "$@"
 
 def test_names_of_public_addresses(build: Path, tmp_path: Path) -> None:
     config = tmp_path / "egress.json"
-    config.write_text(json.dumps({"resolve": {name: [a] for name, a in ADDRESSES.items()}}))
+    names = {**ADDRESSES, "lan.test": "10.0.2.2"}
+    config.write_text(
+        json.dumps({"resolve": {name: [a] for name, a in names.items()}, "allow_ranges": ["10.0.0.0/8"]})
+    )
+    told = subprocess.run([str(build / "podflare"), "doctor", "--json"], capture_output=True, check=False)
+    hardware = json.loads(told.stdout)["mode"] == "hardware"
     user = [] if os.geteuid() == 0 else ["-r"]
     addr = f"127.0.0.1:{free_port()}"
     serve = [str(build / "podflare"), "serve", "--addr", addr, "--state", str(tmp_path / "state")]
@@ -36,7 +41,7 @@ def test_names_of_public_addresses(build: Path, tmp_path: Path) -> None:
         wait_until("podflare serve is ready", lambda: READY.search(daemon.output()), 240)
         enter = ["nsenter", f"--target={daemon.process.pid}", "--net"]
         enter += [] if os.geteuid() == 0 else ["--user", "--preserve-credentials"]
-        for name in ADDRESSES:
+        for name in names:
             done = subprocess.run(
                 [*enter, str(build / "podflare"), "policy", "test", "--allow", name, f"{name}:443"],
                 env={**os.environ, "PODFLARE_HOSTD_URL": f"http://{addr}"},
@@ -44,11 +49,12 @@ def test_names_of_public_addresses(build: Path, tmp_path: Path) -> None:
                 text=True,
                 check=False,
             )
-            told = done.stdout + done.stderr
-            if name == "other.test":
-                assert done.returncode == 0, told
+            said = done.stdout + done.stderr
+            # That address is QEMU's, where there is one, and then it is this machine's loopback.
+            if name == "other.test" or (name == "lan.test" and hardware):
+                assert done.returncode == 0, said
             else:
-                assert done.returncode == 3 and "an address of this host itself" in told, told
+                assert done.returncode == 3 and "an address of this host itself" in said, said
     finally:
         daemon.process.terminate()
         daemon.wait(60)

@@ -196,6 +196,15 @@ def test_own_ranges(proxy: Proxy) -> None:
         assert why(address) == (True, "a public address"), address
     assert why("9.9.9.9", allow_ranges=["9.9.9.9/32"]) == (True, "a public address")
     assert why("10.0.0.1", own_ranges=["10.0.0.0/8"]) == (False, "a private address")
+    # A range that was meant for others does not open them: only one of that address alone does.
+    for address, wide in (("9.9.9.9", "9.9.9.0/24"), ("2a00:1::5", "2a00::/16")):
+        assert why(address, allow_ranges=[wide]) == (False, "an address of this host itself")
+    assert why("2a00:1::5", allow_ranges=["2a00:1::5/128"]) == (True, "a public address")
+    private = {"own_ranges": ["10.0.2.0/24"], "allow_ranges": ["10.0.0.0/8", "10.0.2.4/32"]}
+    for address in ("10.0.2.2", "10.0.2.3", "10.0.2.15"):
+        assert why(address, **private) == (False, "an address of this host itself"), address
+    assert why("10.0.3.2", **private) == (True, "a private address, allowed by the range 10.0.0.0/8")
+    assert why("10.0.2.4", **private) == (True, "a private address, allowed by the range 10.0.2.4/32")
 
 
 def test_the_first_that_is_allowed_is_dialled(proxy: Proxy, dns: Dns) -> None:

@@ -4,6 +4,9 @@ sentence and a record, at once, and without a byte to any destination."""
 
 from __future__ import annotations
 
+import contextlib
+import time
+from pathlib import Path
 from typing import Optional
 
 import pytest
@@ -195,8 +198,9 @@ def test_body_of_a_refused_request_is_no_request(proxy: Proxy) -> None:
         assert up.accepted == 0
 
 
-def test_malformed_chunks(proxy: Proxy) -> None:
-    """The head is good, the body is not: the destination does not get a whole request."""
+@pytest.mark.parametrize("when", ["with the head", "later"])
+def test_malformed_chunks(proxy: Proxy, when: str) -> None:
+    """The head is good, the body is not: it is said, and the destination does not get a whole request."""
     got: list[Optional[bytes]] = []
 
     def answer(r: object) -> None:
@@ -210,10 +214,55 @@ def test_malformed_chunks(proxy: Proxy) -> None:
         with Upstream(answer) as up:
             proxy.policy([f"a.test:{up.port}"])
             with proxy.stream() as s:
-                url = f"http://a.test:{up.port}/"
-                s.sendall(head("POST", url, "Transfer-Encoding: chunked") + body)
-                while s.recv(65536):
-                    pass
-            proxy.end()
+                start = head("POST", f"http://a.test:{up.port}/", "Transfer-Encoding: chunked")
+                if when == "later":
+                    s.sendall(start + b"2\r\nok\r\n")
+                    assert proxy.decision()["verdict"] == "allow"
+                    s.sendall(body)
+                else:
+                    s.sendall(start + body)
+                r = Reply(s)
+                assert r.status == 400 and r.denial["reason"] == "bad_request" and closed(s)
+                assert "chunk" in r.denial["detail"]
+            told = proxy.decision(verdict="deny")
+            assert told["host"] == ("a.test" if when == "later" else "")
+            if when == "later":
+                _ = [m for m in proxy.seen if m["type"] == "end"] or [proxy.end()]
+                proxy.seen.clear()
             assert not up.accepted or up.ended.wait(30)
     assert all(b is None for b in got)
+
+
+def cpu_ticks(proxy: Proxy) -> int:
+    """Processor time that it has used."""
+    text = Path(f"/proc/{proxy.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return int(text[11]) + int(text[12])
+
+
+@pytest.mark.parametrize("what", ["size", "extension", "trailer"])
+def test_a_line_of_a_chunked_body_that_never_ends(proxy: Proxy, what: str) -> None:
+    """The HTTP library would be at it for ever, as fast as it can."""
+    line = {"size": b"0", "extension": b"1;" + b"x", "trailer": b"0\r\nX: "}[what]
+    with Upstream() as up, proxy.stream() as s:
+        proxy.policy([f"a.test:{up.port}"])
+        s.sendall(head("POST", f"http://a.test:{up.port}/", "Transfer-Encoding: chunked"))
+        assert proxy.decision()["verdict"] == "allow"
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            s.sendall(line + line[:1] * 2_000_000)
+        r = Reply(s)
+        assert r.status == 400 and r.denial["reason"] == "bad_request" and closed(s)
+        before = cpu_ticks(proxy)
+        time.sleep(1)
+        assert cpu_ticks(proxy) - before < 20
+        assert not up.requests or up.ended.wait(30)
+
+
+def test_malformed_chunks_behind_an_answer(proxy: Proxy) -> None:
+    """What was refused for its head has its answer, and one only."""
+    proxy.policy([])
+    with proxy.stream() as s:
+        s.sendall(head("POST", "http://a.test/", "Transfer-Encoding: chunked"))
+        r = Reply(s)
+        assert r.status == 403 and r.denial["reason"] == "not_allowed"
+        s.sendall(b"zz\r\n")
+        assert closed(s)

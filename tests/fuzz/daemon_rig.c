@@ -284,6 +284,8 @@ void rig_init(struct rig *g)
 	d->store.lock_fd = d->store.reserve.fd = -1;
 	d->held = (struct held){.max = 16u << 20};
 	owners_share_grants(&d->owners, 0, &d->held);
+	d->diffs = (struct held){.max = LIMIT_DIFFS};
+	d->tests = (struct held){.max = LIMIT_POLICY_TESTS};
 	registry_init(&d->registry, 8);
 	turns_init(&d->renewals, &d->loop, 0);
 	pool_init(&d->pool, d);
@@ -295,6 +297,7 @@ void rig_init(struct rig *g)
 	d->egress.program = "egress";
 	d->egress.audit.fd = -1;
 	list_init(&d->egress.proxies);
+	audit_shares_init(&d->egress.shares, &d->egress.audit, &d->loop, true);
 	make_operator(&d->egress.op);
 	d->http.d = d;
 	d->http.loop = &d->loop;
@@ -327,10 +330,12 @@ void rig_free(struct rig *g)
 		MUST(loop_run_once(&d->loop, 0) == 0);
 	}
 	MUST(registry_empty(&d->registry) && list_empty(&d->vmms.vmms));
-	MUST(d->registry.places == 0 && list_empty(&d->http.requests) && d->ndiffs == 0);
+	MUST(d->registry.places == 0 && list_empty(&d->http.requests));
+	MUST(d->diffs.n == 0 && d->tests.n == 0 && list_empty(&d->egress.shares.lines));
 	MUST(d->held.n == 0 && d->owners.grants[CONFIG_KEYS_MAX].n == 0);
 	vmm_host_stop(&d->vmms);
 	templates_free(&d->templates);
+	audit_shares_free(&d->egress.shares);
 	operator_free(&d->egress.op);
 	loop_free(&d->loop);
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The head of a guest's request: the same verdict in whatever pieces it comes,
- * and what passes has the one form that is passed on: a host of name bytes that
- * Host says as well, a path without a byte that could end a line, and fields
- * that a header can be written from.
+ * The head of a guest's request, and its body in chunks: the same verdict in whatever pieces they
+ * come, and what passes has the one form that is passed on: a host of name bytes that Host says as
+ * well, a path without a byte that could end a line, and fields that a header can be written from.
  */
 #include "input.h"
 
+#include "egress/http/chunks.h"
 #include "egress/http/fields.h"
 #include "egress/http/head.h"
 #include "egress/http/target.h"
@@ -124,6 +124,30 @@ static void check_good(const struct http_head *h, const uint8_t *data)
 	free(text);
 }
 
+/* What is behind a head that says so. */
+static void check_chunks(const uint8_t *data, size_t len, size_t piece)
+{
+	struct http_chunks whole, parts;
+	int rc, step = 0;
+
+	http_chunks_init(&whole);
+	http_chunks_init(&parts);
+	rc = http_chunks_look(&whole, (const char *)data, len);
+	for (size_t i = 0, n; i < len && step == 0; i += n) {
+		char *copy;
+
+		n = len - i < piece ? len - i : piece;
+		copy = malloc(n);
+		memcpy(copy, data + i, n);
+		step = http_chunks_look(&parts, copy, n);
+		free(copy);
+	}
+	MUST(rc == step && whole.at == parts.at && whole.why == parts.why);
+	MUST(rc < 0 || whole.left == parts.left);
+	MUST(whole.line <= HTTP_TRAILERS_MAX);
+	MUST(whole.at == HTTP_CHUNKS_TRAILERS || whole.line <= HTTP_CHUNK_LINE + 1);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct input in = {data, size};
@@ -137,6 +161,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		MUST(whole.len == parts.len && whole.framing == parts.framing);
 		MUST(whole.length == parts.length && whole.http10 == parts.http10);
 		check_good(&whole, in.p);
+		check_chunks(in.p + whole.len, in.left - whole.len, piece);
 	}
 	return 0;
 }

@@ -5,10 +5,13 @@ would need the network, rights or minutes, and a cache and temporary folder of i
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
@@ -38,8 +41,8 @@ mkdir -p "$root/etc/apt" "$root/var/lib/dpkg/info" "$root/dev"
 echo "deb http://mirror.invalid/debian bookworm main" >"$root/etc/apt/sources.list"
 printf 'Package: tiny\nStatus: install ok installed\nVersion: 1.2\nArchitecture: all\n\n' \
 	>"$root/var/lib/dpkg/status"
-tar -C "$root" -xf "$TMPDIR/files.tar"
-mkdir "$root/scripts" && tar -C "$root/scripts" -xf "$TMPDIR/scripts.tar"
+tar -C "$root" -xf "$TMPDIR/../files.tar"
+mkdir "$root/scripts" && tar -C "$root/scripts" -xf "$TMPDIR/../scripts.tar"
 find "$root" -exec touch -h -d @1000000000 {} +
 tar -C "$root" --sort=name -c .
 rm -rf "$root"
@@ -47,11 +50,51 @@ rm -rf "$root"
 """
 
 
+# For root: an account with subordinate ids, of which only what is run here knows.
+ORDINARY_UID, ORDINARY_IDS = 0x6FFF0000, 0x6F000000
+ORDINARY = f"""set -e
+mount -t tmpfs none /mnt
+sed '$a podflare-test:x:{ORDINARY_UID}:{ORDINARY_UID}::/nonexistent:/bin/sh' /etc/passwd >/mnt/passwd
+echo podflare-test:{ORDINARY_IDS}:65536 >/mnt/subid
+mount --bind /mnt/passwd /etc/passwd
+mount --bind /mnt/subid /etc/subuid
+mount --bind /mnt/subid /etc/subgid
+umount -l /mnt
+exec setpriv --reuid {ORDINARY_UID} --regid {ORDINARY_UID} --clear-groups "$@"
+"""
+
+
+class Who:
+    """Somebody who builds: we, or for root an ordinary user who has been given ids."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.uid, self.prefix = os.geteuid(), list[str]()
+        if kind == "user" and self.uid == 0:
+            self.uid = ORDINARY_UID
+            self.prefix = ["unshare", "--mount", "--propagation", "private", "sh", "-c", ORDINARY, "-"]
+
+    def possible(self) -> bool:
+        """Whether that is who we can be, and may make namespaces."""
+        if (self.uid == 0) != (self.kind == "root"):
+            return False
+        command = [*self.prefix, ROOT / "guest/contained.py", "--check"]
+        return subprocess.run(command, check=False, capture_output=True, cwd="/").returncode == 0
+
+    def owns(self, *paths: Path) -> None:
+        """Gives folders with all that is in them to him."""
+        if self.prefix:
+            for path in paths:
+                for item in (path, *path.rglob("*")):
+                    os.chown(item, self.uid, self.uid, follow_symlinks=False)
+
+
 class Machine:
     """A PATH with fakes in front, a cache, and a way to run scripts there."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
+        self.prefix: list[str] = []  # of each command
         self.bin = base / "bin"
         self.cache = base / "cache"
         self.tmp = base / "tmp"
@@ -72,14 +115,16 @@ class Machine:
         }
         self.fake("apt-get", "#!/bin/sh\nexit 100\n")
         self.fake("sync", "#!/bin/sh\n")  # the disk of the real machine may be slow
-        # Root in name only: nothing below asks for real rights, or has the fakes run as somebody else.
-        (self.guest / "contained.py").write_text("#!/bin/sh\nexit 1\n")
+        # Root in name only, who can make no namespaces: nothing below asks for real rights.
+        (self.guest / "contained.py").write_text(
+            f'#!/bin/sh\n[ "$1" = --uncontained ] && exec {ROOT}/guest/contained.py "$@"\nexit 1\n'
+        )
         self.fake("id", '#!/bin/sh\n[ "$1" = -u ] && echo 0 || echo root\n')
 
     def fake(self, name: str, text: str) -> None:
-        """Put a script in the place of a tool."""
+        """Put a script in the place of a tool. It knows our FAKE_ variables also where a build hides them."""
         (self.bin / name).unlink(missing_ok=True)
-        (self.bin / name).write_text(text)
+        (self.bin / name).write_text(text.replace("\n", f"\n. '{self.base}/fakes'\n", 1))
         (self.bin / name).chmod(0o755)
 
     def remove(self, name: str) -> None:
@@ -93,8 +138,11 @@ class Machine:
 
     def start(self, *command: str | Path, **env: str) -> subprocess.Popen[str]:
         """Start a script in a process group of its own."""
+        fakes = {k: v for k, v in {**self.env, **env}.items() if k.startswith("FAKE_")}
+        (self.base / "fakes").write_text("".join(f"{k}={shlex.quote(v)}\n" for k, v in fakes.items()))
         return subprocess.Popen(
-            [str(word) for word in command],
+            [*self.prefix, *map(str, command)],
+            cwd="/",
             env={**self.env, **env},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -126,6 +174,15 @@ class Machine:
             if folder.exists()
             for path in folder.iterdir()
         ]
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """As a temporary folder that everybody may enter, for fakes that somebody else runs."""
+    path = Path(tempfile.mkdtemp(prefix="podflare-test."))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Callable
 
 import pytest
 
-from conftest import Machine
+from conftest import FAKE_MMDEBSTRAP, Machine, Who
 
 
 def command(machine: Machine, *args: str) -> tuple[str | Path, ...]:
@@ -252,7 +252,7 @@ def wait_for(condition: Callable[[], object]) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_killed_build_is_not_mistaken_for_an_image(machine: Machine, how: signal.Signals) -> None:
     process = machine.start(*command(machine), FAKE_MMDEBSTRAP="hang")
-    wait_for(lambda: list(machine.tmp.glob("*/mmdebstrap.x")))
+    wait_for(lambda: list(machine.tmp.glob("*/inside/root/mmdebstrap.x")))
     os.kill(process.pid, how)
     process.wait(timeout=10)
     if how == signal.SIGKILL:
@@ -269,6 +269,67 @@ def test_killed_build_is_not_mistaken_for_an_image(machine: Machine, how: signal
     assert machine.leftovers() == []
 
 
+def not_ours(place: Path, kind: str) -> Path:
+    """Something by the name of a working folder that an earlier build may have had."""
+    found, real = place / "podflare-image.AbCdEfGh", place / "podflare-image.real"
+    (real if kind == "a link" else found).mkdir()
+    if kind == "a link":
+        found.symlink_to(real)
+    (found / "kept").touch()
+    if kind == "somebody else's":
+        os.chown(found, 65534, 65534)
+    return found
+
+
+@pytest.mark.parametrize("who", ["user", "root"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(
+            "somebody else's", marks=pytest.mark.skipif(os.geteuid() != 0, reason="takes root to be two")
+        ),
+        "a link",
+    ],
+)
+def test_a_working_folder_that_is_not_ours(place: Path, kind: str, who: str) -> None:
+    """Where everybody may make folders, the name of one that is gone is anybody's: such a one stops no build, and
+    nothing is done in it, least of all as root."""
+    machine = Machine(place)
+    machine.fake("mmdebstrap", FAKE_MMDEBSTRAP)
+    machine.fake("sudo", '#!/bin/sh\necho "sudo $*" >>"$FAKE_LOG"\nexit 1\n')
+    machine.cache.mkdir()
+    (machine.base / "shared").mkdir()
+    found = not_ours(machine.base / "shared", kind)
+    (machine.cache / "image.work").write_text(f"{found}\n")
+    if who == "user":
+        Who("user").owns(machine.base, machine.cache, machine.tmp)
+        if kind == "somebody else's":
+            os.chown(found, 65534, 65534)
+        if os.geteuid() == 0:
+            uid = Who("user").uid
+            machine.prefix = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+    result = build(machine)
+    assert result.returncode == 0, result.stderr
+    assert (found / "kept").exists() and machine.calls("sudo") == []
+    assert not (machine.cache / "image.work").exists()
+
+
+def test_a_working_folder_that_stays(machine: Machine) -> None:
+    """One of ours that cannot be removed stops no build either, and is tried again by the next."""
+    machine.cache.mkdir()
+    left = machine.tmp / "podflare-image.AbCdEfGh"
+    left.mkdir()
+    (machine.cache / "image.work").write_text(f"{left}\n")
+    rm = f'for word; do [ "$word" != {left} ] || exit 1; done\nexec /usr/bin/rm "$@"\n'
+    machine.fake("rm", f"#!/bin/sh\n{rm}")
+    result = build(machine)
+    assert result.returncode == 0, result.stderr
+    assert f"cannot remove {left}" in result.stdout and machine.leftovers() == [str(left)]
+    (machine.bin / "rm").unlink()
+    assert build(machine, "--update").returncode == 0
+    assert machine.leftovers() == [] and not (machine.cache / "image.work").exists()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's builds mount anything on the machine itself")
 def test_mounts_of_a_killed_build(machine: Machine) -> None:
     """They end with its folder; what is mounted there loses nothing."""
@@ -276,13 +337,13 @@ def test_mounts_of_a_killed_build(machine: Machine) -> None:
     (mine / "below").mkdir(parents=True)
     (mine / "below/file").write_text("kept")
     process = machine.start(*command(machine), FAKE_MMDEBSTRAP="hang")
-    wait_for(lambda: list(machine.tmp.glob("*/mmdebstrap.x")))
+    wait_for(lambda: list(machine.tmp.glob("*/inside/root/mmdebstrap.x")))
     process.kill()
     process.wait(timeout=10)
     work = next(machine.tmp.glob("podflare-image.*"))
     for pid in pids_with(str(work)):
         os.kill(pid, signal.SIGKILL)
-    inside = work / "mmdebstrap.x/sys"
+    inside = work / "inside/root/mmdebstrap.x/sys"
     inside.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "--bind", mine, inside], check=True)
     subprocess.run(["mount", "-t", "tmpfs", "none", inside / "below"], check=True)

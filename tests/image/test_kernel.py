@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import pwd
 import shutil
 import struct
 import subprocess
@@ -160,8 +161,7 @@ def package(machine: Machine, release: str, modules: str) -> str:
     return str(deb)
 
 
-@pytest.fixture
-def registry(machine: Machine) -> Machine:
+def prepared(machine: Machine) -> Machine:
     """A machine whose apt hands out a tiny kernel package, and another one of another release."""
     machine.env["FAKE_DEB"] = package(machine, RELEASE, "lib/modules")
     machine.env["FAKE_DEB13"] = package(machine, RELEASE13, "usr/lib/modules")
@@ -169,6 +169,12 @@ def registry(machine: Machine) -> Machine:
     for tool in ("apt-get", "apt-cache"):
         machine.fake(tool, FAKE_APT)
     return machine
+
+
+@pytest.fixture
+def registry(machine: Machine) -> Machine:
+    """As most tests need it."""
+    return prepared(machine)
 
 
 def build(machine: Machine, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -193,6 +199,54 @@ def test_fetched_once(registry: Machine) -> None:
     assert build(registry, "--update").returncode == 0
     assert len(registry.calls()) > calls
     check(registry)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, who can have apt be somebody else")
+@pytest.mark.parametrize("way", ["system", "private", "release", "user"])
+def test_root_has_apt_download_as_somebody_else(place: Path, way: str) -> None:
+    """Into a folder that apt's account gets to, though the cache is root's alone. Who is not root needs neither."""
+    machine = prepared(Machine(place))
+    machine.cache.mkdir(mode=0o700)
+    machine.tmp.chmod(0o1777)
+    uid = pwd.getpwnam("_apt").pw_uid
+    if way == "user":
+        machine.fake("id", "#!/bin/sh\necho 1234\n")
+    probe = f'echo "folder $(stat -c "%u %a" .) $PWD" >>"$FAKE_LOG"\n\tcp "$FAKE_DEB" .'
+    for tool in ("apt-get", "apt-cache"):
+        machine.fake(tool, FAKE_APT.replace('cp "$FAKE_DEB" .', probe))
+    result = build(
+        machine,
+        *(OTHER if way == "release" else ()),
+        **({"FAKE_APT": "lists"} if way == "private" else {}),
+    )
+    assert result.returncode == 0, result.stderr
+    check(machine, RELEASE13 if way == "release" else RELEASE)
+    (folder,) = machine.calls("folder")
+    owner, mode, path = folder.split()[1:]
+    assert (int(owner) == uid, path.startswith(str(machine.tmp))) == (way != "user", way != "user")
+    if way == "user":
+        assert path.startswith(str(machine.cache))
+    sandbox = {word for call in machine.calls() for word in call.split() if "Sandbox::User" in word}
+    assert sandbox == (set() if way == "release" else {f"APT::Sandbox::User={'_apt' if way != 'user' else 'root'}"})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, who has such a folder")
+@pytest.mark.parametrize("kind", ["ours", "somebody else's", "a link"])
+def test_a_download_that_was_killed(registry: Machine, kind: str) -> None:
+    """What it has left goes with the next one, unless the name is somebody else's by now."""
+    left, real = registry.tmp / "podflare-kernel.AbCdEfGh", registry.base / "real"
+    real.mkdir()
+    left.symlink_to(real) if kind == "a link" else left.mkdir()
+    (left / "file").touch()
+    if kind == "somebody else's":
+        os.chown(left, 65534, 65534)
+    registry.cache.mkdir()
+    (registry.cache / "kernel.work").write_text(f"{left}\n")
+    result = build(registry)
+    assert result.returncode == 0, result.stderr
+    assert (left / "file").exists() == (kind != "ours")
+    assert not (registry.cache / "kernel.work").exists()
+    assert registry.leftovers() == ([] if kind == "ours" else [str(left)])
 
 
 def test_damaged_extraction_needs_no_download(registry: Machine) -> None:

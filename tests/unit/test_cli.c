@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Pure parts of the command line: lines of a hostile stream, the bounded
- * console log, the relay's back-pressure, addresses, numbers, and the choice
+ * console log, the relay's back-pressure, numbers, and the choice
  * of mode and memory.
  */
 #define _GNU_SOURCE
 #include "unit.h"
 
-#include "cli/addr.h"
 #include "cli/boxhost.h"
 #include "cli/cli.h"
 #include "cli/conlog.h"
@@ -311,110 +310,7 @@ static void test_relay_to_a_full_disk(void **state)
 	relayed_end(&t);
 }
 
-/* --- addresses, numbers --- */
-
-static void test_addresses(void **state)
-{
-	static const struct {
-		const char *in, *out;
-		bool loopback;
-	} good[] = {
-		{"127.0.0.1:7070", "127.0.0.1:7070", true},
-		{"localhost:0", "127.0.0.1:0", true},
-		{"127.9.9.9:65535", "127.9.9.9:65535", true},
-		{"0.0.0.0:80", "0.0.0.0:80", false},
-		{"10.1.2.3:80", "10.1.2.3:80", false},
-		{"[::1]:80", "[::1]:80", true},
-		{"[::]:80", "[::]:80", false},
-		/* An IPv4 loopback in IPv6 clothes: better asked for keys than let through. */
-		{"[::ffff:127.0.0.1]:80", "[::ffff:127.0.0.1]:80", false},
-	};
-	static const char *const bad[] = {
-		"",
-		"7070",
-		":7070",
-		"127.0.0.1",
-		"127.0.0.1:",
-		"127.0.0.1:-1",
-		"127.0.0.1:1x",
-		"127.0.0.1: 1",
-		"1.2.3:80",
-		"[::1:80",
-		"::1:80",
-		"[]:80",
-		"host.example:80",
-		"127.0.0.1:65536",
-	};
-	struct addr a;
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_SIZE(good); i++) {
-		assert_int_equal(addr_parse(&a, good[i].in, NULL), 0);
-		assert_string_equal(a.text, good[i].out);
-		assert_int_equal(a.loopback, good[i].loopback);
-	}
-	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-		struct err err = {0};
-
-		assert_int_equal(addr_parse(&a, bad[i], &err), -EINVAL);
-		assert_true(err.msg[0] != '\0');
-	}
-}
-
-static void test_keys_rule(void **state)
-{
-	static const struct {
-		const char *addr, *keys, *disabled;
-		int rc;
-	} cases[] = {
-		{"127.0.0.1:1", NULL, NULL, 0},   {"0.0.0.0:1", NULL, NULL, -EACCES},
-		{"0.0.0.0:1", "", NULL, -EACCES}, {"0.0.0.0:1", " , ,", NULL, -EACCES},
-		{"0.0.0.0:1", "key", NULL, 0},    {"0.0.0.0:1", ",key", NULL, 0},
-		{"0.0.0.0:1", NULL, "1", 0},      {"0.0.0.0:1", NULL, "0", -EACCES},
-		{"0.0.0.0:1", NULL, "", -EACCES}, {"[::]:1", NULL, NULL, -EACCES},
-		{"[::1]:1", NULL, NULL, 0},
-	};
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		struct addr a;
-
-		unsetenv("PODFLARE_API_KEYS");
-		unsetenv("PODFLARE_AUTH_DISABLED");
-		if (cases[i].keys)
-			setenv("PODFLARE_API_KEYS", cases[i].keys, 1);
-		if (cases[i].disabled)
-			setenv("PODFLARE_AUTH_DISABLED", cases[i].disabled, 1);
-		assert_int_equal(addr_parse(&a, cases[i].addr, NULL), 0);
-		assert_int_equal(addr_check_keys(&a, NULL), cases[i].rc);
-	}
-}
-
-/* A reserved port refuses others, and lets a program listen that says SO_REUSEADDR. */
-static void test_reserved_port(void **state)
-{
-	struct addr a, again;
-	struct err err = {0};
-	int fd, one = 1, taker, other;
-
-	(void)state;
-	assert_int_equal(addr_parse(&a, "127.0.0.1:0", NULL), 0);
-	assert_int_equal(addr_reserve(&a, &fd, NULL), 0);
-	assert_true(a.port != 0);
-	other = socket(AF_INET, SOCK_STREAM, 0);
-	assert_int_equal(bind(other, (struct sockaddr *)&a.sa, a.len), -1);
-	assert_int_equal(errno, EADDRINUSE);
-	close(other);
-	taker = socket(AF_INET, SOCK_STREAM, 0);
-	setsockopt(taker, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	assert_int_equal(bind(taker, (struct sockaddr *)&a.sa, a.len), 0);
-	assert_int_equal(listen(taker, 1), 0);
-	assert_int_equal(addr_parse(&again, a.text, NULL), 0);
-	assert_int_equal(addr_reserve(&again, &other, &err), -EADDRINUSE);
-	assert_non_null(strstr(err.msg, a.text));
-	close(taker);
-	close(fd);
-}
+/* --- numbers --- */
 
 static void test_numbers(void **state)
 {
@@ -509,9 +405,6 @@ int main(void)
 		cmocka_unit_test(test_relay_without_reader),
 		cmocka_unit_test(test_relay_end_behind_a_full_pipe),
 		cmocka_unit_test(test_relay_to_a_full_disk),
-		cmocka_unit_test(test_addresses),
-		cmocka_unit_test(test_keys_rule),
-		cmocka_unit_test(test_reserved_port),
 		cmocka_unit_test(test_numbers),
 		cmocka_unit_test(test_mode),
 		cmocka_unit_test(test_memory),

@@ -8,6 +8,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -98,6 +99,7 @@ static int setup(void **state)
 	snprintf(h->device, sizeof(h->device), "%s/dev/kvm", h->root);
 	snprintf(h->state, sizeof(h->state), "%s/state", h->root);
 	assert_int_equal(chmod(h->device, 0660), 0);
+	setenv("PODFLARE_API_KEYS", "a-key", 1);
 	*state = h;
 	return 0;
 }
@@ -234,10 +236,34 @@ static void test_root_device_state_and_address(void **state)
 	assert_string_equal(open_subjects(h, "[::1]:80", false), "");
 	assert_string_equal(open_subjects(h, "0.0.0.0:7070", false), "api ");
 	assert_string_equal(open_subjects(h, "no address", false), "api ");
+	/* Without keys everybody on the machine is a client. */
+	setenv("PODFLARE_API_KEYS", " , ", 1);
+	assert_string_equal(open_subjects(h, "[::1]:80", false), "api ");
+	unsetenv("PODFLARE_API_KEYS");
+	assert_string_equal(open_subjects(h, NULL, false), "api ");
+	setenv("PODFLARE_API_KEYS", "a-key", 1);
 	assert_int_equal(chmod(h->device, 0666), 0);
 	assert_string_equal(open_subjects(h, NULL, false), "kvm_device ");
 	assert_int_equal(chmod(h->state, 0750), 0);
 	assert_string_equal(open_subjects(h, NULL, false), "kvm_device state ");
+}
+
+/* Others who can write above it can have the daemon use a directory of theirs; not so in /tmp. */
+static void test_whose_the_state_is(void **state)
+{
+	struct host *h = *state;
+
+	assert_int_equal(chmod(h->root, 0770), 0);
+	assert_string_equal(open_subjects(h, NULL, false), "state ");
+	assert_int_equal(chmod(h->root, 01777), 0);
+	assert_string_equal(open_subjects(h, NULL, false), "");
+	if (geteuid() != 0)
+		return;
+	assert_int_equal(chown(h->root, 12345, 0), 0);
+	assert_string_equal(open_subjects(h, NULL, false), "state ");
+	assert_int_equal(chown(h->root, 0, 12345), 0);
+	assert_int_equal(chown(h->state, 12345, 0), 0);
+	assert_string_equal(open_subjects(h, NULL, false), "state ");
 }
 
 /* Files of any length and content: what they say is cut, not believed. */
@@ -266,6 +292,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_nothing_to_be_done, setup, teardown),
 		cmocka_unit_test(test_each_file),
+		cmocka_unit_test_setup_teardown(test_whose_the_state_is, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_root_device_state_and_address, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_odd_files, setup, teardown),

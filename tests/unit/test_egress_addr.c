@@ -436,6 +436,32 @@ static void test_ranges_shape(void **state)
 }
 
 /* What is no address, or one of a link. */
+/* What an address is named by: a range of it alone, and none that has others as well. */
+static void test_ranges_name(void **state)
+{
+	struct egress_ranges *r =
+		ranges_of("[\"10.0.0.0/8\", \"10.0.2.2/32\", \"2a00::/16\", \"2a00::5/128\"]");
+	static const struct {
+		const char *text;
+		bool have, name;
+	} all[] = {
+		{"10.0.2.2", true, true},    {"10.0.2.15", true, false}, {"11.0.2.2", false, false},
+		{"2a00::5", true, true},     {"2a00::6", true, false},   {"2a01::5", false, false},
+		{"::a00:202", false, false},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
+		struct sockaddr_storage ss = address(all[i].text);
+		const struct sockaddr *sa = (const struct sockaddr *)&ss;
+
+		assert_int_equal(egress_ranges_have(r, sa), all[i].have);
+		assert_int_equal(egress_ranges_name(r, sa), all[i].name);
+		assert_false(egress_ranges_name(NULL, sa));
+	}
+	egress_ranges_free(r);
+}
+
 static void test_families(void **state)
 {
 	struct sockaddr_un un = {.sun_family = AF_UNIX, .sun_path = "/run/x"};
@@ -467,6 +493,7 @@ int main(void)
 		cmocka_unit_test(test_ranges),
 		cmocka_unit_test(test_ranges_refused),
 		cmocka_unit_test(test_ranges_shape),
+		cmocka_unit_test(test_ranges_name),
 		cmocka_unit_test(test_families),
 	};
 

@@ -27,9 +27,16 @@ from ._types import TreeInfo
 HOW: Any = {"timeout": 3600, "context": "podflare_tar"}
 
 MAX_ENTRIES = 1_000_000
-# Of what tarfile reads at once, and for one entry: names and extended headers.
-MAX_HEADER = 1024 * 1024
+# Of what tarfile reads at once, and for one entry: names and extended headers. Linux knows no path,
+# and no end of a link, of more than 4096 bytes.
+MAX_HEADER = 16 * 1024
 MAX_HEADERS = 2 * MAX_HEADER
+# Of one name, in bytes and in parts.
+MAX_NAME = 4096
+MAX_PARTS = 256
+# Of digits in a row in extended headers, each row's number squared: some seconds. tarfile without the
+# mending of CVE-2024-6232 takes as long for them.
+MAX_DIGITS = 1_000_000_000
 # Of names, and of what links lead to, in memory.
 MAX_NAMES = 256 << 20
 
@@ -132,11 +139,16 @@ def _contents(file: BinaryIO, size: int, path: str) -> Iterator[bytes]:
 
 class _Guarded:
     """A file from which nothing large is read at once, nor much until the next entry: a header that
-    claims to have gigabytes, or headers before headers, are refused before they are in memory."""
+    claims to have gigabytes, or headers before headers, are refused before they are in memory. Nor is
+    there anything behind its end."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self.tell, self.seek = file.tell, file.seek
+        self.tell = file.tell
+        self._size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        self._digits = MAX_DIGITS
+        self._extended = False  # what was read last is the header of an extended one
         self.next_entry()
 
     def next_entry(self) -> None:
@@ -147,7 +159,22 @@ class _Guarded:
         if size < 0 or size > min(MAX_HEADER, self._left):
             raise UnsafeArchiveError("the archive from the sandbox has a header of absurd size")
         self._left -= size
-        return self._file.read(size)
+        data = self._file.read(size)
+        if self._extended:
+            self._digits -= sum(len(row) ** 2 for row in _DIGITS.findall(data))
+            if self._digits < 0:
+                raise UnsafeArchiveError("the archive from the sandbox has headers full of digits")
+        self._extended = size == tarfile.BLOCKSIZE and data[156:157] in (b"x", b"g", b"X")
+        return data
+
+    def seek(self, position: int) -> None:
+        """To where an entry that is as large as it claims would end: perhaps there is none."""
+        if position > self._size:
+            raise tarfile.ReadError("unexpected end of data")
+        self._file.seek(position)
+
+
+_DIGITS = re.compile(rb"[0-9]{32,}")
 
 
 class _Member(NamedTuple):
@@ -190,6 +217,7 @@ def _members(file: IO[bytes]) -> Dict[str, _Member]:
 
 def _checked(archive: Any, guarded: _Guarded) -> Dict[str, _Member]:
     members: Dict[str, _Member] = {}
+    folders: Set[str] = set()  # those above something, also without an entry
     count, room = 0, MAX_NAMES
     while True:
         guarded.next_entry()
@@ -202,15 +230,18 @@ def _checked(archive: Any, guarded: _Guarded) -> Dict[str, _Member]:
         if entry is None:
             return members
         archive.members.clear()
-        count += 1
-        if count > MAX_ENTRIES:
-            raise UnsafeArchiveError(f"the archive from the sandbox has over {MAX_ENTRIES} entries")
         if entry.issparse() or entry.size < 0:
             raise UnsafeArchiveError(
                 f"the archive from the sandbox claims an odd size of {entry.name!r}"
             )
         name, member = _inside(entry.name), _member(entry)
         room -= sys.getsizeof(name) + sys.getsizeof(member.to)
+        for folder in _above(name, folders):
+            folders.add(folder)
+            room -= sys.getsizeof(folder)
+        count += 1
+        if max(count, len(folders)) > MAX_ENTRIES:
+            raise UnsafeArchiveError(f"the archive from the sandbox has over {MAX_ENTRIES} entries")
         if room < 0:
             raise UnsafeArchiveError(
                 f"the archive from the sandbox has names of over {MAX_NAMES} bytes"
@@ -233,12 +264,30 @@ def _member(entry: tarfile.TarInfo) -> _Member:
     return _Member(kind, to, entry.size, entry.mode, entry.mtime, entry.offset_data)
 
 
+def _too_long(name: str) -> bool:
+    return len(name.encode("utf-8", "surrogateescape")) > MAX_NAME
+
+
 def _inside(name: str) -> str:
     """A name of the archive in its shortest form."""
     parts = name.split("/")
+    if len(parts) > MAX_PARTS or _too_long(name):
+        raise UnsafeArchiveError(
+            f"the archive from the sandbox has a name of over {MAX_PARTS} parts, or {MAX_NAME} bytes"
+        )
     if name.startswith("/") or ".." in parts or "\0" in name or _is_another(parts):
         raise UnsafeArchiveError(f"the archive from the sandbox has the name {name!r} in it")
     return posixpath.normpath(name)
+
+
+def _above(name: str, known: Set[str]) -> List[str]:
+    """The directories above a name that are not known, the lowest first. Those above known ones are."""
+    new = []
+    folder = name.rpartition("/")[0]
+    while folder and folder not in known:
+        new.append(folder)
+        folder = folder.rpartition("/")[0]
+    return new
 
 
 # Names of devices, in each directory and with each ending.
@@ -274,6 +323,7 @@ class _Unpacking:
         self._source = file
         self._root = root
         self._written: Set[str] = set()
+        self._directories: Set[str] = set()  # made or looked at: they stay what they are
         self.counts = Counts()
 
     def run(self, members: Dict[str, _Member]) -> Counts:
@@ -296,9 +346,8 @@ class _Unpacking:
 
     def _directory(self, name: str) -> str:
         """Make a directory and those above it, without going through links. Its local path."""
-        path = self._root
-        for part in name.split("/") if name else ():
-            path = os.path.join(path, part)
+        for folder in reversed(_above(f"{name}/", self._directories)):
+            path = os.path.join(self._root, *folder.split("/"))
             try:
                 os.mkdir(path)
             except FileExistsError:
@@ -308,7 +357,8 @@ class _Unpacking:
                     ) from None
             else:
                 self.counts.directories += 1
-        return path
+            self._directories.add(folder)
+        return os.path.join(self._root, *name.split("/"))
 
     def _place(self, name: str) -> str:
         """The local path of something that is to be made, in a real directory, and none itself."""
@@ -368,7 +418,7 @@ class _Unpacking:
         now: this archive or the next one could put something else in its place.
         """
         parts = [part for part in to.split("/") if part not in ("", ".")]
-        if not to or to.startswith("/") or "\0" in to or _is_another(parts):
+        if not to or to.startswith("/") or "\0" in to or _too_long(to) or _is_another(parts):
             return False
         above = name.split("/")[:-1]
         up = next((i for i, part in enumerate(parts) if part != ".."), len(parts))
@@ -383,6 +433,8 @@ class _Unpacking:
                     return False
             end = os.path.join(path, *down[-1:])
             if os.path.lexists(end) and not _is_directory(end):
+                with contextlib.suppress(FileNotFoundError):
+                    os.stat(end)  # fails for a longer way than the system goes: nor do we
                 end = os.path.normcase(os.path.realpath(end))
                 root = os.path.normcase(self._root)
                 return end == root or end.startswith(os.path.join(root, ""))

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import secrets
+import sys
 import threading
 from collections import deque
 from dataclasses import dataclass
@@ -49,12 +50,16 @@ if TYPE_CHECKING:
 PROGRAM = ["/usr/bin/python3", "-I", "-S", "-X", "utf8", "/run/podflare/repl/watch.py"]
 # Half of it is passed on as it comes; the program ends before, and is started again.
 OUTPUT_LIMIT = 256 << 20
-# Of what the program says at once: two paths.
-LINE_MAX = 1 << 20
+# Of what the program says at once, in bytes: two paths, of 4096 bytes at most, each of which may take
+# six. And of each, in characters.
+LINE_MAX = 64 << 10
+PATH_MAX = 16 << 10
 # Seconds in which a watch is in place, unless who asks waits longer for each event.
 READY = 60.0
-# Events that wait here for a program that does not ask for them; what is more waits in the sandbox.
+# Events that wait here for a program that does not ask for them, and bytes of memory that they may
+# take; what is more waits in the sandbox.
 WAITING_MAX = 10_000
+WAITING_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -140,6 +145,8 @@ class _Session:
             raise PodflareError(f"the watch of {flat(self.path)} has ended by itself: {why}")
 
     def _line(self, line: bytes) -> Iterator[Optional[FileEvent]]:
+        if len(line) > LINE_MAX:
+            raise self._no_event(line)
         try:
             told = json.loads(line)
             kind = told["type"]
@@ -150,7 +157,9 @@ class _Session:
                     f"the watch of {flat(self.path)} says something else before it began"
                 )
             if kind in ("created", "modified", "deleted", "moved"):
-                yield FileEvent(kind, str(told["path"]), bool(told["dir"]), told.get("from"))
+                old = told.get("from")
+                path, is_dir = _path(told["path"]), bool(told["dir"])
+                yield FileEvent(kind, path, is_dir, None if old is None else _path(old))
                 return
         except (ValueError, KeyError, TypeError, RecursionError) as exc:
             raise self._no_event(line) from exc
@@ -170,10 +179,16 @@ class _Session:
         else:
             self._last = kind
 
-
     def _no_event(self, line: Union[bytes, bytearray]) -> PodflareError:
         start = flat(line[:120].decode("utf-8", "replace"))
         return PodflareError(f"the watch of {flat(self.path)} says what is no event: {start}")
+
+
+def _path(said: Any) -> str:
+    """A path in an event: what is there is kept, until the program asks for it."""
+    if not isinstance(said, str) or len(said) > PATH_MAX:
+        raise ValueError("no path")
+    return said
 
 
 def _seconds_to_begin(timeout: Optional[float]) -> float:
@@ -195,21 +210,35 @@ def _too_late(path: str, seconds: Optional[float]) -> RequestTimeoutError:
 # Sync: a thread reads, so that waiting for an event can have an end.
 
 
+def _weight(item: Union[FileEvent, None, BaseException]) -> int:
+    """What it takes of the memory, about."""
+    if not isinstance(item, FileEvent):
+        return 0
+    return 400 + sys.getsizeof(item.path) + sys.getsizeof(item.moved_from)
+
+
 class _Mailbox:
     """Between the thread that reads and the program."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: Deque[Union[FileEvent, None, BaseException]] = deque()
+        self._bytes = 0  # that they take
         self._response: Optional[httpx.Response] = None
         self.closed = False
 
     def put(self, item: Union[FileEvent, None, BaseException]) -> None:
         """Waits for room, unless it is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self.closed or len(self._waiting) < WAITING_MAX)
+            self._changed.wait_for(lambda: self.closed or self._has_room())
+            if self.closed:
+                return
             self._waiting.append(item)
+            self._bytes += _weight(item)
             self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        return len(self._waiting) < WAITING_MAX and self._bytes < WAITING_BYTES
 
     def get(self, seconds: Optional[float]) -> Union[FileEvent, None, BaseException]:
         """The next; TimeoutError after so many seconds. What closed it stays in it."""
@@ -220,6 +249,7 @@ class _Mailbox:
                 return StopIteration()
             last = isinstance(self._waiting[0], BaseException)
             item = self._waiting[0] if last else self._waiting.popleft()
+            self._bytes -= 0 if last else _weight(item)
             self._changed.notify_all()
             return item
 
@@ -233,6 +263,7 @@ class _Mailbox:
         """The reader ends soon, and who waits for an event is told that there is none."""
         with self._changed:
             self.closed = True
+            self._waiting.clear()
             self._changed.notify_all()
             self._hang_up()
 
@@ -365,6 +396,7 @@ class AsyncFileWatch:
         self._events: Optional[AsyncGenerator[Optional[FileEvent], None]] = None
         self._next: Optional[asyncio.Future[List[Optional[FileEvent]]]] = None
         self._closed = False
+        self._closing: Optional[asyncio.Future[None]] = None
 
     async def _begin(self) -> "AsyncFileWatch":
         if self._events is None:
@@ -420,6 +452,12 @@ class AsyncFileWatch:
     async def close(self) -> None:
         """End the watch; also from another task."""
         self._closed = True
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._end())
+        # Others may wait for it, too: one that is cancelled does not end it.
+        await asyncio.shield(self._closing)
+
+    async def _end(self) -> None:
         if self._next is not None:
             self._next.cancel()
             await asyncio.wait((self._next,))

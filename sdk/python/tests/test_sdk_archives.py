@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import stat
+import subprocess
 import tarfile
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -322,7 +325,7 @@ def test_headers_for_the_whole_archive(tmp_path):
     """A copy of them for each of the entries: a small archive took gigabytes."""
     entries = archive(*((str(i), REG, b"") for i in range(300))).getvalue()
     for kind in (b"g", b"g" * 2):
-        bomb = b"".join(header(b"g", records(10_000)) for _ in kind) + entries
+        bomb = b"".join(header(b"g", records(1_500)) for _ in kind) + entries
 
         def refused() -> None:
             with pytest.raises(podflare.UnsafeArchiveError, match="for all of it"):
@@ -334,7 +337,7 @@ def test_headers_for_the_whole_archive(tmp_path):
 
 def test_headers_are_not_kept(tmp_path):
     one = archive(("a", REG, b"x")).getvalue()[:1024]
-    bomb = b"".join(header(b"x", records(2000)) + one for _ in range(50)) + bytes(1024)
+    bomb = b"".join(header(b"x", records(1500)) + one for _ in range(50)) + bytes(1024)
     assert peak(lambda: _tar.unpack(io.BytesIO(bomb), tmp_path)) < 8 << 20
     assert os.listdir(tmp_path) == ["a"]
 
@@ -364,3 +367,100 @@ def test_headers_without_end(tmp_path, monkeypatch):
     with pytest.raises(podflare.UnsafeArchiveError, match="names"):
         _tar.unpack(archive(*((str(i), SYM, "n" * 900) for i in range(200))), tmp_path)
     assert os.listdir(tmp_path) in ([], ["a"])
+
+
+def test_names_that_are_too_deep(tmp_path, monkeypatch):
+    """Each part of each name was made, or looked at: hours for some hundred megabytes."""
+    deep = "a/" * 1900
+    for bad in (deep + "f", "a/" * 256 + "f", "n" * 4097, "\xe9" * 2049):
+        begin = time.monotonic()
+        with pytest.raises(podflare.UnsafeArchiveError, match="256 parts, or 4096 bytes"):
+            _tar.unpack(archive(*((f"{bad}{i}", REG, b"") for i in range(200))), tmp_path)
+        with pytest.raises(podflare.UnsafeArchiveError, match="256 parts"):
+            _tar.unpack(archive(("f", REG, b""), ("h", LNK, bad)), tmp_path)
+        assert _tar.unpack(archive(("l", SYM, bad)), tmp_path / "..").skipped == ("l",)
+        assert time.monotonic() - begin < 20
+    assert os.listdir(tmp_path) == []
+    # What is deep is walked once.
+    calls = []
+    mkdir = os.mkdir
+    monkeypatch.setattr(_tar.os, "mkdir", lambda path: calls.append(path) or mkdir(path))
+    deep = "a/" * 255
+    info = _tar.unpack(archive(*((f"{deep}{i}", REG, b"") for i in range(200))), tmp_path)
+    assert (info.files, info.directories, len(calls)) == (200, 255, 255)
+
+
+def test_directories_without_an_entry_count(tmp_path, monkeypatch):
+    monkeypatch.setattr(_tar, "MAX_ENTRIES", 100)
+    with pytest.raises(podflare.UnsafeArchiveError, match="over 100 entries"):
+        _tar.unpack(archive(("a/" * 60 + "f", REG, b""), ("b/" * 60 + "f", REG, b"")), tmp_path)
+    monkeypatch.setattr(_tar, "MAX_NAMES", 10_000)
+    with pytest.raises(podflare.UnsafeArchiveError, match="names of over 10000"):
+        _tar.unpack(archive(("abcdef/" * 90 + "f", REG, b"")), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_long_ways_of_links(tmp_path):
+    """Each was followed to its end, as far as Python goes."""
+    links = [(f"l{i}", SYM, f"l{i - 1}" if i else "nothing") for i in range(3000)]
+    begin = time.monotonic()
+    info = _tar.unpack(archive(*links), tmp_path)
+    assert info.links + len(info.skipped) == 3000 and len(info.skipped) > 60
+    assert time.monotonic() - begin < 20
+
+
+def test_headers_full_of_digits(tmp_path, monkeypatch):
+    """tarfile without the mending of CVE-2024-6232 took hours for the digits of a megabyte."""
+    read = _tar._Guarded.read
+
+    def read_and_search(self: Any, size: int = -1) -> bytes:
+        data = read(self, size)
+        re.search(rb"\d+ hdrcharset=([^\n]+)\n", data)  # as it does
+        return data
+
+    monkeypatch.setattr(_tar._Guarded, "read", read_and_search)
+    begin = time.monotonic()
+    for kind, digits in ((b"x", b"1" * 16_000), (b"X", b"1" * 16_000), (b"x", b"1" * 199 + b" ")):
+        value = (digits * (16_000 // len(digits)))[:15_990]
+        record = b"%d a=%s\n" % (len(value) + 9, value)
+        assert len(record) == len(value) + 9
+        one = header(kind, record) + archive(("a", REG, b"x")).getvalue()[:1024]
+        with pytest.raises(podflare.UnsafeArchiveError, match="full of digits"):
+            _tar.unpack(io.BytesIO(one * 1000 + bytes(1024)), tmp_path)
+        # Not so some of them.
+        assert _tar.unpack(io.BytesIO(one * 2 + bytes(1024)), tmp_path).files == 1
+        (tmp_path / "a").unlink()
+    assert time.monotonic() - begin < 120
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("form", ["gnu", "posix"])
+def test_long_names_of_a_real_tar(tmp_path, form):
+    """Names as long as they get, of digits and of what is not ASCII, are none of that."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    deep = "/".join(["\u00e9" * 120] * 5 + ["7" * 240] * 5 + ["\udcff" * 250] * 3)
+    os.makedirs(tmp_path / "in" / os.path.dirname(deep))
+    (tmp_path / "in" / deep).write_bytes(b"x")
+    os.symlink(deep, tmp_path / "in" / "link")
+    made = tmp_path / "t.tar"
+    subprocess.run(
+        ["tar", f"--format={form}", *_tar.pack_command(str(made), str(tmp_path / "in"))[1:]],
+        check=True,
+    )
+    with open(made, "rb") as file:
+        info = _tar.unpack(file, tmp_path / "out")
+    assert (info.files, info.directories, info.links) == (1, 12, 1)
+    assert (tmp_path / "out" / "link").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("size", [2**40, 2**62, 2**63 - 1024, 2**63 + 5, 2**70])
+def test_sizes_beyond_all(tmp_path, size):
+    info = tarfile.TarInfo("x")
+    info.size = size
+    raw = info.tobuf(tarfile.GNU_FORMAT)
+    with open(tmp_path / "t", "w+b") as file:
+        file.write(raw + bytes(2048))
+        file.seek(0)
+        with pytest.raises(podflare.PodflareError, match="the archive from the sandbox cannot"):
+            _tar.unpack(file, tmp_path)

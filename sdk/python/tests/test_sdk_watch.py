@@ -204,6 +204,97 @@ def test_a_watch_that_says_a_line_without_an_end(guest: FakeGuest, home: Path) -
         until(lambda: guest.watches == 0)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"path": "/" + "a" * 70_000},
+        {"path": "/" + "a" * 20_000},
+        {"path": ["/x"]},
+        {"path": None},
+        {"from": {"x": [[]] * 10}},
+        {"from": 7},
+        {"from": "/" + "b" * 20_000},
+        {"more": "c" * 70_000},
+    ],
+)
+def test_an_event_that_is_none(guest: FakeGuest, home: Path, odd: Any) -> None:
+    """What it has in it is kept until the program asks: short names, and nothing else."""
+    told = {"type": "moved", "path": "/x", "dir": False, "from": "/y", **odd}
+    s = Sandbox()
+    with begin(s, ".") as changes:
+        guest.watch_edit = lambda line: json.dumps(told).encode() + b"\n"
+        (home / "a").mkdir()
+        with pytest.raises(podflare.PodflareError, match="says what is no event: {") as e:
+            next(changes)
+        assert len(str(e.value)) < 1000
+
+
+def test_the_longest_names(guest: FakeGuest, home: Path) -> None:
+    """Of bytes that are not UTF-8, each of which takes six in JSON."""
+    path, old = ("/" + "\udcff" * 4095, "/" + "\udcfe" * 4095)
+    told = {"type": "moved", "path": path, "dir": False, "from": old}
+    s = Sandbox()
+    with begin(s, ".") as changes:
+        guest.watch_edit = lambda line: json.dumps(told).encode() + b"\n"
+        (home / "a").mkdir()
+        assert next(changes) == FileEvent("moved", path, False, old)
+
+
+@pytest.mark.sync_only
+def test_what_waits_is_counted() -> None:
+    """By what it takes, not by its number; close() ends who waits for room."""
+    event = FileEvent("created", "/" + "\U0001f600" * 10_000)  # 40 kB
+    box = _watch._Mailbox()
+    done: list[int] = []
+
+    def fill() -> None:
+        for i in range(5_000):
+            box.put(event)
+            done.append(i)
+
+    for _ in range(2):
+        thread = threading.Thread(target=fill, daemon=True)
+        thread.start()
+        last = -1
+        while last != len(done):
+            last = len(done)
+            time.sleep(0.3)
+        assert thread.is_alive() and 1500 < len(done) < 1800
+        # What is taken makes room.
+        assert [box.get(1) for _ in range(100)] == [event] * 100
+        until(lambda: len(done) == last + 100)
+        box.close()
+        thread.join(60)
+        assert not thread.is_alive() and not box._waiting
+        box = _watch._Mailbox()
+        done.clear()
+
+
+@pytest.mark.sync_only
+def test_closed_by_two_tasks_at_once(guest: FakeGuest, home: Path) -> None:
+    async def main() -> None:
+        async with AsyncSandbox() as s:
+            for _ in range(5):
+                changes = await s.files.watch(".")
+                waiting = asyncio.ensure_future(changes.__anext__())
+                await asyncio.sleep(0.01)
+                first = asyncio.ensure_future(changes.close())
+                await asyncio.sleep(0)
+                # One that is cancelled leaves it to the others.
+                first.cancel()
+                await asyncio.gather(changes.close(), changes.close(), changes.close())
+                with pytest.raises(StopAsyncIteration):
+                    await waiting
+                assert [event async for event in changes] == []
+                await changes.close()
+            # Without an event that is awaited, too.
+            changes = await s.files.watch(".")
+            await asyncio.gather(changes.close(), changes.close())
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    until(lambda: guest.watches == 0)
+
+
 def test_one_that_is_killed(guest: FakeGuest, home: Path) -> None:
     s = Sandbox()
     changes = begin(s, ".")

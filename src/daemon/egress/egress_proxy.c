@@ -125,7 +125,7 @@ int egress_proxy_need(struct egress_sandbox *e)
 	}
 	e->proxy = proxy_start(&e->sb->d->egress, e->sb->id, &ops, e, &err);
 	if (!e->share)
-		e->share = audit_share_new(&e->sb->d->egress.audit, &e->sb->d->loop);
+		e->share = audit_share_new(&e->sb->d->egress.shares, e->sb->owner, e->sb->root);
 	if (e->proxy) {
 		e->proxy->share = audit_share_ref(e->share);
 		e->proxy->id_base = e->ids;

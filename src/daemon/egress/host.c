@@ -12,6 +12,7 @@ int egress_host_init(struct egress_host *h, struct loop *loop, const struct conf
 	h->loop = loop;
 	h->program = c->egress_path;
 	list_init(&h->proxies);
+	audit_shares_init(&h->shares, &h->audit, loop, c->auth && c->nkeys > 1);
 	operator_load(&h->op, &(struct operator_files){.config = c->egress_config,
 						       .groups = c->groups_path,
 						       .own = c->own_ranges,
@@ -22,6 +23,7 @@ int egress_host_init(struct egress_host *h, struct loop *loop, const struct conf
 void egress_host_free(struct egress_host *h)
 {
 	operator_free(&h->op);
+	audit_shares_free(&h->shares);
 	audit_close(&h->audit);
 }
 

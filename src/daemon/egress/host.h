@@ -7,7 +7,7 @@
 #pragma once
 
 #include "daemon/child.h"
-#include "daemon/egress/audit.h"
+#include "daemon/egress/audit_share.h"
 #include "daemon/egress/operator.h"
 #include "lib/list.h"
 #include "lib/loop.h"
@@ -28,8 +28,9 @@ struct egress_host {
 	struct child_env child;
 	struct egress_operator op;
 	struct audit audit;
-	struct list proxies; /* that have a process */
-	unsigned int nproxies, ntests;
+	struct audit_shares shares; /* of it */
+	struct list proxies;        /* that have a process */
+	unsigned int nproxies;
 };
 
 int egress_host_init(struct egress_host *h, struct loop *loop, const struct config *c,

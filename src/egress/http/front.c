@@ -10,7 +10,7 @@
 #include "egress/http/front.h"
 
 #include "egress/http/front_tls.h"
-#include "egress/http/plane_impl.h"
+#include "egress/http/request.h"
 #include "lib/io.h"
 #include "lib/log.h"
 
@@ -229,7 +229,39 @@ static int front_look(struct http_front *f)
 	front_hide_query(f);
 	f->left = f->head.len + (f->head.framing == HTTP_LENGTH ? f->head.length : 0);
 	f->phase = f->head.framing == HTTP_CHUNKED ? FRONT_STREAM : FRONT_BODY;
+	f->looked = f->head.len;
+	http_chunks_init(&f->chunks);
 	return 1;
+}
+
+/* What frames its body must not be seen by the library. */
+static void front_bad_body(struct http_front *f)
+{
+	struct http_request *r = f->conn ? f->conn->req : NULL;
+	_cleanup_free char *text = NULL;
+
+	if (!r || !r->checked)
+		front_refuse(f, f->chunks.why);
+	else if (http_request_bad_body(r, f->chunks.why, &text))
+		front_say(f, text);
+}
+
+/* Looks at what came of a chunked body. False: nothing of it goes up. */
+static bool front_look_at_chunks(struct http_front *f, size_t n)
+{
+	const char *p = (const char *)buf_data(&f->up);
+	bool was_bad = f->chunks.why;
+
+	if (!was_bad && http_chunks_look(&f->chunks, p + f->looked, n - f->looked) == 0) {
+		f->looked = n;
+		return true;
+	}
+	if (!was_bad)
+		front_bad_body(f);
+	/* If that said nothing an answer is on its way, behind which the library closes. */
+	buf_consume(&f->up, buf_len(&f->up));
+	f->looked = 0;
+	return false;
 }
 
 static int front_up(struct http_front *f)
@@ -241,6 +273,8 @@ static int front_up(struct http_front *f)
 		n = (size_t)f->left;
 	if ((f->phase != FRONT_BODY && f->phase != FRONT_STREAM) || n == 0)
 		return 0;
+	if (f->phase == FRONT_STREAM && !front_look_at_chunks(f, n))
+		return 1;
 	sent = io_send_some(f->inner.fd, buf_data(&f->up), n);
 	if (sent == -EAGAIN)
 		return 0;
@@ -248,6 +282,7 @@ static int front_up(struct http_front *f)
 		return sent == -EPIPE || sent == -ECONNRESET ? 0
 							     : (int)sent; /* seen in front_down() */
 	buf_consume(&f->up, (size_t)sent);
+	f->looked -= f->phase == FRONT_STREAM ? (size_t)sent : 0;
 	f->left -= f->phase == FRONT_BODY ? (uint64_t)sent : 0;
 	if (f->phase == FRONT_BODY && f->left == 0)
 		f->phase = FRONT_WAIT;

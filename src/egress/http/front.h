@@ -6,7 +6,8 @@
  * Up: each head is looked at whole (head.h) before the library gets it, and the
  * library gets one request at a time, exactly its bytes but for "?" in its target, which
  * http_request_new() makes good, and white space behind values of headers (http_head_tidy()): the
- * next one only when the one before is over. Down: bytes as they
+ * next one only when the one before is over. What frames a chunked body is looked at as well
+ * (chunks.h). Down: bytes as they
  * come. With TLS, both are decrypted and encrypted here. Each direction holds at most FRONT_BUF
  * bytes, and reads no more until it has passed them on.
  *
@@ -14,12 +15,13 @@
  * everywhere in this project: nobody reads the answer.
  *
  * It ends by itself: with the guest's socket, with the library's (what is there goes out first),
- * with a head that is refused (answered here, with JSON), or when it is cut.
+ * with a head, or a body in chunks, that is refused (answered here, with JSON), or when it is cut.
  *
  * Thread: the loop's. fork: sockets are close-on-exec.
  */
 #pragma once
 
+#include "egress/http/chunks.h"
 #include "egress/http/head.h"
 #include "egress/http/target.h"
 #include "lib/buf.h"
@@ -59,6 +61,8 @@ struct http_front {
 
 	enum front_phase phase;
 	struct http_head head;
+	struct http_chunks chunks;
+	size_t looked; /* FRONT_STREAM: bytes in `up` that may go to the library */
 	uint64_t left;
 	struct buf up, down;
 	bool guest_eof, said_tls_end, said_end, freed;

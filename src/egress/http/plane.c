@@ -22,6 +22,10 @@
 
 #define KICKS_MAX 64u
 
+/* So many runs of the library that came to nothing, and it waits so long for the next. */
+#define VAIN_MAX 64u
+#define VAIN_NS  20000000ull
+
 void http_plane_soon(struct http_plane *p)
 {
 	loop_timer_set(p->loop, &p->timer, 0);
@@ -44,17 +48,34 @@ static void plane_kick(struct http_plane *p)
 	}
 }
 
+/*
+ * When the library wants to be run again. Where what it reads does not fit into its memory for the
+ * connection it may do so at once, for ever, and not get on. What is known to bring it there is
+ * refused before (chunks.h); this is for what is not. Whatever else happens runs it without this
+ * timer.
+ */
+static uint64_t plane_delay(struct http_plane *p, uint64_t ms)
+{
+	if (ms || p->got_on)
+		p->vain = 0;
+	else if (p->vain < VAIN_MAX)
+		p->vain++;
+	else
+		return VAIN_NS;
+	return ms * 1000000ull;
+}
+
 static void plane_run(struct http_plane *p)
 {
 	MHD_UNSIGNED_LONG_LONG ms;
 
-	p->resumed = false;
+	p->resumed = p->got_on = false;
 	MHD_run(p->mhd);
 	plane_kick(p);
 	if (p->resumed) /* from a callback, behind the library's look at resumed connections */
 		http_plane_soon(p);
 	else if (MHD_get_timeout(p->mhd, &ms) == MHD_YES)
-		loop_timer_set(p->loop, &p->timer, ms * 1000000ull);
+		loop_timer_set(p->loop, &p->timer, plane_delay(p, ms));
 	else
 		loop_timer_cancel(&p->timer);
 }
@@ -128,6 +149,7 @@ static void conn_notify(void *cls, struct MHD_Connection *mhd, void **ctx,
 	struct http_plane *p = cls;
 	struct http_conn *c = *ctx;
 
+	p->got_on = true;
 	if (code == MHD_CONNECTION_NOTIFY_STARTED) {
 		conn_start(p, mhd, ctx);
 		return;

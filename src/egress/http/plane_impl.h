@@ -40,7 +40,9 @@ struct http_plane {
 	struct MHD_Daemon *mhd;
 	struct loop_src mhd_src;
 	struct loop_timer timer;
-	bool resumed; /* a connection was resumed since the library ran */
+	bool resumed;      /* a connection was resumed since the library ran */
+	bool got_on;       /* it has called us while it ran */
+	unsigned int vain; /* runs in a row that it wanted at once, and in which it did not */
 	struct list fronts, left, requests;
 	struct upstream up;
 	struct intercept *intercept; /* NULL: no policy has wanted it */

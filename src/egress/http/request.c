@@ -86,6 +86,7 @@ static ssize_t request_pull(void *cls, uint64_t pos, char *out, size_t max)
 	ssize_t n;
 
 	(void)pos;
+	r->plane->got_on = true;
 	if (r->gone)
 		return MHD_CONTENT_READER_END_WITH_ERROR;
 	n = transfer_pull(r->x, out, max);
@@ -116,11 +117,31 @@ static void request_break_off(struct http_request *r)
 	http_request_gone(r);
 }
 
-/* It failed with the guest in the middle of its upload, and no byte of an answer has gone out. */
+/* No byte of an answer has gone out. */
+static bool request_is_mute(const struct http_request *r)
+{
+	return !r->replied || r->reply;
+}
+
+bool http_request_bad_body(struct http_request *r, const char *why, char **text)
+{
+	if (!request_is_mute(r))
+		return false;
+	if (r->reply)
+		MHD_destroy_response(r->reply);
+	r->reply = NULL;
+	r->replied = true;
+	egress_denied(r->plane->e, &r->q, EGRESS_R_BAD_REQUEST, why, NULL, &r->v);
+	*text = http_reply_text(&r->q, &r->v, false);
+	http_request_gone(r);
+	return true;
+}
+
+/* It failed with the guest in the middle of its upload. */
 static bool request_is_stuck(const struct http_request *r)
 {
 	return r->x->over && r->x->why != EGRESS_R_NONE && r->phase == REQUEST_BODY &&
-	       (!r->replied || r->reply) && r->c->front;
+	       request_is_mute(r) && r->c->front;
 }
 
 /* Something changed in the transfer. */
@@ -343,11 +364,12 @@ enum MHD_Result http_request_call(void *cls, struct MHD_Connection *mhd, const c
 				  size_t *len, void **ctx)
 {
 	struct http_request *r = *ctx;
+	struct http_plane *p = cls;
 
-	(void)cls;
 	(void)mhd;
 	(void)url;
 	(void)version;
+	p->got_on = true;
 	if (!r || r->gone)
 		return MHD_NO;
 	if (r->phase == REQUEST_HEAD)

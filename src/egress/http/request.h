@@ -53,6 +53,13 @@ struct http_request {
 /* The client has left, or the plane ends. */
 void http_request_gone(struct http_request *r);
 
+/*
+ * The rest of its body is not well-formed, which the library must not see: what the front says in
+ * place of an answer (its record is sent; NULL: no memory), in *text. False: an answer is on its
+ * way already.
+ */
+bool http_request_bad_body(struct http_request *r, const char *why, char **text);
+
 /* At the end of it; of its connection, where the library does not say that it is completed. NULL:
  * harmless. */
 void http_request_free(struct http_request *r);
