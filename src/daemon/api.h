@@ -62,6 +62,8 @@ void api_file_chmod(struct request *r);
  * answered.
  */
 bool api_egress_grant(struct request *r, const json_t *value, struct grant **out);
+/* Counts it for who asks (grant_hold()). False: answered, and *g is let go. */
+bool api_egress_hold(struct request *r, struct grant **g);
 /* Whether there is egress on this host; false: answered. */
 bool api_egress_usable(struct request *r);
 /* Releases a body that may have secrets in it, and overwrites the text of the request. */

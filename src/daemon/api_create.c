@@ -51,11 +51,24 @@ static void reply_template_failed(struct create *c, const char *reason, const ch
 	reply_error(r, 503, "template_failed", text, console[0] ? hint : NULL, NULL);
 }
 
+/* A sandbox has it by now, or none will: nothing is kept until the client has taken its answer. */
+static void create_forget(struct create *c)
+{
+	if (c->place)
+		registry_unreserve(&c->r->http->d->registry, 1);
+	json_decref(c->metadata);
+	grant_unref(c->grant);
+	c->place = false;
+	c->metadata = NULL;
+	c->grant = NULL;
+}
+
 /* A sandbox for the client: it learns the id here. */
 static void create_done(struct create *c, struct sandbox *sb)
 {
 	struct template_size own = template_own_size(c->t);
 
+	create_forget(c);
 	sb->ready_us = (io_now_ns() - c->r->start_ns) / 1000;
 	if (sandbox_announce(sb) < 0) {
 		reply_create_failed(c->r, sb->reason, "");
@@ -99,10 +112,7 @@ static void create_end(struct request *r)
 		sandbox_drop_user(&c->user);
 		sandbox_end(c->sb, true, "the client left before it was ready");
 	}
-	if (c->place)
-		registry_unreserve(&r->http->d->registry, 1);
-	json_decref(c->metadata);
-	grant_unref(c->grant);
+	create_forget(c);
 	free(c);
 	pool_kick(r->http->d); /* it may have waited for this one's fork */
 }
@@ -118,11 +128,12 @@ static void create_fork(struct create *c, struct template_vm *vm)
 	p.grant = c->grant;
 	p.forkable = c->forkable;
 	c->sb = sandbox_new(c->r->http->d, &p, create_ready, c);
+	c->place = c->place && !c->sb;
+	create_forget(c);
 	if (!c->sb) {
 		reply_json(c->r, 500, NULL);
 		return;
 	}
-	c->place = false;
 	sandbox_add_user(c->sb, &c->user, create_ended, c);
 	sandbox_start(c->sb);
 }
@@ -132,10 +143,12 @@ static void create_template(struct template_waiter *w, struct template_vm *vm, c
 {
 	struct create *c = w->arg;
 
-	if (vm)
+	if (vm) {
 		create_fork(c, vm);
-	else
-		reply_template_failed(c, reason, console);
+		return;
+	}
+	create_forget(c);
+	reply_template_failed(c, reason, console);
 }
 
 static bool create_from_pool(struct create *c)
@@ -212,7 +225,7 @@ static bool create_fits(struct request *r, const json_t *body, json_int_t memory
 	return false;
 }
 
-/* Values of the body, checked. False: answered. */
+/* Values of the body, checked, but for its egress. False: answered. */
 static bool create_params(struct request *r, json_t *body, struct create *c)
 {
 	static const char *const known[] = {"template", "memory_mib", "vcpus",    "disk_mib",
@@ -241,7 +254,6 @@ static bool create_params(struct request *r, json_t *body, struct create *c)
 	    !fields_int(r, body, "vcpus", 1, LIMIT_VCPUS_MAX, &vcpus) ||
 	    !fields_int(r, body, "disk_mib", LIMIT_DISK_MIN_MIB, LIMIT_DISK_MAX_MIB, &disk) ||
 	    !fields_bool(r, body, "forkable", &c->forkable) ||
-	    !api_egress_grant(r, json_object_get(body, "egress"), &c->grant) ||
 	    !fields_map(r, body, "metadata", LIMIT_METADATA, LIMIT_METADATA_BYTES, &metadata))
 		return false;
 	c->size = (struct template_size){(uint32_t)memory, (uint32_t)vcpus, (uint32_t)disk};
@@ -251,29 +263,40 @@ static bool create_params(struct request *r, json_t *body, struct create *c)
 	return c->metadata != NULL;
 }
 
+/* A place for it. False: answered. */
+static bool create_place(struct create *c)
+{
+	struct daemon *d = c->r->http->d;
+
+	if (d->stopping)
+		reply_error(c->r, 503, "stopping", "the daemon is stopping", NULL, NULL);
+	else if (!registry_reserve(&d->registry, 1))
+		reply_too_many_sandboxes(c->r);
+	else
+		c->place = true;
+	return c->place;
+}
+
 void api_sandbox_create(struct request *r)
 {
-	struct daemon *d = r->http->d;
 	json_t *body = fields_parse(r, true);
 	struct create *c = body ? calloc(1, sizeof(*c)) : NULL;
-	bool go = c && create_params(r, body, c);
+	bool go;
 
 	if (body && !c)
 		reply_json(r, 500, NULL);
+	if (c)
+		c->r = r;
+	/* An allowlist may be long: it is looked at when there is a place for who asks. */
+	go = c && create_params(r, body, c) && create_place(c) &&
+	     api_egress_grant(r, json_object_get(body, "egress"), &c->grant);
 	api_egress_forget(r, body);
-	if (!c)
-		return;
-	c->r = r;
-	r->ops = &create_ops;
-	r->state = c;
-	if (!go)
-		return;
-	if (d->stopping) {
-		reply_error(r, 503, "stopping", "the daemon is stopping", NULL, NULL);
-	} else if (!registry_reserve(&d->registry, 1)) {
-		reply_too_many_sandboxes(r);
-	} else {
-		c->place = true;
+	if (go) {
+		r->ops = &create_ops;
+		r->state = c;
 		create_start(c);
+	} else if (c) {
+		create_forget(c);
+		free(c);
 	}
 }

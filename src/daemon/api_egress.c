@@ -49,11 +49,37 @@ bool api_egress_grant(struct request *r, const json_t *value, struct grant **out
 	if (!api_egress_usable(r))
 		return false;
 	rc = grant_parse(out, &r->http->d->egress.op, value, &fault);
+	if (rc == 0)
+		return api_egress_hold(r, out);
 	if (rc == -ENOMEM)
 		reply_json(r, 500, NULL);
-	else if (rc < 0)
+	else
 		reply_error(r, 400, "invalid_request", fault.err.msg, NULL, fault.field);
-	return rc == 0;
+	return false;
+}
+
+bool api_egress_hold(struct request *r, struct grant **g)
+{
+	struct held *h = owners_grants(&r->http->d->owners, r->owner);
+	int rc = grant_hold(*g, h);
+	char text[160];
+
+	if (rc == 0)
+		return true;
+	grant_unref(*g);
+	*g = NULL;
+	if (rc != -EDQUOT) {
+		reply_overloaded(r);
+		return false;
+	}
+	snprintf(text, sizeof(text),
+		 "the allowlists of your sandboxes take the %zu MiB that podflared has for them",
+		 h->max >> 20);
+	reply_error(r, 503, "overloaded", text,
+		    "end some of them, or give them shorter lists; the operator can set "
+		    "PODFLARE_REQUESTS_MIB",
+		    "egress");
+	return false;
 }
 
 void api_egress_forget(struct request *r, json_t *body)

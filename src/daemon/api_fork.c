@@ -52,12 +52,27 @@ static bool fork_number(struct request *r, const json_t *body, unsigned int *n)
 	return false;
 }
 
+/* False: answered. */
+static bool fork_places(struct request *r, const struct sandbox *sb, unsigned int n)
+{
+	struct daemon *d = r->http->d;
+
+	if (d->stopping)
+		reply_error(r, 503, "stopping", "the daemon is stopping", NULL, NULL);
+	else if (!sb->forkable)
+		reply_not_forkable(r, "it cannot be forked");
+	else if (!registry_reserve(&d->registry, n))
+		reply_too_many_sandboxes(r);
+	else
+		return true;
+	return false;
+}
+
 void api_fork(struct request *r)
 {
 	static const char *const known[] = {"n",        "reseed", "egress", "inherit_inject",
 					    "forkable", NULL};
 	struct sandbox *sb = api_find_sandbox(r);
-	struct daemon *d = r->http->d;
 	json_t *body = sb ? fields_parse(r, true) : NULL;
 	struct fork_order order = {.reseed = true, .forkable = true};
 	bool ok;
@@ -66,15 +81,14 @@ void api_fork(struct request *r)
 		return;
 	ok = fields_only(r, body, known) && fork_number(r, body, &order.n) &&
 	     fields_bool(r, body, "reseed", &order.reseed) &&
-	     fields_bool(r, body, "forkable", &order.forkable) && fork_egress(r, body, &order);
+	     fields_bool(r, body, "forkable", &order.forkable) && fork_places(r, sb, order.n);
+	/* An allowlist may be long: it is looked at when there are places for who asks. */
+	if (ok && !fork_egress(r, body, &order)) {
+		registry_unreserve(&r->http->d->registry, order.n);
+		ok = false;
+	}
 	api_egress_forget(r, body);
-	if (!ok)
-		return;
-	if (d->stopping)
-		reply_error(r, 503, "stopping", "the daemon is stopping", NULL, NULL);
-	else if (!sb->forkable)
-		reply_not_forkable(r, "it cannot be forked");
-	else
+	if (ok)
 		fork_submit(sb, r, &order);
 	grant_unref(order.grant);
 }

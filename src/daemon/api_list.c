@@ -1,100 +1,54 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * GET /v1/sandboxes. Each may have 1 MiB of allowlist: the text of one is made when
- * the one before has gone, and what was begun goes on with those that still live.
- * What is short, as it nearly always is, is answered in one piece.
+ * GET /v1/sandboxes. Made while it is sent (pieces.h): what was begun goes on with those that still
+ * live.
  */
 #include "daemon/api.h"
 #include "daemon/daemon.h"
-#include "daemon/intake.h"
-#include "daemon/limits.h"
+#include "daemon/pieces.h"
 #include "daemon/reply.h"
-#include "lib/json_safe.h"
 
 #include <errno.h>
 #include <string.h>
 
-/* More than the text of one and a piece can be. */
-#define LIST_MAX (16u << 20)
-
 struct listing {
-	struct request *r;
+	struct pieces p;
 	char (*ids)[SANDBOX_ID_LEN + 1];
 	size_t n, next;
-	bool some, ended; /* one was put; all is there */
-	struct buf out;
-	size_t held; /* for out */
+	bool some; /* one was put */
 };
 
-static int list_put(struct listing *l, const char *text)
-{
-	size_t n = strlen(text);
-	int rc = held_take(intake_held(l->r), n);
-
-	if (rc < 0)
-		return rc;
-	l->held += n;
-	return buf_append(&l->out, text, n);
-}
-
 /* The next of them that lives, or the end. */
-static int list_next(struct listing *l)
+static int list_next(struct pieces *p)
 {
+	struct listing *l = list_entry(p, struct listing, p);
+	struct request *r = p->r;
 	struct sandbox *sb = NULL;
-	_cleanup_free char *text = NULL;
-	json_t *o;
 	int rc;
 
 	while (l->next < l->n && !sb)
-		sb = registry_find(&l->r->http->d->registry, l->ids[l->next++], l->r->owner);
+		sb = registry_find(&r->http->d->registry, l->ids[l->next++], r->owner);
 	if (!sb) {
-		l->ended = true;
-		return list_put(l, l->some ? "]}" : "{\"sandboxes\":[]}");
+		p->ended = true;
+		return pieces_put(p, l->some ? "]}" : "{\"sandboxes\":[]}");
 	}
-	o = sandbox_json(sb, true);
-	text = json_text(o);
-	json_decref(o);
-	if (!text)
-		return -ENOMEM;
-	rc = list_put(l, l->some ? "," : "{\"sandboxes\":[");
+	rc = pieces_put(p, l->some ? "," : "{\"sandboxes\":[");
 	l->some = true;
-	return rc < 0 ? rc : list_put(l, text);
-}
-
-static int list_fill(struct listing *l)
-{
-	int rc = 0;
-
-	while (rc == 0 && !l->ended && buf_len(&l->out) < LIMIT_LIST_PIECE)
-		rc = list_next(l);
-	return rc;
+	return rc < 0 ? rc : pieces_put_json(p, sandbox_json(sb, true));
 }
 
 static ssize_t list_pull(struct request *r, char *out, size_t max)
 {
 	struct listing *l = r->state;
-	size_t n;
 
-	if (buf_len(&l->out) == 0 && list_fill(l) < 0)
-		return PULL_ABORT;
-	n = buf_len(&l->out) < max ? buf_len(&l->out) : max;
-	if (n == 0)
-		return PULL_END;
-	memcpy(out, buf_data(&l->out), n);
-	buf_consume(&l->out, n);
-	held_give(intake_held(r), n);
-	l->held -= n;
-	if (buf_len(&l->out) == 0)
-		buf_free(&l->out);
-	return (ssize_t)n;
+	return pieces_pull(&l->p, out, max);
 }
 
 static void list_end(struct request *r)
 {
 	struct listing *l = r->state;
 
-	held_give(intake_held(r), l->held);
-	buf_free(&l->out);
+	pieces_free(&l->p);
 	free(l->ids);
 	free(l);
 }
@@ -114,7 +68,7 @@ static bool list_ids(struct listing *l, struct registry *all)
 	if (!l->ids)
 		return false;
 	list_for_each (sb, &all->live, struct sandbox, link)
-		if (sb->announced && owner_may(l->r->owner, sb->owner))
+		if (sb->announced && owner_may(l->p.r->owner, sb->owner))
 			memcpy(l->ids[l->n++], sb->id, sizeof(sb->id));
 	return true;
 }
@@ -122,26 +76,16 @@ static bool list_ids(struct listing *l, struct registry *all)
 void api_sandbox_list(struct request *r)
 {
 	struct listing *l = calloc(1, sizeof(*l));
-	int rc = -ENOMEM;
 
 	if (!l) {
 		reply_json(r, 500, NULL);
 		return;
 	}
-	l->r = r;
-	buf_init(&l->out, LIST_MAX);
+	pieces_init(&l->p, r, list_next);
 	r->state = l;
 	r->ops = &list_whole_ops;
 	if (list_ids(l, &r->http->d->registry))
-		rc = list_fill(l);
-	if (rc == -ENOSPC || rc == -EDQUOT) {
-		reply_overloaded(r);
-	} else if (rc < 0) {
+		pieces_reply(&l->p, &list_ops);
+	else
 		reply_json(r, 500, NULL);
-	} else if (l->ended) {
-		http_reply(r, 200, "application/json", buf_data(&l->out), buf_len(&l->out), NULL);
-	} else {
-		r->ops = &list_ops;
-		http_reply_stream(r, 200, "application/json", -1, NULL);
-	}
 }

@@ -22,9 +22,8 @@ struct policy_test {
 	struct request *r;
 	struct proxy *proxy; /* NULL: it has ended, or was let go */
 	struct grant *grant;
-	struct held *place; /* until the proxy has it, or NULL */
-	json_t *body;       /* keeps the following alive */
-	const char *host, *method, *path;
+	struct held *place;         /* until the proxy has it, or NULL */
+	char *host, *method, *path; /* the last two may be NULL */
 	uint16_t port;
 };
 
@@ -36,11 +35,14 @@ static void test_failed(struct policy_test *t, const char *why)
 	reply_error(t->r, 502, "egress_failed", text, NULL, NULL);
 }
 
+/* What is left of it is a place, until the client has taken its answer. */
 static void test_let_go(struct policy_test *t)
 {
 	if (t->proxy)
 		proxy_drop(t->proxy);
+	grant_unref(t->grant);
 	t->proxy = NULL;
+	t->grant = NULL;
 }
 
 static void on_policy(struct proxy *p, uint64_t serial, const char *error, json_t *ca)
@@ -94,6 +96,7 @@ static void on_ended(struct proxy *p, const char *reason)
 	struct policy_test *t = p->owner;
 
 	t->proxy = NULL;
+	test_let_go(t);
 	test_failed(t, reason);
 }
 
@@ -105,8 +108,9 @@ static void test_end(struct request *r)
 
 	test_let_go(t);
 	held_give_place(&t->place);
-	grant_unref(t->grant);
-	json_decref(t->body);
+	free(t->host);
+	free(t->method);
+	free(t->path);
 	free(t);
 }
 
@@ -114,15 +118,15 @@ static const struct request_ops test_ops = {.end = test_end};
 
 /* What is to be tested: a list, the grant of a sandbox (nothing when it has none), or the default.
  */
-static bool test_grant(struct policy_test *t, struct sandbox **sb)
+static bool test_grant(struct policy_test *t, const json_t *body, struct sandbox **sb)
 {
-	const json_t *allow = json_object_get(t->body, "allow");
+	const json_t *allow = json_object_get(body, "allow");
 	struct egress_operator *o = &t->r->http->d->egress.op;
 	struct grant_fault fault = {0};
 	const char *id = NULL;
 	int rc;
 
-	if (!fields_string(t->r, t->body, "sandbox", &id, NULL))
+	if (!fields_string(t->r, body, "sandbox", &id, NULL))
 		return false;
 	if (id && allow && !json_is_null(allow)) {
 		reply_invalid(t->r, "allow", "allow and sandbox exclude each other");
@@ -147,31 +151,54 @@ static bool test_grant(struct policy_test *t, struct sandbox **sb)
 		reply_error(t->r, 400, "invalid_request", fault.err.msg, NULL, "allow");
 	else if (rc < 0)
 		reply_json(t->r, 500, NULL);
-	return rc == 0;
+	return rc == 0 && api_egress_hold(t->r, &t->grant);
 }
 
-static bool test_fields(struct policy_test *t)
+/* Copied, as the body does not stay. */
+static bool test_fields(struct policy_test *t, const json_t *body)
 {
 	static const char *const known[] = {"host",  "port",    "method", "path",
 					    "allow", "sandbox", NULL};
+	const char *host = NULL, *method = NULL, *path = NULL;
 	json_int_t port = 443;
 
-	if (!fields_only(t->r, t->body, known) ||
-	    !fields_string(t->r, t->body, "host", &t->host, NULL) ||
-	    !fields_int(t->r, t->body, "port", 1, 65535, &port) ||
-	    !fields_string(t->r, t->body, "method", &t->method, NULL) ||
-	    !fields_string(t->r, t->body, "path", &t->path, NULL))
+	if (!fields_only(t->r, body, known) || !fields_string(t->r, body, "host", &host, NULL) ||
+	    !fields_int(t->r, body, "port", 1, 65535, &port) ||
+	    !fields_string(t->r, body, "method", &method, NULL) ||
+	    !fields_string(t->r, body, "path", &path, NULL))
 		return false;
 	t->port = (uint16_t)port;
-	if (!t->host || !*t->host || strlen(t->host) > 1024)
+	if (!host || !*host || strlen(host) > 1024) {
 		reply_invalid(t->r, "host", "host must be a name");
-	else if (t->method && (!*t->method || strlen(t->method) > 32))
+	} else if (method && (!*method || strlen(method) > 32)) {
 		reply_invalid(t->r, "method", "method must be a word of at most 32 bytes");
-	else if (t->path && (*t->path != '/' || strlen(t->path) > 4096))
+	} else if (path && (*path != '/' || strlen(path) > 4096)) {
 		reply_invalid(t->r, "path", "path must begin with / and have at most 4096 bytes");
-	else
-		return true;
+	} else {
+		t->host = strdup(host);
+		t->method = method ? strdup(method) : NULL;
+		t->path = path ? strdup(path) : NULL;
+		if (t->host && !t->method == !method && !t->path == !path)
+			return true;
+		reply_json(t->r, 500, NULL);
+	}
 	return false;
+}
+
+/* One of the places, of which an owner has some. False: answered. */
+static bool test_place(struct policy_test *t)
+{
+	struct daemon *d = t->r->http->d;
+	struct held *h = owners_part(&d->owners, d->owners.tests, t->r->owner, &d->tests);
+
+	if (d->stopping)
+		reply_error(t->r, 503, "stopping", "the daemon is stopping", NULL, NULL);
+	else if (held_take(h, 1) < 0)
+		reply_error(t->r, 429, "too_many_requests", "too many policies are being tested",
+			    NULL, NULL);
+	else
+		t->place = h;
+	return t->place != NULL;
 }
 
 static void test_start(struct policy_test *t, const struct sandbox *sb)
@@ -198,23 +225,12 @@ static void test_start(struct policy_test *t, const struct sandbox *sb)
 	test_failed(t, err.msg);
 }
 
-/* One of the places, of which an owner has some. */
-static bool test_place(struct policy_test *t)
-{
-	struct daemon *d = t->r->http->d;
-	struct held *h = owners_part(&d->owners, d->owners.tests, t->r->owner, &d->tests);
-
-	if (held_take(h, 1) < 0)
-		return false;
-	t->place = h;
-	return true;
-}
-
 void api_policy_test(struct request *r)
 {
 	json_t *body = fields_parse(r, false);
 	struct policy_test *t = body ? calloc(1, sizeof(*t)) : NULL;
 	struct sandbox *sb = NULL;
+	bool go;
 
 	if (!t) {
 		if (body)
@@ -223,16 +239,14 @@ void api_policy_test(struct request *r)
 		return;
 	}
 	t->r = r;
-	t->body = body;
 	r->ops = &test_ops;
 	r->state = t;
-	if (!test_fields(t) || !api_egress_usable(r) || !test_grant(t, &sb))
-		return;
-	if (r->http->d->stopping)
-		reply_error(r, 503, "stopping", "the daemon is stopping", NULL, NULL);
-	else if (!test_place(t))
-		reply_error(r, 429, "too_many_requests", "too many policies are being tested", NULL,
-			    NULL);
-	else
+	/* An allowlist may be long: it is looked at when there is a place for who asks. */
+	go = test_fields(t, body) && api_egress_usable(r) && test_place(t) &&
+	     test_grant(t, body, &sb);
+	api_egress_forget(r, body);
+	if (go)
 		test_start(t, sb);
+	else
+		held_give_place(&t->place);
 }

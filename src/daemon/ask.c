@@ -5,6 +5,7 @@
  */
 #include "daemon/ask.h"
 #include "daemon/daemon.h"
+#include "daemon/exec.h"
 #include "daemon/limits.h"
 #include "daemon/probe.h"
 #include "daemon/reply.h"
@@ -23,6 +24,7 @@ struct ask {
 	const struct ask_ops *ops;
 	char *data; /* owned; NULL: nothing follows the object */
 	size_t len, sent;
+	size_t held; /* of sb->held, for data */
 	uint64_t note;
 };
 
@@ -40,6 +42,17 @@ uint64_t ask_note(const struct request *r)
 	return a->note;
 }
 
+/* It is with the agent, or not needed any more. Harmless the second time. */
+static void ask_drop_data(struct ask *a)
+{
+	if (!a->data)
+		return; /* the sandbox may be gone */
+	held_give(&a->sb->held, a->held);
+	a->held = 0;
+	free(a->data);
+	a->data = NULL;
+}
+
 /* What follows the object, as far as there is room. */
 static void ask_feed(struct ask *a)
 {
@@ -55,8 +68,7 @@ static void ask_feed(struct ask *a)
 		if (a->sent < a->len)
 			continue;
 		agent_send(a->s, FRAME_END_IN, NULL, 0);
-		free(a->data);
-		a->data = NULL;
+		ask_drop_data(a);
 	}
 }
 
@@ -64,6 +76,7 @@ static void ask_feed(struct ask *a)
 static void ask_over(struct ask *a)
 {
 	a->s = NULL;
+	ask_drop_data(a);
 	loop_timer_cancel(&a->limit);
 	sandbox_drop_user(&a->user);
 }
@@ -151,11 +164,23 @@ static void ask_end(struct request *r)
 
 	agent_close(a->s);
 	ask_over(a);
-	free(a->data);
 	free(a);
 }
 
 static const struct request_ops ask_request_ops = {.end = ask_end};
+
+/* The data of it waits, as code of an exec does. False: answered. */
+static bool ask_hold(struct ask *a, struct request *r)
+{
+	size_t n = a->len > LIMIT_HELD_SMALL ? a->len : 0;
+	int rc = held_take(&a->sb->held, n);
+
+	if (rc == 0)
+		a->held = n;
+	else
+		exec_refuse_held(r, rc);
+	return rc == 0;
+}
 
 void ask_agent_with(struct request *r, struct sandbox *sb, uint8_t type, json_t *object, char *data,
 		    size_t len, const struct ask_ops *ops, uint64_t note)
@@ -171,18 +196,23 @@ void ask_agent_with(struct request *r, struct sandbox *sb, uint8_t type, json_t 
 		reply_json(r, 500, NULL);
 		return;
 	}
+	a->sb = sb;
+	a->data = data;
+	a->len = len;
+	if (!ask_hold(a, r)) {
+		free(data);
+		free(a);
+		return;
+	}
 	a->s = agent_open(&sb->agent, ask_on_stream, a, &err);
 	if (!a->s) {
-		free(data);
+		ask_drop_data(a);
 		free(a);
 		reply_no_stream(r, &err);
 		return;
 	}
 	a->r = r;
-	a->sb = sb;
 	a->ops = ops;
-	a->data = data;
-	a->len = len;
 	a->note = note;
 	a->limit = (struct loop_timer){.fn = ask_on_limit, .arg = a};
 	r->ops = &ask_request_ops;

@@ -65,6 +65,9 @@ enum exec_found exec_interrupt(struct sandbox *sb, const char *id, bool escalate
 /* {"execs": [...]}: those that live, in order of arrival. New reference, NULL without memory. */
 json_t *exec_list(struct sandbox *sb);
 
+/* Answers for what held_take() has said of code, or stdin, that would wait in a sandbox. */
+void exec_refuse_held(struct request *r, int error);
+
 /* The host failed a request of the disk: whoever runs a command is told. */
 void exec_disk_failed(struct sandbox *sb, int errnum);
 

@@ -68,9 +68,7 @@ struct exec {
 int64_t exec_now_ms(void);
 /* Code and stdin wait. As held_take(). */
 __must_check int exec_hold_texts(struct exec *e);
-/* Answers for what exec_hold_texts() has said. */
-void exec_refuse_held(struct request *r, int error);
-/* The same for what exec_hold_event() has said: why the command fails. */
+/* For what exec_hold_event() has said: why the command fails. */
 void exec_held_failure(struct agent_failure *why, int error);
 /* They are with the agent, or not needed any more. Harmless the second time. */
 void exec_drop_texts(struct exec *e);

@@ -11,6 +11,7 @@
 #include "daemon/daemon.h"
 #include "daemon/egress/egress.h"
 #include "daemon/egress/grant.h"
+#include "daemon/fork_reply.h"
 #include "daemon/freeze.h"
 #include "daemon/reply.h"
 #include "lib/io.h"
@@ -37,6 +38,7 @@ struct fork_op {
 	struct sandbox *sb; /* NULL: it goes on, or has ended */
 	struct sandbox_user user;
 	struct request *req; /* NULL: the client has left, or was answered */
+	struct fork_reply *reply;
 	enum fork_state state;
 	struct freeze freeze;
 	struct loop_timer limit; /* of the time that it is frozen */
@@ -52,6 +54,7 @@ struct fork_op {
 static void fork_next(struct sandbox *sb);
 static void fork_check(struct fork_op *op);
 static void child_unwanted(struct fork_child *c);
+static void fork_end(struct request *r);
 
 /* Somebody has let go. More than one in a row may find that he was the last. */
 static void fork_unref(struct fork_op *op)
@@ -68,24 +71,18 @@ static void fork_unref(struct fork_op *op)
 
 /* --- the answer -------------------------------------------------------------------------- */
 
-static json_t *child_result(struct fork_child *c, json_t *ids)
+/* Whether there is a sandbox, which is the client's from here on. */
+static bool child_told(struct fork_child *c)
 {
-	if (c->ready) {
-		struct sandbox *sb = c->sb;
+	struct sandbox *sb = c->sb;
 
-		sandbox_drop_user(&c->user);
-		if (sandbox_announce(sb) == 0) {
-			if (json_array_append_new(ids, json_string(sb->id)) < 0)
-				return NULL;
-			return sandbox_json(sb, false);
-		}
-		c->ready = false;
+	if (!c->ready)
+		return false;
+	sandbox_drop_user(&c->user);
+	c->ready = sandbox_announce(sb) == 0;
+	if (!c->ready)
 		snprintf(c->error, sizeof(c->error), "%s", sb->reason);
-	}
-	c->sb = NULL;
-	if (json_array_append_new(ids, json_null()) < 0)
-		return NULL;
-	return json_pack("{s:s, s:s}", "error", c->error, "code", "fork_failed");
+	return c->ready;
 }
 
 static void fork_log(const struct fork_op *op, const char *id, unsigned int ok, uint64_t ready_us)
@@ -99,33 +96,34 @@ static void fork_log(const struct fork_op *op, const char *id, unsigned int ok, 
 	log_event(LOG_INFO, "sandbox forked", f, ARRAY_SIZE(f));
 }
 
+static ssize_t fork_pull(struct request *r, char *out, size_t max)
+{
+	struct fork_op *op = r->state;
+
+	return fork_reply_pull(op->reply, out, max);
+}
+
+static const struct request_ops fork_reply_ops = {.pull = fork_pull, .end = fork_end};
+
 static void fork_answer(struct fork_op *op)
 {
 	uint64_t ready_us = (io_now_ns() - op->start_ns) / 1000;
-	json_t *ids = json_array(), *results = json_array(), *body = NULL;
 	struct request *r = op->req;
 	unsigned int ok = 0;
-	bool memory = ids && results;
 
 	for (unsigned int i = 0; i < op->n; i++) {
-		json_t *o = child_result(&op->child[i], ids);
+		struct fork_child *c = &op->child[i];
 
-		memory = memory && o && json_array_append(results, o) == 0;
-		json_decref(o);
-		ok += op->child[i].ready;
+		ok += child_told(c);
+		fork_reply_child(op->reply, i, c->ready ? c->sb->id : NULL, c->error);
 	}
 	fork_log(op, r->match.id, ok, ready_us);
-	if (memory)
-		body = json_pack("{s:O, s:O, s:I, s:I}", "children", ids, "results", results,
-				 "pause_us", (json_int_t)op->pause_us, "ready_us",
-				 (json_int_t)ready_us);
 	if (ok == 0 && op->ended[0]) {
 		reply_ended(r, op->ended);
 	} else if (ok == 0) {
 		reply_error(r, 503, "fork_failed", op->child[0].error, NULL, NULL);
 	} else {
-		reply_json(r, 200, body);
-		body = NULL;
+		fork_reply_send(op->reply, op->pause_us, ready_us, &fork_reply_ops);
 		/* Without memory for the answer, or a client, nobody would learn of them. */
 		for (unsigned int i = 0; i < op->n && (r->status != 200 || r->gone); i++)
 			if (op->child[i].ready)
@@ -133,9 +131,9 @@ static void fork_answer(struct fork_op *op)
 	}
 	for (unsigned int i = 0; i < op->n; i++)
 		op->child[i].sb = NULL; /* they live by themselves */
-	json_decref(body);
-	json_decref(ids);
-	json_decref(results);
+	/* Theirs by now: nothing is kept until the client has taken its answer. */
+	grant_unref(op->grant);
+	op->grant = NULL;
 	op->state = FORK_OVER;
 }
 
@@ -293,17 +291,25 @@ static void fork_check(struct fork_op *op)
 		fork_answer(op);
 }
 
-/* Now, so that what was taken from the parent meanwhile is in no child. */
-static bool fork_inherit(struct fork_op *op)
+/* Now, so that what was taken from the parent meanwhile is in no child. NULL, or why not. */
+static const char *fork_inherit(struct fork_op *op)
 {
-	return op->egress == FORK_EGRESS_OWN ||
-	       grant_inherit(&op->grant, egress_grant(op->sb), op->egress == FORK_EGRESS_INJECT) ==
-		       0;
+	struct owners *o = &op->d->owners;
+
+	if (op->egress == FORK_EGRESS_OWN)
+		return NULL;
+	if (grant_inherit(&op->grant, egress_grant(op->sb), op->egress == FORK_EGRESS_INJECT) < 0)
+		return "out of memory";
+	if (grant_hold(op->grant, owners_grants(o, op->sb->owner)) == 0)
+		return NULL;
+	return "the allowlists of your sandboxes take all that podflared has for them "
+	       "(PODFLARE_REQUESTS_MIB)";
 }
 
 static void fork_on_frozen(struct freeze *f, const char *failure)
 {
 	struct fork_op *op = list_entry(f, struct fork_op, freeze);
+	const char *why;
 
 	if (failure) {
 		for (unsigned int i = 0; i < op->n; i++)
@@ -316,9 +322,10 @@ static void fork_on_frozen(struct freeze *f, const char *failure)
 	op->state = FORK_FORKING;
 	loop_timer_set(&op->d->loop, &op->limit, FORK_LIMIT_NS);
 	op->starting = true;
-	if (!fork_inherit(op))
+	why = fork_inherit(op);
+	if (why)
 		for (unsigned int i = 0; i < op->n; i++)
-			child_fail(&op->child[i], "out of memory");
+			child_fail(&op->child[i], why);
 	else
 		for (unsigned int i = 0; i < op->n && op->req; i++)
 			child_start(op, &op->child[i]);
@@ -400,6 +407,8 @@ static void fork_end(struct request *r)
 	struct fork_op *op = r->state;
 	bool answered = op->state == FORK_OVER;
 
+	fork_reply_free(op->reply);
+	op->reply = NULL;
 	op->req = NULL;
 	registry_unreserve(&op->d->registry, op->places);
 	op->places = 0;
@@ -420,18 +429,18 @@ static const struct request_ops fork_ops = {.end = fork_end};
 void fork_submit(struct sandbox *sb, struct request *r, const struct fork_order *order)
 {
 	unsigned int n = order->n;
-	struct fork_op *op;
+	struct fork_reply *reply =
+		fork_reply_new(r, sb, order->egress == FORK_EGRESS_OWN ? order->grant : NULL, n);
+	struct fork_op *op = reply ? calloc(1, sizeof(*op) + n * sizeof(op->child[0])) : NULL;
 
-	if (!registry_reserve(&sb->d->registry, n)) {
-		reply_too_many_sandboxes(r);
-		return;
-	}
-	op = calloc(1, sizeof(*op) + n * sizeof(op->child[0]));
 	if (!op) {
+		if (reply)
+			reply_json(r, 500, NULL);
+		fork_reply_free(reply);
 		registry_unreserve(&sb->d->registry, n);
-		reply_json(r, 500, NULL);
 		return;
 	}
+	op->reply = reply;
 	op->d = sb->d;
 	op->sb = sb;
 	op->req = r;

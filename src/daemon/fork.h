@@ -32,5 +32,8 @@ struct fork_order {
 	struct grant *grant; /* borrowed; NULL: none */
 };
 
-/* Takes over the request; answers it, at once or later. sb is one that can be forked. */
+/*
+ * Takes over the request, and order->n places of the registry; answers it, at once or later. sb is
+ * one that can be forked.
+ */
 void fork_submit(struct sandbox *sb, struct request *r, const struct fork_order *order);

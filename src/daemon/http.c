@@ -50,6 +50,7 @@ static void http_run(struct http *h)
 	MHD_UNSIGNED_LONG_LONG ms;
 
 	h->resumed = h->got_on = false;
+	http_line_turn(h);
 	MHD_run(h->mhd);
 	http_conn_kick(h);
 	if (h->resumed) /* from a callback, behind the library's look at resumed connections */
@@ -137,6 +138,7 @@ static void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *conn
 	r->http = h;
 	r->conn = conn;
 	r->start_ns = io_now_ns();
+	list_init(&r->waits);
 	buf_init_secret(&r->body, LIMIT_JSON_BODY);
 	list_add_tail(&h->requests, &r->link);
 	return r;
@@ -223,9 +225,7 @@ static enum MHD_Result http_on_request(void *cls, struct MHD_Connection *conn, c
 	if (r->phase == REQUEST_BODY) {
 		r->phase = REQUEST_WAIT;
 		http_conn_limit(r->c, 0);
-		if (!r->reply && r->match.route->finish)
-			r->match.route->finish(r);
-		intake_drop_body(r);
+		http_line_enter(r);
 	}
 	if (r->reply)
 		return http_queue(r);
@@ -258,6 +258,7 @@ static void http_on_completed(void *cls, struct MHD_Connection *conn, void **ctx
 	if (r->reply)
 		MHD_destroy_response(r->reply);
 	list_del(&r->link);
+	http_line_leave(r);
 	intake_drop_body(r);
 	held_give(intake_held(r), r->held_reply);
 	free(r->uri);
@@ -444,6 +445,7 @@ int http_init(struct http *h, struct daemon *d, unsigned int max_connections, st
 	list_init(&h->requests);
 	http_conn_init(h, max_connections);
 	intake_init(h);
+	http_line_init(h);
 	h->listener.fd = h->mhd_src.fd = -1;
 	h->timer = (struct loop_timer){.fn = http_on_timer, .arg = h};
 	h->spare_fd = -1;
@@ -487,5 +489,6 @@ void http_free(struct http *h)
 	}
 	intake_stop(h);
 	loop_timer_cancel(&h->timer);
+	http_line_stop(h);
 	close_fd(&h->spare_fd);
 }

@@ -16,6 +16,7 @@
 
 #include "daemon/config.h"
 #include "daemon/http_conn.h"
+#include "daemon/http_line.h"
 #include "daemon/log_budget.h"
 #include "daemon/route.h"
 #include "lib/buf.h"
@@ -53,7 +54,8 @@ struct request_ops {
 enum request_phase { REQUEST_HEAD, REQUEST_BODY, REQUEST_WAIT, REQUEST_REPLY };
 
 struct request {
-	struct list link; /* http.requests */
+	struct list link;  /* http.requests */
+	struct list waits; /* in http.line, or nowhere */
 	struct http *http;
 	struct http_conn *c;
 	struct MHD_Connection *conn;
@@ -101,6 +103,7 @@ struct http {
 	struct http_share shares[CONFIG_KEYS_MAX];
 	unsigned int nkeys;
 	struct log_budget log_strangers, log_known[CONFIG_KEYS_MAX];
+	struct http_line line;
 };
 
 /* Binds and listens; nothing is accepted before http_conn_accept(). */

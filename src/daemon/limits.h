@@ -36,6 +36,9 @@
  */
 #define LIMIT_HTTP_JSON 10u
 
+/* To begin requests in one turn of the loop (http_line.h). */
+#define LIMIT_HTTP_TURN_NS (SECOND_NS / 500)
+
 /* Values in requests. */
 #define LIMIT_PATH           4095u  /* bytes of a file path in the guest */
 #define LIMIT_ENV            256u   /* variables of one exec */

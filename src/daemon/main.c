@@ -205,6 +205,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 	owners_share(d->owners.diffs, c->nkeys, &d->diffs);
 	owners_share(d->owners.tests, c->nkeys, &d->tests);
 	owners_share(d->owners.execs, c->nkeys, &d->execs);
+	owners_share_grants(&d->owners, c->nkeys, &d->held);
 	pool_init(&d->pool, d);
 	d->vmms.others = &d->egress;
 	d->vmms.others_own = egress_host_owns;

@@ -57,6 +57,22 @@ uint64_t owners_bit(const struct owners *o, const char *owner)
 	return 0;
 }
 
+void owners_share_grants(struct owners *o, unsigned int n, struct held *all)
+{
+	for (unsigned int i = 0; i < n; i++)
+		o->grants[i] = (struct held){.max = o->held[i].max / 2, .all = &o->held[i]};
+	o->grants[CONFIG_KEYS_MAX] = (struct held){.max = all->max / 2, .all = all};
+}
+
+struct held *owners_grants(struct owners *o, const char *owner)
+{
+	unsigned int i = 0;
+
+	while (i < CONFIG_KEYS_MAX && !(owner[0] && strcmp(o->name[i], owner) == 0))
+		i++;
+	return &o->grants[i];
+}
+
 bool owner_may(const char *asks, const char *owner)
 {
 	return asks && (asks[0] == '\0' || strcmp(asks, owner) == 0);

@@ -30,6 +30,8 @@ struct owners {
 	struct held held[CONFIG_KEYS_MAX];         /* for each of them */
 	/* Places, for each. */
 	struct held diffs[CONFIG_KEYS_MAX], tests[CONFIG_KEYS_MAX], execs[CONFIG_KEYS_MAX];
+	/* Of held, what the grants of its sandboxes may have; the last: of whoever has no key. */
+	struct held grants[CONFIG_KEYS_MAX + 1];
 };
 
 /* From the keys of the configuration. */
@@ -45,6 +47,14 @@ struct held *owners_held(struct owners *o, const char *owner, struct held *all);
 
 /* One bit for each, to say of something who has to do with it; 0: of whoever has no key. */
 uint64_t owners_bit(const struct owners *o, const char *owner);
+
+/*
+ * After that: of what each has, grants (grant.h) may take half, so that those that live as long as
+ * a sandbox leave room for what comes and goes.
+ */
+void owners_share_grants(struct owners *o, unsigned int n, struct held *all);
+/* His part; whoever has none has one of all. */
+struct held *owners_grants(struct owners *o, const char *owner);
 
 /* Whether who asks (NULL: nobody, who has nothing) may see what `owner` has. */
 bool owner_may(const char *asks, const char *owner);

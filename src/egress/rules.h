@@ -65,7 +65,7 @@ __must_check int egress_groups_check(const json_t *groups, struct err *err);
 
 /*
  * The list in normal form: groups as they were written, ports ascending, each entry once and as a
- * string where a string says it all. New reference, NULL without memory.
+ * string where a string says it all. New reference, to what must not be changed.
  */
 json_t *egress_rules_json(const struct egress_rules *r);
 

@@ -143,6 +143,16 @@ static bool is_path(const char *s)
 	return strlen(s) <= RULES_PATH_LEN && rules_path_plain(s);
 }
 
+static int refuse_word(struct rules_reader *rd, const json_t *item, const char *name,
+		       const char *what)
+{
+	char quoted[EGRESS_QUOTE_MAX] = "what is not a string";
+
+	if (json_is_string(item))
+		egress_quote(quoted, json_string_value(item), json_string_length(item));
+	return rules_refuse(rd, "has %s in \"%s\", which is not %s", quoted, name, what);
+}
+
 static int read_words(struct rules_reader *rd, struct rules_words *w, const json_t *list,
 		      const char *name, size_t max, bool (*good)(const char *s), const char *what)
 {
@@ -157,15 +167,10 @@ static int read_words(struct rules_reader *rd, struct rules_words *w, const json
 		return rules_no_memory(rd);
 	json_array_foreach(list, i, item)
 	{
-		char quoted[EGRESS_QUOTE_MAX] = "what is not a string";
-
-		if (json_is_string(item))
-			egress_quote(quoted, json_string_value(item), json_string_length(item));
 		if (!json_is_string(item) ||
 		    strlen(json_string_value(item)) != json_string_length(item) ||
 		    !good(json_string_value(item)))
-			return rules_refuse(rd, "has %s in \"%s\", which is not %s", quoted, name,
-					    what);
+			return refuse_word(rd, item, name, what);
 		w->v[w->n] = strdup(json_string_value(item));
 		if (!w->v[w->n])
 			return rules_no_memory(rd);

@@ -38,6 +38,7 @@ struct rules_reader {
 	struct egress_rules *rules;
 	const json_t *groups;
 	const char *group; /* the entries of which are read, or NULL */
+	json_t *seen;      /* texts of what is in the normal form, as names */
 	struct err *err;
 	char where[EGRESS_GROUP_MAX + EGRESS_QUOTE_MAX + 48];
 };

@@ -59,23 +59,22 @@ static bool is_like_word(const char *s, size_t len)
 	return letter && !(len == 9 && strncasecmp(s, "localhost", len) == 0);
 }
 
-/* Into the normal form; *fresh: it was not there. item is taken. */
+/*
+ * Into the normal form; *fresh: it was not there. item is taken. Looked for by its text: entries
+ * may be long and alike, and each would be compared with all before it.
+ */
 static int note(struct rules_reader *rd, json_t *item, bool *fresh)
 {
-	size_t i;
-	json_t *other;
+	_cleanup_free char *text = json_text_with(item, JSON_COMPACT | JSON_ENCODE_ANY);
+	int rc = text ? 0 : -1;
 
-	*fresh = true;
-	json_array_foreach(rd->rules->normal, i, other)
-	{
-		if (item && json_equal(other, item))
-			*fresh = false;
-	}
-	if (!*fresh) {
-		json_decref(item);
-		return 0;
-	}
-	return json_array_append_new(rd->rules->normal, item) < 0 ? rules_no_memory(rd) : 0;
+	*fresh = !text || !json_object_get(rd->seen, text);
+	if (rc == 0 && *fresh)
+		rc = json_object_set_new(rd->seen, text, json_true());
+	if (rc == 0 && *fresh)
+		rc = json_array_append(rd->rules->normal, item);
+	json_decref(item);
+	return rc < 0 ? rules_no_memory(rd) : 0;
 }
 
 /* Takes what e holds, in any case. */
@@ -235,7 +234,9 @@ int egress_rules_parse(struct egress_rules **out, const json_t *list, const json
 	rd.rules = calloc(1, sizeof(*rd.rules));
 	if (rd.rules)
 		rd.rules->normal = json_array();
-	rc = rd.rules && rd.rules->normal ? read_list(&rd, list) : rules_no_memory(&rd);
+	rd.seen = json_object();
+	rc = rd.rules && rd.rules->normal && rd.seen ? read_list(&rd, list) : rules_no_memory(&rd);
+	json_decref(rd.seen);
 	if (rc < 0) {
 		egress_rules_free(rd.rules);
 		return rc;
@@ -246,7 +247,7 @@ int egress_rules_parse(struct egress_rules **out, const json_t *list, const json
 
 json_t *egress_rules_json(const struct egress_rules *r)
 {
-	return json_clone(r->normal);
+	return json_incref(r->normal);
 }
 
 int egress_groups_check(const json_t *groups, struct err *err)

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +66,39 @@ def test_code_that_waits(daemon: Daemon, tmp_path: Path, member: str) -> None:
         wait_for(lambda: waiting(daemon, sid) == 16, 120)
 
 
+def test_code_of_kept_commands_that_waits(start: Callable[..., Daemon]) -> None:
+    """As that of others: 16 of nearly 4 MiB in a sandbox, and an exec of it has no room either."""
+    d = start(env={"PODFLARE_FREEZE_TIMEOUT": "600", "PODFLARE_REQUESTS_MIB": "176"})
+    other = d.create()
+    body = {"code": "#" + "x" * (4 * MIB - 4096) + "\necho x", "language": "bash"}
+
+    def command(sid: str) -> httpx.Response:
+        return httpx.post(f"{d.url}/v1/sandboxes/{sid}/commands", json=body, timeout=120)
+
+    for _ in range(3):  # and all of it is given back
+        sid = d.create()
+        d.exec(sid, "#fake:once freeze mute")
+        with ExitStack() as stack:
+            frozen = stack.enter_context(socket.create_connection(("127.0.0.1", d.port)))
+            head = f"POST /v1/sandboxes/{sid}/fork HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+            frozen.sendall(head.encode())
+            all_read(d)
+            pool = stack.enter_context(ThreadPoolExecutor(20))
+            calls = [pool.submit(command, sid) for _ in range(20)]
+            wait_for(lambda: sum(c.done() for c in calls) == 4, 120)  # noqa: B023
+            refused = [c.result() for c in calls if c.done()]
+            assert {r.status_code for r in refused} == {429} and "64 MiB" in refused[0].json()["error"]
+            r = d.http.post(f"/v1/sandboxes/{sid}/exec", json=body)
+            assert r.status_code == 429 and r.json()["code"] == "too_many_requests"
+            # What is small goes on, and another sandbox has its own.
+            assert d.exec(other, body["code"])[0]["data"] == "x"
+            assert d.http.delete(f"/v1/sandboxes/{sid}").status_code == 204
+            assert sorted(c.result().status_code for c in calls) == [409] * 16 + [429] * 4
+    for _ in range(20):
+        assert command(other).status_code == 200
+    assert d.exec(other, body["code"])[0]["data"] == "x"
+
+
 def half_a_body(d: Daemon, sid: str, n: int, key: str = "") -> socket.socket:
     """A connection that has sent so many bytes of a body of 4 MiB."""
     s = socket.create_connection(("127.0.0.1", d.port))
@@ -83,6 +117,11 @@ def all_read(d: Daemon) -> None:
         return all(x[4] == "00000000:00000000" for x in ours)
 
     wait_for(empty, 60)
+
+
+def most_kib(d: Daemon) -> int:
+    """Resident memory, at its most."""
+    return int(re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{d.proc.pid}/status").read_text())[1])
 
 
 def overloaded(r: httpx.Response) -> bool:
@@ -229,6 +268,117 @@ def test_lists_of_long_allowlists(daemon: Daemon) -> None:
     assert len(r.content) > 25_000_000
     all_of_them = r.json()["sandboxes"]
     assert [o["id"] for o in all_of_them] == [sid, *kids] and all_of_them[0] == one
+
+
+def test_allowlists_of_living_sandboxes(start: Callable[..., Daemon]) -> None:
+    """They may take half of what their key may, and leave the rest for what comes and goes."""
+    d = start(env={"PODFLARE_REQUESTS_MIB": "32", "PODFLARE_API_KEYS": ",".join(KEYS)})
+    one, other = ({"Authorization": f"Bearer {k}"} for k in KEYS)
+    long = {"allow": [{"host": f"a{i}.test", "paths": [f"/{k}" for k in range(64)]} for i in range(256)]}
+
+    def create(who: dict, egress: object) -> httpx.Response:
+        return d.http.post("/v1/sandboxes", json={"egress": egress}, headers=who)
+
+    answers = [create(one, long) for _ in range(8)]
+    assert [r.status_code for r in answers[:2]] == [200] * 2
+    assert {r.status_code for r in answers} == {200, 503}
+    said = answers[-1].json()
+    assert said["code"] == "overloaded" and said["field"] == "egress"
+    assert "allowlists of your sandboxes" in said["error"] and "8 MiB" in said["error"]
+    assert "PODFLARE_REQUESTS_MIB" in said["hint"]
+    sid = answers[0].json()["id"]
+    put = {"json": long, "headers": one}
+    # It has one, and would have two for a moment.
+    assert d.http.put(f"/v1/sandboxes/{sid}/egress", **put).status_code == 503
+    assert len(d.http.get(f"/v1/sandboxes/{sid}/egress", headers=one).json()["allow"]) == 256
+    test = {"json": {"host": "a1.test", **long}, "headers": one}
+    assert d.http.post("/v1/policy/test", **test).status_code == 503
+    # Copies have the same one, and there is room for all else.
+    r = d.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 4}, headers=one)
+    assert r.status_code == 200
+    assert create(one, {"allow": ["example.com"]}).status_code == 200
+    assert create(other, long).status_code == 200
+    large = {"code": "#" + "x" * (2 * MIB), "language": "bash"}
+    assert d.http.post(f"/v1/sandboxes/{sid}/exec", json=large, headers=one).status_code == 200
+    # All of it is given back: when its last sandbox has ended, and when another one takes its place.
+    for i in [sid, *r.json()["children"]]:
+        d.http.delete(f"/v1/sandboxes/{i}", headers=one)
+    for _ in range(8):
+        r = create(one, long)
+        assert r.status_code == 200, r.text
+        url = f"/v1/sandboxes/{r.json()['id']}"
+        assert d.http.put(f"{url}/egress", json=False, headers=one).status_code == 200
+        r = create(one, long)
+        assert r.status_code == 200, r.text
+        assert d.http.delete(f"/v1/sandboxes/{r.json()['id']}", headers=one).status_code == 204
+        assert d.http.post("/v1/policy/test", **test).status_code == 200
+        assert d.http.delete(url, headers=one).status_code == 204
+
+
+@pytest.mark.bounds
+def test_answers_to_forks_with_long_allowlists(daemon: Daemon) -> None:
+    """16 MiB, of which one sandbox's is in memory at a time."""
+    hosts = [{"host": f"h{i}.example.com", "paths": [f"/{k}" + "a" * 900 for k in range(60)]} for i in range(18)]
+    sid = daemon.create(egress={"allow": hosts})
+    before = most_kib(daemon)
+    r = daemon.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 16})
+    o = r.json()
+    assert len(r.content) > 15_000_000 and set(o) == {"pause_us", "ready_us", "results", "children"}
+    assert [one["id"] for one in o["results"]] == o["children"] and len(set(o["children"])) == 16
+    assert o["results"][15]["egress"]["allow"] == hosts and o["pause_us"] < o["ready_us"]
+    if not SANITIZED:
+        assert most_kib(daemon) - before < 16 * 1024
+    # Who does not read them has no more than that either.
+    head = f"POST /v1/sandboxes/{sid}/fork HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\r\n"
+    with ExitStack() as stack:
+        socks = [stack.enter_context(socket.socket()) for _ in range(4)]
+        for s in socks:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            s.settimeout(60)
+            s.connect(("127.0.0.1", daemon.port))
+            s.sendall(head.encode() + b'{"n":8}')
+            s.recv(1)
+        if not SANITIZED:
+            assert most_kib(daemon) - before < 32 * 1024
+
+
+def test_a_fork_whose_answer_has_no_room(start: Callable[..., Daemon]) -> None:
+    """It is refused before it is made."""
+    d = start(env={"PODFLARE_REQUESTS_MIB": "16"})
+    hosts = [{"host": f"h{i}.example.com", "paths": [f"/{k}" + "a" * 900 for k in range(60)]} for i in range(18)]
+    sid = d.create(egress={"allow": hosts})
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(half_a_body(d, sid, 7 * MIB // 2))
+        all_read(d)
+        r = d.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 4})
+        assert overloaded(r)
+        assert len(d.http.get("/v1/sandboxes").json()["sandboxes"]) == 1
+        assert "sandbox forked" not in d.log_text()
+    wait_for(lambda: not overloaded(d.http.post(f"/v1/sandboxes/{sid}/fork", json={"n": 4})), 60)
+
+
+def test_an_answer_to_a_fork_that_is_being_read(daemon: Daemon) -> None:
+    """Whoever ends meanwhile is an error in its place, and it is whole JSON."""
+    hosts = [{"host": f"h{i}.example.com", "paths": [f"/{k}" + "a" * 900 for k in range(60)]} for i in range(18)]
+    sid = daemon.create(egress={"allow": hosts})
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.settimeout(60)
+        s.connect(("127.0.0.1", daemon.port))
+        head = f"POST /v1/sandboxes/{sid}/fork HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\n\r\n"
+        s.sendall(head.encode() + b'{"n":16}')
+        r = http.client.HTTPResponse(s)
+        r.begin()
+        ids = [o["id"] for o in daemon.http.get("/v1/sandboxes").json()["sandboxes"]]
+        for one in ids[1:]:
+            assert daemon.http.delete(f"/v1/sandboxes/{one}").status_code == 204
+        o = json.loads(r.read())
+    assert len(o["results"]) == len(o["children"]) == 16 and None in o["children"]
+    for result, child in zip(o["results"], o["children"]):
+        assert result.get("id") == child
+        if not child:
+            assert result == {"error": "it has ended since it was made", "code": "fork_failed"}
 
 
 def test_a_list_that_is_being_read(daemon: Daemon) -> None:

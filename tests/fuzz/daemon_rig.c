@@ -290,6 +290,7 @@ void rig_init(struct rig *g)
 	d->image = (struct image){.kernel_fd = -1, .initramfs_fd = -1};
 	d->store.lock_fd = d->store.reserve.fd = -1;
 	d->held = (struct held){.max = 16u << 20};
+	owners_share_grants(&d->owners, 0, &d->held);
 	d->diffs = (struct held){.max = LIMIT_DIFFS};
 	d->tests = (struct held){.max = LIMIT_POLICY_TESTS};
 	d->execs = (struct held){.max = 64};
@@ -357,6 +358,7 @@ void rig_free(struct rig *g)
 	MUST(registry_empty(&d->registry) && list_empty(&d->vmms.vmms));
 	MUST(d->registry.places == 0 && list_empty(&d->http.requests));
 	MUST(d->diffs.n == 0 && d->tests.n == 0 && list_empty(&d->egress.shares.lines));
+	MUST(d->held.n == 0 && d->owners.grants[CONFIG_KEYS_MAX].n == 0);
 	vmm_host_stop(&d->vmms);
 	templates_free(&d->templates);
 	audit_shares_free(&d->egress.shares);

@@ -30,7 +30,7 @@ static bool plain(const json_t *v)
 		       strlen(s);
 }
 
-/* Unless a value is told in another place, which the sentence may quote. */
+/* Unless a value is told in another place, a host's name say, which the sentence may quote. */
 static void check_secret(const json_t *value, const char *sentence)
 {
 	json_t *inject = json_object_get(value, "inject"),
@@ -40,6 +40,12 @@ static void check_secret(const json_t *value, const char *sentence)
 	char *text;
 
 	json_object_del(rest, "inject");
+	json_object_foreach(inject, host, o)
+	{
+		json_object_set_new(rest, host, json_null());
+		json_object_foreach(json_object_get(o, "headers"), name, v)
+			json_object_set_new(rest, name, json_null());
+	}
 	text = json_dumps(rest, JSON_ENCODE_ANY);
 	MUST(text);
 	json_object_foreach(inject, host, o)

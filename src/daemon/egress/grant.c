@@ -7,6 +7,8 @@
 #define _GNU_SOURCE
 #include "daemon/egress/grant.h"
 #include "daemon/egress/operator.h"
+#include "daemon/held.h"
+#include "daemon/limits.h"
 #include "lib/header_name.h"
 #include "lib/json_safe.h"
 
@@ -28,26 +30,69 @@ void grant_unref(struct grant *g)
 {
 	if (!g || --g->refs)
 		return;
+	if (g->cost)
+		held_give(g->held, g->cost);
 	json_decref(g->inject);
 	json_decref(g->allow);
 	free(g);
 }
 
-static int hash_piece(const char *text, size_t len, void *sum)
+/*
+ * About what malloc() gives for a value: its head, its table (of an object also a line for each
+ * member, and two buckets of it), and its text.
+ */
+static size_t cost_of(const json_t *v)
 {
-	SHA256Update(sum, (const uint8_t *)text, len);
+	size_t n = 48, i;
+	const char *name;
+	json_t *one;
+
+	if (json_is_string(v))
+		n += 32 + json_string_length(v);
+	n += json_is_array(v) ? 80 + 16 * json_array_size(v) : 0;
+	n += json_is_object(v) ? 192 : 0;
+	json_array_foreach(v, i, one) n += cost_of(one);
+	json_object_foreach((json_t *)(uintptr_t)v, name, one) n +=
+		112 + strlen(name) + cost_of(one);
+	return n;
+}
+
+int grant_hold(struct grant *g, struct held *h)
+{
+	size_t n = g && !g->cost && !g->common ? cost_of(g->allow) + cost_of(g->inject) : 0;
+	int rc = n > LIMIT_HELD_SMALL ? held_take(h, n) : 0;
+
+	if (rc == 0 && n > LIMIT_HELD_SMALL) {
+		g->held = h;
+		g->cost = n;
+	}
+	return rc;
+}
+
+struct hashing {
+	SHA256_CTX sum;
+	size_t n;
+};
+
+static int hash_piece(const char *text, size_t len, void *arg)
+{
+	struct hashing *h = arg;
+
+	SHA256Update(&h->sum, (const uint8_t *)text, len);
+	h->n += len;
 	return 0;
 }
 
-static bool grant_hash(uint8_t hash[GRANT_HASH_LEN], const json_t *allow)
+static bool grant_hash(struct grant *g, const json_t *allow)
 {
-	SHA256_CTX sum;
+	struct hashing h = {.n = 0};
 
 	_Static_assert(GRANT_HASH_LEN == SHA256_DIGEST_LENGTH, "it is one");
-	SHA256Init(&sum);
-	if (json_dump_callback(allow, hash_piece, &sum, JSON_COMPACT) < 0)
+	SHA256Init(&h.sum);
+	if (json_dump_callback(allow, hash_piece, &h, JSON_COMPACT) < 0)
 		return false;
-	SHA256Final(hash, &sum);
+	SHA256Final(g->hash, &h.sum);
+	g->text = h.n;
 	return true;
 }
 
@@ -56,7 +101,7 @@ static struct grant *grant_new(json_t *allow)
 {
 	struct grant *g = allow ? calloc(1, sizeof(*g)) : NULL;
 
-	if (!g || !grant_hash(g->hash, allow)) {
+	if (!g || !grant_hash(g, allow)) {
 		json_decref(allow);
 		free(g);
 		return NULL;
@@ -338,6 +383,7 @@ static int parse_object(struct grant **out, const struct egress_operator *o, con
 		rc = operator_check_ceiling(o, g->allow, &fault->err);
 	if (rc == 0) {
 		rc = parse_inject(g, rules, inject, fault);
+		g->text += json_dumpb(g->inject, NULL, 0, JSON_COMPACT);
 		if (rc == 0 && json_array_size(g->allow))
 			*out = grant_ref(g);
 	}
@@ -355,6 +401,8 @@ int grant_parse(struct grant **out, const struct egress_operator *o, const json_
 		return parse_object(out, o, value, fault);
 	if (json_is_true(value) && json_array_size(o->allow)) {
 		*out = grant_new(json_incref(o->allow));
+		if (*out)
+			(*out)->common = true;
 		return *out ? 0 : -ENOMEM;
 	}
 	return json_is_boolean(value) ? 0

@@ -13,6 +13,7 @@
  */
 #pragma once
 
+#include "lib/cleanup.h"
 #include "lib/err.h"
 
 #include <jansson.h>
@@ -20,6 +21,7 @@
 #include <stdint.h>
 
 struct egress_operator;
+struct held;
 
 #define GRANT_HASH_LEN    32u
 #define GRANT_ALLOW_MAX   (1u << 20)   /* bytes of an allowlist as text */
@@ -34,6 +36,10 @@ struct grant {
 	uint8_t hash[GRANT_HASH_LEN]; /* SHA-256 of its text: what has the same list has the same */
 	json_t *inject; /* host in normal form -> {"headers", "intercept"}; an object. Secret */
 	bool intercept; /* at least one host */
+	bool common;    /* allow is the operator's own, of which there is one */
+	size_t text;    /* bytes of both as JSON */
+	struct held *held;
+	size_t cost; /* taken of held; 0: nothing is */
 };
 
 /* A sentence that names what is wrong, and the member of the request: "egress.allow"... */
@@ -57,6 +63,13 @@ int grant_parse_list(struct grant **out, const struct egress_operator *o, const 
 /* What a child has of its parent's (which may be NULL): a reference, *out NULL when it is nothing.
  * 0 or -ENOMEM. */
 int grant_inherit(struct grant **out, struct grant *parent, bool inject);
+
+/*
+ * What it takes of memory is h's matter until the last reference goes. Once: the second time, and
+ * for NULL, it is nothing; so it is for what is small (LIMIT_HELD_SMALL), and for the operator's
+ * list. As held_take().
+ */
+__must_check int grant_hold(struct grant *g, struct held *h);
 
 struct grant *grant_ref(struct grant *g); /* NULL: NULL */
 void grant_unref(struct grant *g);        /* NULL: harmless */
