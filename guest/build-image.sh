@@ -28,6 +28,15 @@ SCRIPT=image
 
 KEEP_UNUSED=3
 
+# Whether what RUN says is possible.
+can_contain() {
+	local status=0
+	"${RUN[@]}" --check >>"$LOG" 2>&1 || status=$?
+	[ "$status" != 3 ] || say "no /proc of its own can be mounted here: what packages and recipes run at a" \
+		"build sees this machine's processes, though it can do nothing to them"
+	[ "$status" = 0 ] || [ "$status" = 3 ]
+}
+
 # choose_runner: sets RUN, what is put before a command that has to do with what is in an image
 # (contained.py, by sudo where we may make no namespaces ourselves), and CONTAINED, whether that makes it
 # nobody's root here.
@@ -37,12 +46,12 @@ choose_runner() {
 	RUN=("$contained")
 	if [ "$(id -u)" != 0 ]; then
 		need_tools uidmap:newuidmap
-		! "$contained" --check >>"$LOG" 2>&1 || return 0
+		! can_contain || return 0
 		need_sudo
 		as_root=(sudo -n env ${PODFLARE_DEBIAN_SOURCES:+"PODFLARE_DEBIAN_SOURCES=$PODFLARE_DEBIAN_SOURCES"})
 		RUN=("${as_root[@]}" "$contained")
 	fi
-	if ! "${RUN[@]}" --check >>"$LOG" 2>&1; then
+	if ! can_contain; then
 		say "root cannot make a user namespace here: what packages and recipes run at a build is" \
 			"root of this machine"
 		CONTAINED=no

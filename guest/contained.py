@@ -16,7 +16,8 @@ terminal's commands. When this process ends, by whatever signal, so do all of it
 --uncontained is for root who can make no namespaces: only the variables, descriptors and keys are as above. The
 command is root of this machine, in FOLDER where that is; a signal to us goes to it.
 
-Exit status: the command's, 125 when it could not be started. --check: 0 when it could be.
+Exit status: the command's, 125 when it could not be started. --check: 0 when it could be, 3 when
+it would see the processes of this machine, as in a container that hides parts of /proc.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ def run_inside(argv: list[str], files: dict[int, int], out: int) -> None:
     try:
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     except OSError:
-        pass  # a container hides parts of it: then what it shows is what there is
+        pass  # a container hides parts of it: then what it shows is what there is, and check() says so
     arrange_descriptors(files, out)
     execute(argv, Path(INSIDE))
 
@@ -388,7 +389,8 @@ def check() -> int:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "folder")  # in one of ours, where we may remove it
         folder.mkdir()
-        return start(folder, ["mount", "-t", "tmpfs", "none", INSIDE], None, None)
+        script = f"mount -t tmpfs none {INSIDE} || exit 1; [ /proc/1 -ef /proc/self ] || exit 3"
+        return start(folder, ["sh", "-c", script], None, None)
 
 
 def main() -> int:

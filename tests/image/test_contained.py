@@ -301,6 +301,22 @@ def test_where_it_is_not_possible(place: Path, way: str) -> None:
     assert machine.leftovers() == []
 
 
+@pytest.mark.skipif(not POSSIBLE["root"], reason="takes root, who may make namespaces")
+def test_where_proc_is_hidden_in_part(place: Path) -> None:
+    """As in most containers: the kernel refuses a new /proc then, which would show what the old one hides. That is
+    said, and nothing else is different."""
+    machine = building(place, "root")
+    hiding = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc/tty && exec "$@"', "sh"]
+    check = subprocess.run([*hiding, CONTAINED, "--check"], capture_output=True, text=True, check=False)
+    assert check.returncode == 3, check.stderr
+    done = machine.run(*hiding, machine.guest / "template.py", "--build", machine.out, "build", "default")
+    assert done.returncode == 0, done.stderr
+    assert "sees this machine's processes" in done.stdout
+    assert "root cannot make a user namespace" not in done.stdout
+    plain = subprocess.run([CONTAINED, "--check"], capture_output=True, text=True, check=False)
+    assert plain.returncode == 0, plain.stderr
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root, who can look into what is closed")
 @pytest.mark.parametrize("way", kinds("root", "user"))
 def test_a_build_in_namespaces_that_was_killed(place: Path, way: str) -> None:
