@@ -91,6 +91,7 @@ def attach(d: Daemon, sid: str, n: int) -> Iterator[None]:
         reader.join()
 
 
+@pytest.mark.bounds
 @pytest.mark.parametrize("what", ["{}", '"x"'])
 def test_heavy_frames_on_many_streams(daemon: Daemon, what: str) -> None:
     """Events of many values each, on all the streams that a guest has: whoever asks for something else is
