@@ -8,8 +8,8 @@
 #
 #   crash.sh KILLS SEED [cgroups|plan]
 #
-# SEED decides about all kills. cgroups: a group with controllers is delegated to the daemon, each VM has
-# one of its own below it, and no group is left either. Needs root. plan: only says what each kill is to
+# SEED decides about all kills. cgroups: a group with controllers is delegated to the daemon, each VM and
+# each proxy has one of its own below it, and no group is left either. Needs root. plan: only says what each kill is to
 # be: milliseconds to wait, victim, which of them, whether work is waited for behind one that stops all.
 set -u
 . ./common
@@ -155,9 +155,15 @@ made_more_than() {
 	[ "$(made)" -gt "$1" ]
 }
 
-# Each VM has a group, and nobody else, however the ones before it ended.
+proxies_settled() {
+	[ "$(find "$GROUP" -type d -name 'proxy-*' | wc -l)" = "$(proxies | wc -l)" ]
+}
+
+# Each VM has a group and so has each proxy, and nobody else, however the ones before them ended.
 no_stray_groups() {
-	[ -z "$cgroups" ] || within 30 settled || fail "$1: $(groups) groups for $(count) VMMs"
+	[ -n "$cgroups" ] || return 0
+	within 30 settled || fail "$1: $(groups) groups for $(count) VMMs"
+	within 30 proxies_settled || fail "$1: groups of proxies, for $(proxies | wc -l): $(find "$GROUP" -name 'proxy-*')"
 }
 
 # A sandbox can be made, works and can be deleted. Of a template that was just killed the first create
@@ -269,6 +275,7 @@ within 10 no_vmms || fail "VMMs survive a clean stop"
 [ -z "$(litter)" ] || fail "files are left: $(litter)"
 if [ -n "$cgroups" ]; then
 	groups_are 0 || fail "$(groups) groups survive a clean stop"
+	proxies_settled || fail "groups of proxies survive a clean stop: $(find "$GROUP" -name 'proxy-*')"
 	undelegate
 	[ ! -e "$GROUP" ] || fail "groups are left: $(find "$GROUP" -type d)"
 fi

@@ -271,6 +271,20 @@ enum egress_addr_class egress_addr_classify(const struct sockaddr *sa)
 	return sa->sa_family == AF_INET ? classify4(b) : classify6(b);
 }
 
+bool egress_addr_carried(const struct sockaddr *sa, const struct egress_ranges *ranges,
+			 struct sockaddr_in *out)
+{
+	struct sockaddr_in6 copy;
+	const uint8_t *b = dialled(sa, &copy);
+	uint8_t v4[4];
+
+	if (!b || sa->sa_family != AF_INET6 || !carried(classify6(b), b, ranges, v4))
+		return false;
+	*out = (struct sockaddr_in){.sin_family = AF_INET};
+	memcpy(&out->sin_addr, v4, sizeof(v4));
+	return true;
+}
+
 int egress_addr_check(const struct sockaddr *sa, const struct egress_ranges *ranges,
 		      char why[EGRESS_WHY_MAX])
 {

@@ -27,6 +27,7 @@
 #include "lib/err.h"
 
 #include <jansson.h>
+#include <netinet/in.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -82,6 +83,9 @@ enum egress_addr_class egress_addr_classify(const struct sockaddr *sa);
 /* "a loopback address" */
 const char *egress_addr_class_text(enum egress_addr_class c);
 
+/* The IPv4 address that an IPv6 one carries, without a port; false: it carries none. */
+bool egress_addr_carried(const struct sockaddr *sa, const struct egress_ranges *ranges,
+			 struct sockaddr_in *out);
 /*
  * 0: may be dialled. -EACCES: may not. -EAFNOSUPPORT: is neither AF_INET nor AF_INET6. ranges: NULL
  * is none. why gets a phrase in all cases ("a public address", "a loopback address, allowed by the

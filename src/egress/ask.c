@@ -130,30 +130,45 @@ static void address_set_port(union resolver_address *a, uint16_t port)
 		((struct sockaddr_in6 *)(void *)&a->storage)->sin6_port = htons(port);
 }
 
-int ask_check_address(const struct egress *e, const struct sockaddr *sa, enum own_way *way,
-		      char why[EGRESS_WHY_MAX])
+/* Where it leads, and whether that is this host and no range of the operator says that it may. */
+static bool own_refused(const struct egress *e, const struct sockaddr *sa, enum own_way *way,
+			char why[EGRESS_WHY_MAX])
 {
 	const struct egress_ranges *ranges = e->policy->ranges;
-	int rc = egress_addr_check(sa, ranges, why);
 	bool named = egress_ranges_have(e->policy->own, sa);
 
-	if (rc < 0)
-		*way = OWN_NO_WAY;
-	else if (named)
-		*way = OWN_ITSELF;
-	else
-		*way = own_way(e->own, sa);
+	*way = named ? OWN_ITSELF : own_way(e->own, sa);
 	if (*way != OWN_ITSELF && *way != OWN_UNKNOWN)
-		return rc;
+		return false;
 	/* What is said to be ours is not opened by a wide range that was meant for something else.
 	 */
 	if (named ? egress_ranges_name(ranges, sa) : egress_ranges_have(ranges, sa))
-		return rc;
+		return false;
 	snprintf(why, EGRESS_WHY_MAX, "%s",
 		 *way == OWN_ITSELF
 			 ? "an address of this host itself"
 			 : "one that cannot be told from those of this host at the moment");
-	return -EACCES;
+	return true;
+}
+
+int ask_check_address(const struct egress *e, const struct sockaddr *sa, enum own_way *way,
+		      char why[EGRESS_WHY_MAX])
+{
+	int rc = egress_addr_check(sa, e->policy->ranges, why);
+	struct sockaddr_in inner;
+	enum own_way inner_way;
+
+	if (rc < 0) {
+		*way = OWN_NO_WAY;
+		return rc;
+	}
+	if (own_refused(e, sa, way, why))
+		return -EACCES;
+	/* A translator on the way makes that of it. */
+	if (egress_addr_carried(sa, e->policy->ranges, &inner) &&
+	    own_refused(e, (const struct sockaddr *)&inner, &inner_way, why))
+		return -EACCES;
+	return 0;
 }
 
 /*

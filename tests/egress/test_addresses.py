@@ -204,6 +204,17 @@ def test_own_ranges(proxy: Proxy) -> None:
     for address in ("10.0.2.2", "10.0.2.3", "10.0.2.15"):
         assert why(address, **private) == (False, "an address of this host itself"), address
     assert why("10.0.3.2", **private) == (True, "a private address, allowed by the range 10.0.0.0/8")
+    # A translator on the way would make them of these.
+    for address, more in (
+        ("64:ff9b::9.9.9.9", {}),
+        ("64:ff9b::9.9.9.9", {"allow_ranges": ["9.9.9.0/24"]}),
+        ("64:ff9b::10.0.2.2", private),
+        ("64:ff9b:1::10.0.2.2", {**private, "allow_ranges": ["64:ff9b:1::/96", "10.0.0.0/8"]}),
+    ):
+        assert why(address, **more) == (False, "an address of this host itself"), address
+    carried = why("64:ff9b::9.9.9.9", allow_ranges=["9.9.9.9/32"])
+    assert carried == (True, "a NAT64 address that carries a public address")
+    assert why("64:ff9b::9.9.9.10")[0]
     assert why("10.0.2.4", **private) == (True, "a private address, allowed by the range 10.0.2.4/32")
 
 
