@@ -42,7 +42,7 @@ GRACE = 120.0
 WAY = 10.0
 
 # What a result keeps at most, whatever the code shows and writes: bytes that values and notices take
-# here, with so many more for each; notices; and bytes of each stream, the last ones, as the sandbox keeps
+# here, with so many more for each; notices, of the sandbox and of the daemon; and bytes of each stream, the last ones, as the sandbox keeps
 # them of a command in the background. (A call's own output_limit is never more.)
 RESULTS = 256 << 20
 EACH = 512
@@ -315,18 +315,24 @@ class Collector:
             else:
                 self._results_left_out += 1
         elif event.type == "notice":
-            if len(self._notices) >= NOTICES:
-                pass
-            elif self._has_room(event.data):
-                self._notices.append(event.data)
-                if event.extra.get("from") != "guest":
-                    self._host_notices.append(event.data)
-            else:
+            if not self._take_notice(event.data, event.extra.get("from") == "guest"):
                 self._notices_left_out += 1
         elif event.type == "error":
             self._error = event.data
         elif event.type == "exit":
             self._exit = event
+
+    def _take_notice(self, text: str, of_guest: bool) -> bool:
+        """Whether it is kept. What the sandbox says takes nothing from what the daemon says."""
+        host = len(self._host_notices)
+        if (len(self._notices) - host if of_guest else host) >= NOTICES:
+            return False
+        if of_guest and not self._has_room(text):
+            return False
+        self._notices.append(text)
+        if not of_guest:
+            self._host_notices.append(text)
+        return True
 
     def _has_room(self, value: Any) -> bool:
         """Whether it fits, and then it is counted. Something smaller that comes later may."""
@@ -358,7 +364,7 @@ class Collector:
         ]
         if left_out:
             notices.append(
-                f"{' and '.join(left_out)} are not here: all together have over {RESULTS >> 20} MiB. "
+                f"{' and '.join(left_out)} are not here: a call keeps {RESULTS >> 20} MiB, and {NOTICES} notices. "
                 "on_result and run_code_stream hand them over one by one"
             )
         if dropped:

@@ -277,7 +277,7 @@ def test_what_results_take_is_counted(daemon: FakeDaemon, monkeypatch, piece):
 
 def test_what_notices_take_is_counted(daemon: FakeDaemon, monkeypatch):
     monkeypatch.setattr(_exec, "RESULTS", 100_000)
-    long = [{"type": "notice", "data": "n" * 40_000}] * 5
+    long = [{"type": "notice", "data": "n" * 40_000, "from": "guest"}] * 5
     results = [{"type": "result", "data": {"text/plain": "x" * 90_000}}] * 2
     last = [{"type": "notice", "data": "the last"}, {"type": "result", "data": {"text/plain": "y"}}]
     daemon.on_exec(lambda r: r.events(*long, *results, *last, EXIT))
@@ -294,10 +294,18 @@ def test_showing_without_end_does_not_fill_the_memory(daemon: FakeDaemon, monkey
     monkeypatch.setattr(_exec, "RESULTS", 1 << 20)
     monkeypatch.setattr(_exec, "NOTICES", 2)
     big = {"text/plain": "x" * 400_000, "application/json": [1, 2]}
-    events = [{"type": "result", "data": big}] * 5 + [{"type": "notice", "data": "n"}] * 5
-    daemon.on_exec(lambda r: r.events(*events, EXIT))
+    events = [{"type": "result", "data": big}] * 5 + [{"type": "notice", "data": "n", "from": "guest"}] * 5
+    daemon.on_exec(lambda r: r.events(*events, {"type": "notice", "data": "a disk"}, EXIT))
     seen = []
     r = Sandbox().run_code("", on_result=seen.append)
     assert len(r.results) == 2 and len(seen) == 5
-    assert r.notices[:2] == ("n", "n") and len(r.notices) == 3
-    assert "3 results are not here" in r.notices[2] and "1 MiB" in r.notices[2]
+    assert r.notices[:3] == ("n", "n", "a disk") and len(r.notices) == 4
+    assert "3 results and 3 notices are not here" in r.notices[3] and "1 MiB" in r.notices[3]
+
+
+def test_notices_of_the_sandbox_hide_none_of_the_daemons(daemon: FakeDaemon):
+    events = [{"type": "notice", "data": "n", "from": "guest"}] * 3000
+    daemon.on_exec(lambda r: r.events(*events, {"type": "notice", "data": "a disk"}, EXIT))
+    r = Sandbox().run_code("")
+    assert r.host_notices[0] == "a disk" and r.notices.count("n") == 1000
+    assert any("2000 notices are not here" in text for text in r.host_notices)
