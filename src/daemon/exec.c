@@ -206,6 +206,7 @@ static struct agent_stream *exec_open(struct exec *e, struct err *err)
 {
 	struct daemon *d = e->sb->d;
 	struct held *h = owners_part(&d->owners, d->owners.execs, e->sb->owner, &d->execs);
+	struct agent_stream *s;
 
 	/* A command has its stream until its guest has ended it, also when its client has left. */
 	if (held_take(h, 1) < 0) {
@@ -214,7 +215,11 @@ static struct agent_stream *exec_open(struct exec *e, struct err *err)
 		return NULL;
 	}
 	e->place = h;
-	return agent_open(&e->sb->agent, exec_on_stream, e, err);
+	s = agent_open(&e->sb->agent, exec_on_stream, e, err);
+	/* It may be tried again. */
+	if (!s)
+		held_give_place(&e->place);
+	return s;
 }
 
 static void exec_run(struct exec *e)

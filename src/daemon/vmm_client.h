@@ -110,6 +110,12 @@ struct vmm_ask {
 	bool given_up;             /* the child is not wanted any more */
 };
 
+/* When an owner was asked for a child last. */
+struct vmm_served {
+	char owner[OWNER_LEN + 1];
+	uint64_t sent; /* vmm->sent; 0: no owner */
+};
+
 /* A child that was given up, and has a process: that ends by itself. */
 struct vmm_leaver {
 	pid_t pid;
@@ -137,7 +143,8 @@ struct vmm {
 
 	struct list forks; /* children that were not told of yet, by arrival */
 	struct vmm_ask asks[LIMIT_FORKS_IN_FLIGHT];
-	unsigned int in_flight; /* of asks */
+	unsigned int in_flight;                          /* of asks */
+	struct vmm_served served[LIMIT_FORKS_IN_FLIGHT]; /* lately, of different owners */
 	struct vmm_leaver leavers[LIMIT_FORKS_IN_FLIGHT];
 	unsigned int nleavers;
 	struct loop_timer

@@ -66,6 +66,28 @@ static const char *fork_owner(const struct vmm *v)
 	return v->owner ? v->owner : OWNER_ANY;
 }
 
+/*
+ * Takes down whose turn it was, in his place or that of whoever had his longest ago. What is in
+ * flight does not tell: where children wait for their groups, that is nothing.
+ */
+static void fork_serve(struct vmm *parent, const char *owner)
+{
+	struct vmm_served *at = &parent->served[0];
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(parent->served); i++) {
+		struct vmm_served *s = &parent->served[i];
+
+		if (s->sent && strcmp(s->owner, owner) == 0) {
+			at = s;
+			break;
+		}
+		if (s->sent < at->sent)
+			at = s;
+	}
+	snprintf(at->owner, sizeof(at->owner), "%s", owner);
+	at->sent = parent->sent;
+}
+
 static int fork_send(struct vmm *parent, struct vmm *v, struct err *err)
 {
 	struct ctl_msg m = {.type = CTL_FORK, .id = ++parent->next_id, .code = v->kind};
@@ -101,6 +123,7 @@ static int fork_send(struct vmm *parent, struct vmm *v, struct err *err)
 	close_fd(&v->peer_fd);
 	*ask = (struct vmm_ask){.id = m.id, .sent = parent->sent};
 	snprintf(ask->owner, sizeof(ask->owner), "%s", fork_owner(v));
+	fork_serve(parent, ask->owner);
 	parent->in_flight++;
 	if (parent->in_flight == LIMIT_FORKS_IN_FLIGHT)
 		loop_timer_set(parent->host->loop, &parent->deaf, FORK_LIMIT_NS);
@@ -119,7 +142,7 @@ static struct vmm *fork_waiting(struct vmm *parent)
 /* What an owner has in flight. */
 struct fork_count {
 	unsigned int n, given_up;
-	uint64_t latest; /* vmm->sent of the last one */
+	uint64_t latest; /* vmm->sent of the last one, answered or not */
 };
 
 static struct fork_count fork_count(const struct vmm *parent, const char *owner)
@@ -133,9 +156,10 @@ static struct fork_count fork_count(const struct vmm *parent, const char *owner)
 			continue;
 		c.n++;
 		c.given_up += ask->given_up;
-		if (ask->sent > c.latest)
-			c.latest = ask->sent;
 	}
+	for (unsigned int i = 0; i < ARRAY_SIZE(parent->served); i++)
+		if (parent->served[i].sent && strcmp(parent->served[i].owner, owner) == 0)
+			c.latest = parent->served[i].sent;
 	for (unsigned int i = 0; i < parent->nleavers; i++)
 		c.given_up += strcmp(parent->leavers[i].owner, owner) == 0;
 	return c;

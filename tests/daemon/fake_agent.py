@@ -409,6 +409,9 @@ class Stream(Files, Commands):
             self.vmm.exit(2, "the guest powered off")
         elif word == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif word == "hang-up":
+            self.vmm.hang_up()
+            time.sleep(3600)
         elif word == "close":
             self.send(STDOUT, b"half a line")
             raise Gone

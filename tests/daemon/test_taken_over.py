@@ -58,6 +58,27 @@ def test_one_process_for_two_children(start: Callable[..., Daemon]) -> None:
     wait_for(lambda: len(d.children()) == 2)
 
 
+def test_one_that_hangs_up_and_lives_keeps_no_places(start: Callable[..., Daemon]) -> None:
+    """Commands that are sent to it meanwhile wait for its end, and each time that one is tried, no place of those
+    that all commands have is lost."""
+    d = start(prefix=["prlimit", "--nofile=1024"])
+    other = d.create()
+
+    def post(sid: str, context: str, code: str) -> int:
+        body = {"code": code, "language": "bash", "context_id": context}
+        return httpx.post(f"{d.url}/v1/sandboxes/{sid}/exec", json=body, timeout=60).status_code
+
+    with ThreadPoolExecutor(62) as pool:
+        for _ in range(3):
+            sid = d.create()
+            first = pool.submit(post, sid, "a", "#fake:hang-up")
+            time.sleep(0.2)
+            rest = [pool.submit(post, sid, "b", "echo") for _ in range(60)]
+            assert first.result() == 200 and {x.result() for x in rest} <= {200, 404, 409}
+        after = [pool.submit(post, other, f"c{i}", "sleep 0.5") for i in range(20)]
+        assert [x.result() for x in after] == [200] * 20
+
+
 def test_silent_copies_hold_up_nobody_else(start: Callable[..., Daemon]) -> None:
     """More of them than can have had their turns when they are given up, all before another's."""
     limit, slots = 20, 2 * (os.cpu_count() or 1)
