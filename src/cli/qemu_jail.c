@@ -8,23 +8,18 @@
 #include "cli/qemu_jail.h"
 
 #include "cli/cli.h"
+#include "cli/qemu_filter.h"
 #include "lib/caps.h"
 #include "lib/landlock.h"
 
 #include <errno.h>
-#include <linux/audit.h>
 #include <linux/capability.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sched.h>
-#include <stddef.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
-#include <sys/syscall.h>
 
 #define RUN  (LANDLOCK_READ | LANDLOCK_EXECUTE)
 #define DISK (LANDLOCK_READ | LANDLOCK_IOCTL)
@@ -120,81 +115,6 @@ static int confine(const char *program, const struct qemu_config *c)
 }
 
 /*
- * What QEMU has no use for, and what it tries and does without: it gets an error. clone3's flags
- * are in memory, where a filter does not see them: the C library makes do with clone.
- */
-static const struct {
-	unsigned int nr;
-	int error;
-} refused[] = {
-	{SYS_clone3, ENOSYS},
-	{SYS_io_uring_setup, ENOSYS}, /* would make sockets of any kind */
-	{SYS_unshare, EPERM},
-	{SYS_setns, EPERM},
-	{SYS_add_key, EPERM},
-	{SYS_request_key, EPERM},
-	{SYS_keyctl, EPERM},
-	{SYS_ptrace, EPERM},
-	{SYS_process_vm_readv, EPERM},
-	{SYS_process_vm_writev, EPERM},
-	{SYS_pidfd_getfd, EPERM},
-	{SYS_process_madvise, EPERM},
-	{SYS_open_by_handle_at, EPERM},
-	{SYS_bpf, EPERM},
-	{SYS_perf_event_open, EPERM},
-	{SYS_userfaultfd, EPERM},
-};
-
-#define X32_BIT 0x40000000u
-
-/* All forms of CLONE_NEW*, but not those of threads. */
-#define NEW_SPACES                                                                     \
-	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | \
-	 CLONE_NEWPID | CLONE_NEWNET)
-
-#define LOAD(field)  BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
-#define RETURN(what) BPF_STMT(BPF_RET | BPF_K, (what))
-#define FAIL(e)      RETURN(SECCOMP_RET_ERRNO | (e))
-/* The next one only if so. */
-#define UNLESS_EQUAL(v)   BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (v), 1, 0)
-#define IF_EQUAL(v, skip) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (v), 0, (skip))
-
-static int filter(void)
-{
-	static const struct sock_filter head[] = {
-		LOAD(arch),
-		UNLESS_EQUAL(AUDIT_ARCH_X86_64),
-		RETURN(SECCOMP_RET_KILL_PROCESS),
-		LOAD(nr),
-		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, X32_BIT, 0, 1),
-		RETURN(SECCOMP_RET_KILL_PROCESS),
-		/* The lower half of an argument: the kernel takes an int, little endian. */
-		IF_EQUAL(SYS_socket, 5),
-		LOAD(args[0]),
-		UNLESS_EQUAL(AF_INET),
-		IF_EQUAL(AF_INET6, 1),
-		RETURN(SECCOMP_RET_ALLOW),
-		FAIL(EACCES),
-		IF_EQUAL(SYS_clone, 4),
-		LOAD(args[0]),
-		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, NEW_SPACES, 0, 1),
-		FAIL(EPERM),
-		RETURN(SECCOMP_RET_ALLOW),
-	};
-	struct sock_filter all[ARRAY_SIZE(head) + 2 * ARRAY_SIZE(refused) + 1];
-	struct sock_fprog program = {.len = ARRAY_SIZE(all), .filter = all};
-	size_t n = ARRAY_SIZE(head);
-
-	memcpy(all, head, sizeof(head));
-	for (size_t i = 0; i < ARRAY_SIZE(refused); i++) {
-		all[n++] = (struct sock_filter)IF_EQUAL(refused[i].nr, 1);
-		all[n++] = (struct sock_filter)FAIL((unsigned int)refused[i].error);
-	}
-	all[n] = (struct sock_filter)RETURN(SECCOMP_RET_ALLOW);
-	return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0 ? -errno : 0;
-}
-
-/*
  * No core, of what the emulation itself knows of guests. 0 would be for files alone: a program that
  * the kernel pipes cores to (core_pattern) gets none if the limit is 1, which is too little for a
  * file.
@@ -207,10 +127,15 @@ static int no_core(void)
 }
 
 /* Its own disk and the images may be another user's, by way of whose directories only root gets. */
-static int give_up_root(void)
+static int give_up_root(const struct qemu_config *c)
 {
-	return caps_keep(1ull << CAP_DAC_OVERRIDE | 1ull << CAP_DAC_READ_SEARCH |
-			 1ull << CAP_NET_BIND_SERVICE);
+	int rc = caps_keep(1ull << CAP_DAC_OVERRIDE | 1ull << CAP_DAC_READ_SEARCH |
+			   1ull << CAP_NET_BIND_SERVICE);
+
+	/* Who is not root may have been given that one for a low port (AmbientCapabilities=). */
+	if (rc == 0 && c->port && c->port < IPPORT_RESERVED)
+		rc = caps_pass(CAP_NET_BIND_SERVICE);
+	return rc;
 }
 
 void qemu_jail_exec(char *const argv[], const struct qemu_config *c)
@@ -222,7 +147,7 @@ void qemu_jail_exec(char *const argv[], const struct qemu_config *c)
 
 	if (rc == 0) {
 		what = "its capabilities";
-		rc = give_up_root();
+		rc = give_up_root(c);
 	}
 	if (rc == 0) {
 		what = "PR_SET_NO_NEW_PRIVS";
@@ -234,7 +159,7 @@ void qemu_jail_exec(char *const argv[], const struct qemu_config *c)
 	}
 	if (rc == 0) {
 		what = "its filter of system calls";
-		rc = filter();
+		rc = qemu_filter(c->network == QEMU_OUTWARD);
 	}
 	if (rc == 0) {
 		what = argv[0];

@@ -15,3 +15,9 @@ __must_check int caps_drop(void);
 
 /* The same, but for those of these that it has: a bit for each number of linux/capability.h. */
 __must_check int caps_keep(uint64_t which);
+
+/*
+ * Programs that it starts from here on have this one as well, a number of linux/capability.h, if it
+ * has it itself, and the user's settings (securebits) allow that. Root's programs have it anyway.
+ */
+__must_check int caps_pass(unsigned int which);

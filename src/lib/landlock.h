@@ -18,11 +18,16 @@
 int landlock_abi(void);
 
 /*
- * From here on no path can be opened, made, changed, executed or removed, no TCP port bound, and,
- * unless `dials`, none connected to; nor, where the kernel's version has these, a device's ioctl
- * called on what was opened afterwards, an abstract UNIX socket of others connected to, or a
- * signal sent to others. Takes PR_SET_NO_NEW_PRIVS. The version that does it, 0 for none; or
- * -errno.
+ * From here on no path can be opened, made, executed or removed; nor, where the kernel's version
+ * has these, a file be truncated by name (3), a TCP port be bound and, unless `dials`, connected to
+ * (4), a device's ioctl called on what was opened afterwards (5), an abstract UNIX socket of others
+ * connected to, or a signal sent to others (6). Takes PR_SET_NO_NEW_PRIVS. The version that does
+ * it, 0 for none; or -errno.
+ *
+ * It does not see, so that a filter has to refuse: modes, owners, times and extended attributes of
+ * files; UNIX sockets that lie in the file system; UDP, other protocols (MPTCP is one), data sent
+ * along as a connection is made (MSG_FASTOPEN), and listen() without bind(), on a port that the
+ * kernel picks.
  */
 __must_check int landlock_deny(bool dials);
 
