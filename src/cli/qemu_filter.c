@@ -180,10 +180,10 @@ static void load(struct program *p, uint32_t offset)
 }
 
 /* Passes over as many instructions where the comparison with k holds, or does not hold. */
-static void skip(struct program *p, unsigned int comparison, uint32_t k, size_t holds, size_t not )
+static void skip(struct program *p, unsigned int comparison, uint32_t k, size_t holds, size_t fails)
 {
 	p->code[p->n++] = (struct sock_filter)BPF_JUMP(
-		(unsigned short)(BPF_JMP | BPF_K | comparison), k, (uint8_t)holds, (uint8_t) not );
+		(unsigned short)(BPF_JMP | BPF_K | comparison), k, (uint8_t)holds, (uint8_t)fails);
 }
 
 static void finish(struct program *p, uint32_t what)
