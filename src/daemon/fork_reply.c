@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * In order: times, the results one by one, and the ids, which by then are known to be of sandboxes
- * that were told of.
+ * In order: the ids, times, and the results one by one. A child may end while those before it are
+ * sent: then its result says so.
  */
 #include "daemon/fork_reply.h"
 #include "daemon/daemon.h"
@@ -31,19 +31,27 @@ struct fork_reply {
 	struct fork_reply_child child[];
 };
 
-static int put_result(struct fork_reply *f, struct fork_reply_child *c)
+/* NULL: it failed, or has ended. */
+static struct sandbox *child_of(struct fork_reply *f, struct fork_reply_child *c)
 {
 	struct request *r = f->p.r;
 	struct sandbox *sb =
 		c->id[0] ? registry_find(&r->http->d->registry, c->id, r->owner) : NULL;
 
-	if (sb)
-		return pieces_put_json(&f->p, sandbox_json(sb, false));
-	if (c->id[0])
+	if (!sb && c->id[0])
 		c->error = "it has ended since it was made";
-	c->id[0] = '\0';
-	return pieces_put_json(&f->p,
-			       json_pack("{s:s, s:s}", "error", c->error, "code", "fork_failed"));
+	if (!sb)
+		c->id[0] = '\0';
+	return sb;
+}
+
+static int put_result(struct fork_reply *f, struct fork_reply_child *c)
+{
+	struct sandbox *sb = child_of(f, c);
+
+	return pieces_put_json(
+		&f->p, sb ? sandbox_json(sb, false)
+			  : json_pack("{s:s, s:s}", "error", c->error, "code", "fork_failed"));
 }
 
 static int put_ids(struct fork_reply *f)
@@ -52,33 +60,41 @@ static int put_ids(struct fork_reply *f)
 	int rc = ids ? 0 : -1;
 
 	for (unsigned int i = 0; i < f->n && rc == 0; i++)
-		rc = json_array_append_new(ids, f->child[i].id[0] ? json_string(f->child[i].id)
-								  : json_null());
+		rc = json_array_append_new(
+			ids, child_of(f, &f->child[i]) ? json_string(f->child[i].id) : json_null());
 	if (rc < 0) {
 		json_decref(ids);
 		return -ENOMEM;
 	}
-	rc = pieces_put_json(&f->p, ids);
-	return rc < 0 ? rc : pieces_put(&f->p, "}");
+	return pieces_put_json(&f->p, ids);
+}
+
+static int put_head(struct fork_reply *f)
+{
+	char text[112];
+	int rc = pieces_put(&f->p, "{\"children\":");
+
+	if (rc == 0)
+		rc = put_ids(f);
+	if (rc < 0)
+		return rc;
+	f->begun = true;
+	snprintf(text, sizeof(text),
+		 ",\"pause_us\":%" PRIu64 ",\"ready_us\":%" PRIu64 ",\"results\":[", f->pause_us,
+		 f->ready_us);
+	return pieces_put(&f->p, text);
 }
 
 static int reply_next(struct pieces *p)
 {
 	struct fork_reply *f = list_entry(p, struct fork_reply, p);
-	char head[112] = ",";
 	int rc;
 
 	if (f->next == f->n) {
 		p->ended = true;
-		rc = pieces_put(p, "],\"children\":");
-		return rc < 0 ? rc : put_ids(f);
+		return pieces_put(p, "]}");
 	}
-	if (!f->begun)
-		snprintf(head, sizeof(head),
-			 "{\"pause_us\":%" PRIu64 ",\"ready_us\":%" PRIu64 ",\"results\":[",
-			 f->pause_us, f->ready_us);
-	f->begun = true;
-	rc = pieces_put(p, head);
+	rc = f->begun ? pieces_put(p, ",") : put_head(f);
 	return rc < 0 ? rc : put_result(f, &f->child[f->next++]);
 }
 
