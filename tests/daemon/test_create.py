@@ -215,7 +215,8 @@ def test_two_hundred_lives(start: Callable[..., Daemon]) -> None:
         assert d.http.delete(f"/v1/sandboxes/{sid}").status_code == 204
     wait_for(lambda: d.fds() <= fds)
     assert len(d.children()) == 1
-    assert d.rss_kib() - rss < (30_000 if SANITIZED else 3_000)
+    # With a sanitizer what was freed stays for a while: 200 KiB of each life.
+    assert d.rss_kib() - rss < (90_000 if SANITIZED else 3_000)
     assert os.listdir(d.state / "disks") == []
 
 
