@@ -78,6 +78,12 @@ struct config {
 int config_load(struct config *c, int argc, char **argv, struct err *err);
 void config_free(struct config *c);
 
+/* Whether there are several who must not be in each other's way. */
+static inline bool config_has_owners(const struct config *c)
+{
+	return c->auth && c->nkeys > 1;
+}
+
 /* Help text of the command line. */
 const char *config_usage(void);
 

@@ -7,6 +7,7 @@
  * may follow. A bracket is on the stack when what it opens is not empty.
  */
 #include "daemon/json_feed.h"
+#include "lib/hex.h"
 #include "lib/utf8.h"
 
 #include <errno.h>
@@ -51,11 +52,6 @@ static bool is_blank(uint8_t c)
 static bool is_digit(uint8_t c)
 {
 	return c >= '0' && c <= '9';
-}
-
-static bool is_hex(uint8_t c)
-{
-	return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
 }
 
 /* Whether the innermost that is open is an object. */
@@ -256,7 +252,7 @@ static size_t string_goes_on(struct json_feed *f, const uint8_t *text, size_t at
 static int escape_goes_on(struct json_feed *f, uint8_t c)
 {
 	if (f->state == FEED_HEX)
-		return !is_hex(c) ? FEED_BAD : --f->digits ? FEED_HEX : FEED_STRING;
+		return hex_value(c) < 0 ? FEED_BAD : --f->digits ? FEED_HEX : FEED_STRING;
 	if (c != 'u')
 		return memchr("\"\\/bfnrt", c, 8) ? FEED_STRING : FEED_BAD;
 	f->digits = 4;

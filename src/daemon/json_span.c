@@ -4,20 +4,12 @@
  * copied and unescaped in pieces, too: a value may be as long as memory allows.
  */
 #include "daemon/json_feed.h"
+#include "lib/hex.h"
 #include "lib/utf8.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-static int hex_value(uint8_t c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
 
 /* Four hex digits, or -1. */
 static int32_t hex4(const uint8_t *p, const uint8_t *end)

@@ -175,7 +175,7 @@ static int start(struct daemon *d, struct loop_src *signals, struct err *err)
 		return rc;
 	share_descriptors(c, &connections);
 	vmm_host_init(&d->vmms, &d->loop, c->vmm_path, c->kvm_path, c->disk_dir);
-	d->vmms.several_owners = c->auth && c->nkeys > 1;
+	d->vmms.several_owners = config_has_owners(c);
 	rc = child_log_start(&d->child_log, &d->loop, err);
 	if (rc < 0)
 		return rc;

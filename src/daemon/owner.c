@@ -66,11 +66,7 @@ void owners_share_grants(struct owners *o, unsigned int n, struct held *all)
 
 struct held *owners_grants(struct owners *o, const char *owner)
 {
-	unsigned int i = 0;
-
-	while (i < CONFIG_KEYS_MAX && !(owner[0] && strcmp(o->name[i], owner) == 0))
-		i++;
-	return &o->grants[i];
+	return owners_part(o, o->grants, owner, &o->grants[CONFIG_KEYS_MAX]);
 }
 
 bool owner_may(const char *asks, const char *owner)

@@ -3,21 +3,13 @@
  * Query strings, decoded once and by us alone. Stateless.
  */
 #include "daemon/query.h"
+#include "lib/hex.h"
 #include "lib/utf8.h"
 #include "lib/cleanup.h"
 
 #include <errno.h>
 #include <stdbool.h>
 #include <string.h>
-
-static int hex_value(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
 
 /* Decodes len bytes into a new string. */
 static int decode(const char *s, size_t len, char **out)
@@ -36,8 +28,8 @@ static int decode(const char *s, size_t len, char **out)
 		}
 		if (len - i < 3)
 			return -EINVAL;
-		hi = hex_value(s[i + 1]);
-		lo = hex_value(s[i + 2]);
+		hi = hex_value((uint8_t)s[i + 1]);
+		lo = hex_value((uint8_t)s[i + 2]);
 		if (hi < 0 || lo < 0 || hi + lo == 0)
 			return -EINVAL;
 		d[n++] = (char)(hi << 4 | lo);

@@ -41,8 +41,10 @@ static const char tables_sql[] =
 	" DELETE FROM lists"
 	"  WHERE owner=new.owner AND live=new.live AND id=new.grant_id AND n=0; END;"
 	"INSERT INTO change SELECT 1, owner, live, sum(bytes), NULL FROM rows GROUP BY owner, live;"
-	"INSERT INTO change SELECT 1, owner, live, 0, grant_id FROM rows"
-	" WHERE grant_id IN (SELECT id FROM long);";
+	/* Each list is looked at once, however many rows have it. */
+	"WITH l AS MATERIALIZED (SELECT * FROM long)"
+	" INSERT INTO lists SELECT owner, live, l.id, l.bytes, count(*)"
+	" FROM rows JOIN l ON l.id=grant_id GROUP BY owner, live, l.id;";
 
 /* A row of sandboxes, as the view above has it. */
 #define ROW_SQL(r)                                                              \

@@ -84,8 +84,8 @@ static struct template_vm *find_victim(struct templates *ts, const char *owner, 
 const char *template_make_room(struct templates *ts, const char *owner)
 {
 	const struct config *c = &ts->all[0].d->config;
-	bool alone = !c->auth || c->nkeys == 1;
-	unsigned int most = alone ? LIMIT_SIZED : LIMIT_SIZED / 2;
+	bool several = config_has_owners(c);
+	unsigned int most = several ? LIMIT_SIZED / 2 : LIMIT_SIZED;
 	struct sized own = sized_of(ts, owner);
 	bool own_boot = own.making >= most;
 	struct template_vm *victim;
@@ -100,6 +100,6 @@ const char *template_make_room(struct templates *ts, const char *owner)
 		template_makes_room(victim);
 		return NULL;
 	}
-	return own_boot && !alone ? "too many templates of other sizes are being made for this key"
-				  : "too many templates of other sizes are being made";
+	return own_boot && several ? "too many templates of other sizes are being made for this key"
+				   : "too many templates of other sizes are being made";
 }

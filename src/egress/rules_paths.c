@@ -9,19 +9,9 @@
  * Stateless; any thread. fork: no state.
  */
 #include "egress/rules_impl.h"
+#include "lib/hex.h"
 
 #include <string.h>
-
-static int hex_value(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	if (c >= 'a' && c <= 'f')
-		return c - 'a' + 10;
-	if (c >= 'A' && c <= 'F')
-		return c - 'A' + 10;
-	return -1;
-}
 
 /* One byte of an escape at *p, and past it; 0: there is none. */
 static unsigned char next_escape(const char **p)
@@ -30,8 +20,8 @@ static unsigned char next_escape(const char **p)
 
 	if ((*p)[0] != '%')
 		return 0;
-	high = hex_value((*p)[1]);
-	low = high < 0 ? -1 : hex_value((*p)[2]);
+	high = hex_value((uint8_t)(*p)[1]);
+	low = high < 0 ? -1 : hex_value((uint8_t)(*p)[2]);
 	if (low < 0)
 		return 0;
 	*p += 3;

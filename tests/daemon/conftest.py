@@ -208,6 +208,17 @@ def wait_for(what: Callable[[], Any], seconds: float = 10) -> Any:
     return value
 
 
+def all_read(d: Daemon) -> None:
+    """The daemon has read what was sent, so that none of it meets what is sent next."""
+
+    def empty() -> bool:
+        lines = [x.split() for x in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        ours = [x for x in lines if f":{d.port:04X}" in (x[1][-5:], x[2][-5:]) and x[3] == "01"]
+        return all(x[4] == "00000000:00000000" for x in ours)
+
+    wait_for(empty, 60)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Declares the marker of tests that measure memory, processor time or delays."""
     config.addinivalue_line("markers", "bounds: measures; run it also without sanitizers")

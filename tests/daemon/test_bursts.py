@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SANITIZED, Daemon, wait_for
+from conftest import SANITIZED, Daemon, all_read
 
 KEYS = ("pk_ann_1f0c", "pk_bob_77e2")
 # 16384 paths: as many values as an entry may have, in every entry that there may be.
@@ -59,17 +59,6 @@ class Burst:
     def answers(self) -> list[tuple[int, dict]]:
         """Of all."""
         return [answer(s) for s in self.socks]
-
-
-def all_read(d: Daemon) -> None:
-    """What was sent is in the daemon."""
-
-    def empty() -> bool:
-        lines = [x.split() for x in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        ours = [x for x in lines if f":{d.port:04X}" in (x[1][-5:], x[2][-5:]) and x[3] == "01"]
-        return all(x[4] == "00000000:00000000" for x in ours)
-
-    wait_for(empty, 60)
 
 
 @pytest.mark.bounds

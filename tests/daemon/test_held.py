@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from conftest import SANITIZED, Daemon, wait_for
+from conftest import SANITIZED, Daemon, all_read, wait_for
 from execs import running
 
 MIB = 1 << 20
@@ -106,17 +106,6 @@ def half_a_body(d: Daemon, sid: str, n: int, key: str = "") -> socket.socket:
     head = f"POST /v1/sandboxes/{sid}/exec HTTP/1.1\r\nHost: localhost\r\n{more}Content-Length: {4 * MIB}\r\n\r\n"
     s.sendall(head.encode() + b"x" * n)
     return s
-
-
-def all_read(d: Daemon) -> None:
-    """The daemon has read what was sent, so that none of it meets what is sent next."""
-
-    def empty() -> bool:
-        lines = [x.split() for x in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        ours = [x for x in lines if f":{d.port:04X}" in (x[1][-5:], x[2][-5:]) and x[3] == "01"]
-        return all(x[4] == "00000000:00000000" for x in ours)
-
-    wait_for(empty, 60)
 
 
 def most_kib(d: Daemon) -> int:

@@ -12,7 +12,7 @@ int egress_host_init(struct egress_host *h, struct loop *loop, const struct conf
 	h->loop = loop;
 	h->program = c->egress_path;
 	list_init(&h->proxies);
-	audit_shares_init(&h->shares, &h->audit, loop, c->auth && c->nkeys > 1);
+	audit_shares_init(&h->shares, &h->audit, loop, config_has_owners(c));
 	operator_load(&h->op, &(struct operator_files){.config = c->egress_config,
 						       .groups = c->groups_path,
 						       .own = c->own_ranges,

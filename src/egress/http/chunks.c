@@ -4,6 +4,7 @@
  * Thread: any. fork: no state.
  */
 #include "egress/http/chunks.h"
+#include "lib/hex.h"
 
 #include <errno.h>
 
@@ -11,17 +12,6 @@ static int chunks_bad(struct http_chunks *c, const char *why)
 {
 	c->why = why;
 	return -EBADMSG;
-}
-
-static int digit_of(char b)
-{
-	if (b >= '0' && b <= '9')
-		return b - '0';
-	if (b >= 'a' && b <= 'f')
-		return b - 'a' + 10;
-	if (b >= 'A' && b <= 'F')
-		return b - 'A' + 10;
-	return -1;
 }
 
 /* A line has ended. */
@@ -41,7 +31,7 @@ static void chunks_line(struct http_chunks *c)
 
 static int chunks_digit(struct http_chunks *c, char b)
 {
-	int digit = digit_of(b);
+	int digit = hex_value((uint8_t)b);
 
 	if (digit < 0) {
 		if (c->digits == 0 || (b != '\r' && b != ';' && b != ' ' && b != '\t'))
